@@ -1,0 +1,135 @@
+//! Where do pictures come from? A folder tree, ready-made tensors, or rendered scenes.
+
+mod scenes;
+mod tensors;
+mod tree;
+
+use std::path::Path;
+
+pub use scenes::{DISTANCE_EDGES, SCENE_CLASSES, SCENE_SIDE, SceneLabels, Scenes, distance_bin};
+pub use tensors::Tensors;
+pub use tree::Tree;
+
+use crate::error::DataError;
+use crate::picture::Picture;
+
+/// Pictures, numbered from 0, with labels where they are known.
+#[derive(Debug)]
+pub enum Dataset {
+    /// Image files under a folder.
+    Tree(Tree),
+    /// Normalised tensors of one `.safetensors` file.
+    Tensors(Tensors),
+    /// Scenes that are rendered when they are asked for.
+    Scenes(Scenes),
+}
+
+/// Which part of a data set.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Split {
+    /// To learn from.
+    Train,
+    /// To measure on.
+    Val,
+}
+
+/// One element of a data set.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Sample {
+    /// A picture that still has to be cut and normalised.
+    Picture(Picture),
+    /// Values to be used as they are.
+    Normalised {
+        /// Rows and columns.
+        size: (usize, usize),
+        /// Channel by channel.
+        values: Vec<f32>, // (3, h, w)
+    },
+}
+
+impl Dataset {
+    /// Opens a data source: `scenes:N` (N rendered scenes of `seed`), the path of a `.safetensors` file, or a folder.
+    ///
+    /// Of a folder with `train/` and `val/` (or `validation/`, `test/`) the split is taken, of `scenes:N` too, with scenes of
+    /// its own; anything else is the same for both splits.
+    pub fn open(spec: &str, split: Split, seed: u64) -> Result<Dataset, DataError> {
+        if let Some(count) = spec.strip_prefix("scenes:") {
+            return match count.parse::<usize>() {
+                Ok(count) if count > 0 => Ok(Dataset::Scenes(Scenes::new(count, split, seed))),
+                _ => Err(DataError::Source {
+                    spec: spec.into(),
+                    problem: "after `scenes:` a number of scenes above 0 is expected, as in scenes:20000".into(),
+                }),
+            };
+        }
+        let path = Path::new(spec);
+        let metadata = std::fs::metadata(path).map_err(|error| DataError::Source {
+            spec: spec.into(),
+            problem: format!("{error}; a folder of images, a .safetensors file or scenes:N is expected"),
+        })?;
+        if metadata.is_dir() {
+            return Tree::open(path, split).map(Dataset::Tree);
+        }
+        if path.extension().is_some_and(|ending| ending.eq_ignore_ascii_case("safetensors")) {
+            return Tensors::open(path).map(Dataset::Tensors);
+        }
+        Err(DataError::Source {
+            spec: spec.into(),
+            problem: "this is a file; a folder of images, a .safetensors file or scenes:N is expected".into(),
+        })
+    }
+
+    /// Number of samples.
+    #[expect(clippy::len_without_is_empty, reason = "an empty data set cannot be opened")]
+    pub fn len(&self) -> usize {
+        match self {
+            Dataset::Tree(tree) => tree.files().len(),
+            Dataset::Tensors(tensors) => tensors.len(),
+            Dataset::Scenes(scenes) => scenes.len(),
+        }
+    }
+
+    /// The class of every sample: of a tree its class folder, of tensors `labels`, of scenes the shape of the largest object.
+    pub fn labels(&self) -> Option<Vec<u32>> {
+        match self {
+            Dataset::Tree(tree) => tree.labels(),
+            Dataset::Tensors(tensors) => tensors.labels().map(<[u32]>::to_vec),
+            Dataset::Scenes(scenes) => Some((0..scenes.len()).map(|index| scenes.labels(index).class).collect()),
+        }
+    }
+
+    /// Names of the classes, by label.
+    pub fn classes(&self) -> Option<&[String]> {
+        match self {
+            Dataset::Tree(tree) => tree.classes(),
+            Dataset::Tensors(_) => None,
+            Dataset::Scenes(scenes) => Some(scenes.classes()),
+        }
+    }
+
+    /// Everything known about a scene; nothing for other sources.
+    pub fn scene_labels(&self, index: usize) -> Option<SceneLabels> {
+        match self {
+            Dataset::Scenes(scenes) => Some(scenes.labels(index)),
+            Dataset::Tree(_) | Dataset::Tensors(_) => None,
+        }
+    }
+
+    /// Reads or renders one sample.
+    pub fn sample(&self, index: usize) -> Result<Sample, DataError> {
+        match self {
+            Dataset::Tree(tree) => crate::decode::decode_file(&tree.files()[index]).map(Sample::Picture),
+            Dataset::Tensors(tensors) => tensors.sample(index),
+            Dataset::Scenes(scenes) => Ok(Sample::Picture(scenes.picture(index))),
+        }
+    }
+
+    /// What to call a sample in a message: its path, or as in `scenes:17`.
+    pub fn name(&self, index: usize) -> String {
+        match self {
+            Dataset::Tree(tree) => tree.files()[index].display().to_string(),
+            Dataset::Tensors(tensors) => tensors.name(index),
+            Dataset::Scenes(_) => format!("scenes:{index}"),
+        }
+    }
+}

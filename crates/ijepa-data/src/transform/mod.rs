@@ -1,0 +1,198 @@
+//! How does a picture become what the model takes?
+//!
+//! Training, in this order: random resized crop, horizontal flip, colour distortion, Gaussian blur, normalisation; all but
+//! the first and the last are off in the published runs of the method. Evaluation: shorter side to 256/224 of the crop,
+//! centre crop, normalisation. Up to the normalisation everything is 8 bits a channel, as with Pillow.
+
+mod blur;
+mod colour;
+mod crop;
+
+use rand_chacha::ChaCha8Rng;
+
+pub use crop::{CropBox, random_resized_crop, resize};
+
+use crate::error::DataError;
+use crate::key::{between, uniform};
+use crate::picture::Picture;
+
+/// value = (byte/255 − mean) / std, for red, green and blue.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Normalisation {
+    /// What is subtracted, on the scale 0 to 1.
+    pub mean: [f32; 3],
+    /// What is divided by.
+    pub std: [f32; 3],
+}
+
+impl Default for Normalisation {
+    /// The channel statistics of ImageNet that the field uses.
+    fn default() -> Normalisation {
+        Normalisation { mean: [0.485, 0.456, 0.406], std: [0.229, 0.224, 0.225] }
+    }
+}
+
+/// Random crops and distortions for training.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct TrainTransform {
+    /// Side of the square that comes out, in pixels.
+    pub crop_size: usize,
+    /// Share of the picture's area in a crop: least, most.
+    pub crop_scale: (f32, f32),
+    /// Mirror every second picture.
+    pub horizontal_flip: bool,
+    /// Colour jitter on four of five pictures, then grey on one of five.
+    pub color_distortion: bool,
+    /// Strength of the colour jitter; 0 leaves only the grey.
+    pub color_jitter_strength: f32,
+    /// Blur every second picture.
+    pub gaussian_blur: bool,
+    /// From bytes to values.
+    pub normalisation: Normalisation,
+}
+
+/// The fixed middle of a picture for evaluation.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct EvalTransform {
+    /// Side of the square that comes out, in pixels.
+    pub crop_size: usize,
+    /// From bytes to values.
+    pub normalisation: Normalisation,
+}
+
+impl Normalisation {
+    /// Writes a picture channel by channel into `out` (3, h, w).
+    pub fn apply(&self, out: &mut [f32], picture: &Picture) {
+        let pixels = picture.width * picture.height;
+        assert_eq!(out.len(), 3 * pixels, "a {}×{} picture becomes (3, h, w) values", picture.width, picture.height);
+        for (channel, plane) in out.chunks_exact_mut(pixels).enumerate() {
+            let (mean, std) = (self.mean[channel], self.std[channel]);
+            let table: [f32; 256] = std::array::from_fn(|byte| (byte as f32 / 255.0 - mean) / std);
+            for (value, pixel) in plane.iter_mut().zip(picture.rgb.chunks_exact(3)) {
+                *value = table[usize::from(pixel[channel])];
+            }
+        }
+    }
+
+    fn validate(&self) -> Result<(), DataError> {
+        if self.std.iter().all(|&std| std > 0.0 && std.is_finite()) && self.mean.iter().all(|mean| mean.is_finite()) {
+            return Ok(());
+        }
+        Err(DataError::Setting {
+            what: "data.std",
+            got: format!("{:?} (with data.mean {:?})", self.std, self.mean),
+            wanted: "three finite means and three positive deviations are expected".into(),
+        })
+    }
+}
+
+impl TrainTransform {
+    /// Refuses settings that no picture can meet.
+    pub fn validate(&self) -> Result<(), DataError> {
+        validate_crop_size(self.crop_size)?;
+        let (low, high) = self.crop_scale;
+        if !(low > 0.0 && low <= high && high <= 1.0) {
+            return Err(DataError::Setting {
+                what: "data.crop_scale",
+                got: format!("[{low}, {high}]"),
+                wanted: "a share of the area with 0 < least ≤ most ≤ 1 is expected".into(),
+            });
+        }
+        // At 2.5 the hue already turns by the whole circle.
+        if !(0.0..=2.5).contains(&self.color_jitter_strength) {
+            return Err(DataError::Setting {
+                what: "data.color_jitter_strength",
+                got: self.color_jitter_strength.to_string(),
+                wanted: "0 to 2.5 is expected".into(),
+            });
+        }
+        self.normalisation.validate()
+    }
+
+    /// Cuts, distorts and normalises `picture` into `out` (3, s, s). The draws are taken from `rng` in a fixed order.
+    pub fn apply(&self, out: &mut [f32], picture: &Picture, rng: &mut ChaCha8Rng) {
+        let scale = (f64::from(self.crop_scale.0), f64::from(self.crop_scale.1));
+        let cut = random_resized_crop(picture.width, picture.height, scale, (3.0 / 4.0, 4.0 / 3.0), rng);
+        let cut = picture.crop(cut.left, cut.top, cut.width, cut.height);
+        let mut picture = resize(cut, self.crop_size, self.crop_size);
+        if self.horizontal_flip && uniform(rng) < 0.5 {
+            flip(&mut picture);
+        }
+        if self.color_distortion {
+            colour::distort(&mut picture, self.color_jitter_strength, rng);
+        }
+        if self.gaussian_blur && uniform(rng) < 0.5 {
+            blur::gaussian(&mut picture, between(rng, (0.1, 2.0)) as f32);
+        }
+        self.normalisation.apply(out, &picture);
+    }
+}
+
+impl EvalTransform {
+    /// Refuses settings that no picture can meet.
+    pub fn validate(&self) -> Result<(), DataError> {
+        validate_crop_size(self.crop_size)?;
+        self.normalisation.validate()
+    }
+
+    /// Cuts the middle out of `picture` and normalises it into `out` (3, s, s). A picture of exactly s×s pixels is taken as
+    /// it is.
+    pub fn apply(&self, out: &mut [f32], picture: &Picture) {
+        let side = self.crop_size;
+        if (picture.width, picture.height) == (side, side) {
+            return self.normalisation.apply(out, picture);
+        }
+        // The shorter side becomes 256/224 of the crop; the longer one follows, rounded down as torchvision does.
+        let shorter = side * 256 / 224;
+        let scaled = |length: usize| (shorter * length / picture.width.min(picture.height)).max(shorter);
+        let (width, height) = (scaled(picture.width), scaled(picture.height));
+        // Only the part of the picture that the crop needs is resized: a 4000×2 picture would become 500 times as wide as high.
+        let (width, height, picture) = without_far_ends(picture, width, height, shorter);
+        let resized = resize(picture, width, height);
+        // Half away from even, as Python's round: .5 goes to the even neighbour.
+        let offset = |length: usize| ((length - side) as f64 / 2.0).round_ties_even() as usize;
+        let middle = resized.crop(offset(width), offset(height), side, side);
+        self.normalisation.apply(out, &middle);
+    }
+}
+
+/// Cuts the ends off a picture longer than eight times its width, evenly, so that resizing it costs no more than a square.
+fn without_far_ends(picture: &Picture, width: usize, height: usize, shorter: usize) -> (usize, usize, Picture) {
+    let longest = 8 * picture.width.min(picture.height);
+    if picture.width <= longest && picture.height <= longest {
+        return (width, height, picture.clone());
+    }
+    let (cut_width, cut_height) = (picture.width.min(longest), picture.height.min(longest));
+    let cut = picture.crop((picture.width - cut_width) / 2, (picture.height - cut_height) / 2, cut_width, cut_height);
+    let long = 8 * shorter;
+    if cut_width > cut_height { (long, shorter, cut) } else { (shorter, long, cut) }
+}
+
+fn validate_crop_size(side: usize) -> Result<(), DataError> {
+    if (1..=8192).contains(&side) {
+        return Ok(());
+    }
+    Err(DataError::Setting { what: "data.crop_size", got: side.to_string(), wanted: "1 to 8192 pixels are expected".into() })
+}
+
+/// Mirrors left and right.
+fn flip(picture: &mut Picture) {
+    for row in picture.rgb.chunks_exact_mut(picture.width * 3) {
+        let (pixels, _) = row.as_chunks_mut::<3>();
+        pixels.reverse();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn flipping_twice_is_nothing_and_once_swaps_the_ends() {
+        let mut picture = Picture::new(3, 1, vec![1, 2, 3, 4, 5, 6, 7, 8, 9]);
+        flip(&mut picture);
+        assert_eq!(picture.rgb, [7, 8, 9, 4, 5, 6, 1, 2, 3]);
+        flip(&mut picture);
+        assert_eq!(picture.rgb, [1, 2, 3, 4, 5, 6, 7, 8, 9]);
+    }
+}

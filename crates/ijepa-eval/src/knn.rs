@@ -1,0 +1,142 @@
+//! What are the neighbours of a row, and what class do they vote for?
+//!
+//! Similarity is the cosine. A neighbour's vote weighs exp(similarity / T), as in DINO (Caron et al. 2021, after Wu et al.
+//! 2018), with T = 0.07. Nothing is fitted, so kNN says what the features hold without any help.
+//!
+//! Similarities are products of a block of queries with a block of training rows, divided by the norms afterwards; neither
+//! matrix is copied, and only the k best of each query are kept. Cost: 2·n·m·d FLOP for m queries.
+
+use crate::features::{check_classes, check_pair};
+use crate::{EvalError, Features};
+use ijepa_tensor::gemm::{Gemm, Layout, gemm};
+use rayon::prelude::*;
+
+/// How neighbours vote.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Knn {
+    /// Number of neighbours; more than there are training rows means all.
+    pub k: usize,
+    /// T, above 0: small values let the nearest decide.
+    pub temperature: f32,
+}
+
+/// A training row near a query.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Neighbour {
+    /// Row in the training features.
+    pub row: usize,
+    /// Cosine of the two rows, −1 to 1; 0 when either is zero.
+    pub similarity: f32,
+}
+
+/// (m) the class that wins the vote for each query; of equal votes the lower class.
+///
+/// # Errors
+/// Features that cannot be compared, missing labels of the training rows, a single class, or a setting out of range.
+pub fn predict(train: &Features, queries: &Features, knn: Knn) -> Result<Vec<u32>, EvalError> {
+    check_classes(train)?;
+    vote(&nearest(train, queries, knn.k)?, &train.labels, knn)
+}
+
+/// The k nearest training rows of each query, nearest first; of equally near ones the lower row.
+///
+/// Needs no labels. Ask once for the largest k and [`vote`] with each smaller one.
+///
+/// # Errors
+/// Features that cannot be compared, or k = 0.
+pub fn nearest(train: &Features, queries: &Features, k: usize) -> Result<Vec<Vec<Neighbour>>, EvalError> {
+    check_pair(train, queries)?;
+    if k == 0 {
+        return Err(EvalError::Setting { setting: "k", value: 0.0, expected: "at least 1" });
+    }
+    let k = k.min(train.rows);
+    let train_scale = inverse_norms(train);
+    let query_scale = inverse_norms(queries);
+    let width = train.width;
+    let mut nearest = vec![Vec::with_capacity(k + 1); queries.rows];
+    let mut block = vec![0.0; QUERY_ROWS.min(queries.rows) * TRAIN_ROWS.min(train.rows)];
+    for (first_query, nearest) in (0..).step_by(QUERY_ROWS).zip(nearest.chunks_mut(QUERY_ROWS)) {
+        let m = nearest.len();
+        let query_values = &queries.values[first_query * width..(first_query + m) * width];
+        for first in (0..train.rows).step_by(TRAIN_ROWS) {
+            let n = TRAIN_ROWS.min(train.rows - first);
+            let train_values = &train.values[first * width..(first + n) * width];
+            let products = &mut block[..m * n]; // (queries, training rows)
+            let shape = Gemm { m, n, k: width, a: Layout::Plain, b: Layout::Transposed, accumulate: false };
+            gemm(products, query_values, train_values, shape);
+            let scales = &train_scale[first..first + n];
+            nearest.par_iter_mut().zip(products.par_chunks_exact(n)).enumerate().for_each(|(query, (best, products))| {
+                let scale = query_scale[first_query + query];
+                for (column, (product, train_scale)) in products.iter().zip(scales).enumerate() {
+                    let similarity = product * train_scale * scale;
+                    keep(best, Neighbour { row: first + column, similarity }, k);
+                }
+            });
+        }
+    }
+    Ok(nearest)
+}
+
+/// (m) the class that wins the vote of the first k neighbours of each query; of equal votes the lower class.
+///
+/// # Errors
+/// k = 0, a temperature that is not positive, or a neighbour without a label.
+pub fn vote(nearest: &[Vec<Neighbour>], labels: &[u32], knn: Knn) -> Result<Vec<u32>, EvalError> {
+    let Knn { k, temperature } = knn;
+    if k == 0 {
+        return Err(EvalError::Setting { setting: "k", value: 0.0, expected: "at least 1" });
+    }
+    if !(temperature.is_finite() && temperature > 0.0) {
+        let value = f64::from(temperature);
+        return Err(EvalError::Setting { setting: "temperature", value, expected: "a positive number" });
+    }
+    let needed = nearest.iter().flatten().map(|neighbour| neighbour.row + 1).max().unwrap_or(0);
+    if labels.len() < needed {
+        return Err(EvalError::Length { what: "labels of the training rows", expected: needed, got: labels.len() });
+    }
+    let classes = labels.iter().max().map_or(1, |&label| label as usize + 1);
+    let vote = |neighbours: &Vec<Neighbour>| {
+        let mut votes = vec![0.0f64; classes];
+        // Weights relative to the nearest cannot overflow, whatever the temperature.
+        let top = neighbours.first().map_or(0.0, |nearest| f64::from(nearest.similarity));
+        for neighbour in neighbours.iter().take(k) {
+            let weight = ((f64::from(neighbour.similarity) - top) / f64::from(temperature)).exp();
+            votes[labels[neighbour.row] as usize] += weight;
+        }
+        let mut winner = 0;
+        for class in 1..classes {
+            if votes[class] > votes[winner] {
+                winner = class;
+            }
+        }
+        winner as u32
+    };
+    Ok(nearest.par_iter().map(vote).collect())
+}
+
+/// Queries and training rows of one product.
+const QUERY_ROWS: usize = 256;
+/// See [`QUERY_ROWS`].
+const TRAIN_ROWS: usize = 1024;
+
+/// Keeps the k most similar, in order. Rows arrive in ascending order, so an equal one comes after.
+fn keep(best: &mut Vec<Neighbour>, candidate: Neighbour, k: usize) {
+    if best.len() == k {
+        if best[k - 1].similarity >= candidate.similarity {
+            return;
+        }
+        best.pop();
+    }
+    let place = best.partition_point(|held| held.similarity >= candidate.similarity);
+    best.insert(place, candidate);
+}
+
+/// (n) 1 / ‖row‖, 0 for a zero row.
+fn inverse_norms(features: &Features) -> Vec<f32> {
+    let norm = |row: &[f32]| row.iter().map(|&value| f64::from(value) * f64::from(value)).sum::<f64>().sqrt();
+    let inverse = |row: &[f32]| match norm(row) {
+        0.0 => 0.0,
+        norm => (1.0 / norm) as f32,
+    };
+    features.values.par_chunks_exact(features.width).map(inverse).collect()
+}

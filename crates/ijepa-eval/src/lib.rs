@@ -1,0 +1,32 @@
+//! How good are these features?
+//!
+//! A feature matrix goes in, one row an image, with a class a row; out come predictions and figures with their standard
+//! errors. This crate knows neither images nor models: whoever has features from elsewhere can use it alone.
+//!
+//! * [`knn`]: votes of the nearest neighbours by cosine, and the neighbours themselves.
+//! * [`linear`]: multinomial logistic regression with the strength of its penalty chosen on held-out rows.
+//! * [`ridge`]: least squares in closed form, for quick comparisons and for quantities.
+//! * [`metrics`]: accuracy, paired differences, spread and rank of features.
+//!
+//! Nothing is fitted on the rows that are judged. Results are the same for any number of threads: work is cut by shape
+//! alone and partial sums are added in a fixed order. Whatever is drawn (the held-out tenth, a sketch) is keyed by a seed.
+//!
+//! Letters: n rows, d width of a feature, c classes, k neighbours or the length of a sum.
+
+pub mod features;
+pub mod knn;
+pub mod linear;
+pub mod ridge;
+pub mod metrics;
+pub mod spectrum;
+pub mod error;
+pub mod affine;
+mod curvature;
+mod lbfgs;
+mod lower;
+mod standard;
+mod draws;
+
+pub use error::EvalError;
+pub use features::Features;
+pub use metrics::Estimate;

@@ -1,0 +1,157 @@
+//! I-JEPA: one training step (Assran et al., arXiv 2301.08243).
+//!
+//! A target encoder, a moving average of the encoder, looks at the whole image; its layer-normed tokens inside a few
+//! blocks are the targets. The encoder looks at a context from which those blocks are cut out, and the predictor
+//! guesses each block's tokens from the context and the block's positions. The loss is smooth L1.
+
+use crate::params::Layout;
+use crate::predictor::Predictor;
+use crate::variants::{PredictorConfig, VitConfig};
+use crate::vit::{Patches, Vit, all_patches};
+use ijepa_data::Masks;
+use ijepa_tensor::{Buf, Index, Pool, Tape, Var, View};
+
+/// Added to variances when targets are normalised; the reference leaves PyTorch's default here (quirk Q15).
+const TARGET_NORM_EPS: f32 = 1e-5;
+
+/// The three networks: where their parameters lie in two blobs.
+#[derive(Clone, Debug)]
+pub struct Jepa {
+    /// Encoder and predictor, in this order.
+    pub layout: Layout,
+    /// Length of the encoder's part, which is the whole blob of the target encoder.
+    pub encoder_len: usize,
+    /// The encoder, and the target encoder likewise.
+    pub encoder: Vit,
+    /// The predictor.
+    pub predictor: Predictor,
+}
+
+/// All that training moves.
+#[derive(Clone)]
+pub struct State {
+    /// Encoder and predictor.
+    pub params: Buf,
+    /// Target encoder.
+    pub target: Buf,
+    /// First moments of the optimiser, laid out as `params`.
+    pub exp_avg: Buf,
+    /// Second moments.
+    pub exp_avg_sq: Buf,
+    /// Steps taken.
+    pub step: u64,
+}
+
+/// Images and masks of one step.
+#[derive(Clone, Copy)]
+pub struct Batch<'a> {
+    /// (b, 3, h, w), normalised.
+    pub images: View<'a>,
+    /// Context and target patches.
+    pub masks: &'a Masks,
+}
+
+impl Jepa {
+    /// Lays out the networks.
+    pub fn new(encoder: VitConfig, predictor: PredictorConfig) -> Jepa {
+        let mut layout = Layout::default();
+        let vit = Vit::declare(&mut layout, "encoder.", encoder);
+        let encoder_len = layout.len;
+        let predictor = Predictor::declare(&mut layout, "predictor.", predictor, encoder);
+        Jepa {
+            layout,
+            encoder_len,
+            encoder: vit,
+            predictor,
+        }
+    }
+
+    /// Fresh networks; the target encoder begins as a copy of the encoder.
+    pub fn init(&self, seed: u64) -> State {
+        let params = self.layout.init(seed);
+        let target = Buf::from_slice(&params.as_slice()[..self.encoder_len]);
+        let zeros = || Buf::zeros(self.layout.len);
+        State {
+            params,
+            target,
+            exp_avg: zeros(),
+            exp_avg_sq: zeros(),
+            step: 0,
+        }
+    }
+
+    /// What the target encoder says about the target blocks, layer-normed: (m·k·b·t, d). Masks the *output* of an
+    /// encoder that saw every patch.
+    pub fn targets(&self, pool: &Pool, target: View, batch: Batch) -> Var {
+        let Masks {
+            batch: images,
+            ref context,
+            ref targets,
+        } = *batch.masks;
+        let n = self.encoder.config.patches();
+        let mut tape = Tape::inference(pool, target);
+        let index = all_patches(images, n);
+        let tokens = self.encoder.forward(
+            &mut tape,
+            Patches {
+                images: batch.images,
+                batch: images,
+                index: &index,
+                kept: n,
+            },
+        );
+        let rows = |set: &ijepa_data::IndexSet| -> Vec<u32> {
+            set.indices
+                .iter()
+                .enumerate()
+                .map(|(i, patch)| (i / set.per_image * n) as u32 + patch)
+                .collect()
+        };
+        let rows: Index = targets
+            .iter()
+            .flat_map(|set| rows(set).repeat(context.len()))
+            .collect(); // (m, k, b, t)
+        let tokens = tape.gather(&tokens, rows);
+        tape.layer_norm(&tokens, None, TARGET_NORM_EPS)
+    }
+
+    /// What the predictor guesses from the context: (m·k·b·t, d).
+    pub fn predict(&self, tape: &mut Tape, batch: Batch) -> Var {
+        let Masks {
+            batch: images,
+            ref context,
+            ref targets,
+        } = *batch.masks;
+        let index: Vec<u32> = context
+            .iter()
+            .flat_map(|set| &set.indices)
+            .copied()
+            .collect(); // (k, b, c)
+        let patches = Patches {
+            images: batch.images,
+            batch: images,
+            index: &index,
+            kept: context[0].per_image,
+        };
+        let tokens = self.encoder.forward(tape, patches); // (k·b·c, d)
+        self.predictor
+            .forward(tape, &tokens, context, targets, images)
+    }
+
+    /// The loss of a batch, and its gradients added to `grads`, a blob laid out as `params`.
+    pub fn loss_and_gradients(
+        &self,
+        pool: &Pool,
+        params: &Buf,
+        grads: &mut Buf,
+        batch: Batch,
+        targets: &Var,
+    ) -> f32 {
+        let mut tape = Tape::training(pool, params.view(), grads.view_mut());
+        let predictions = self.predict(&mut tape, batch);
+        let loss = tape.smooth_l1(&predictions, targets);
+        drop(predictions);
+        tape.backward(&loss);
+        loss.as_slice()[0]
+    }
+}

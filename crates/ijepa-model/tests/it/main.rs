@@ -1,0 +1,7 @@
+//! Integration tests of the model crate, in one binary.
+
+mod checkpoint;
+mod checkpoint_hostile;
+mod checkpoint_pickle;
+mod checkpoint_torch;
+mod reference_tiny;

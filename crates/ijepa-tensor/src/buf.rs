@@ -1,0 +1,138 @@
+//! Memory on a device: an owned buffer, and borrowed views of it.
+//!
+//! `View` and `ViewMut` are enums over the devices. An op takes them apart with a `let` that names every
+//! device it can run on, so that adding a device makes the compiler list the ops that lack it.
+
+use std::ops::Range;
+
+/// One cache line, so that every buffer starts on one.
+#[repr(C, align(64))]
+#[derive(Clone, Copy)]
+struct Line([f32; 16]);
+
+/// A buffer of f32 values on a device. Its content is unspecified until an op writes it, unless made by
+/// [`Buf::zeros`] or [`Buf::from_slice`].
+pub struct Buf {
+    lines: Vec<Line>,
+    len: usize,
+}
+
+/// Values that an op reads.
+#[derive(Clone, Copy)]
+pub enum View<'a> {
+    /// In main memory.
+    Cpu(&'a [f32]),
+}
+
+/// Values that an op writes.
+pub enum ViewMut<'a> {
+    /// In main memory.
+    Cpu(&'a mut [f32]),
+}
+
+impl Buf {
+    /// A buffer of `len` zeros.
+    pub fn zeros(len: usize) -> Buf {
+        Buf { lines: vec![Line([0.0; 16]); len.div_ceil(16)], len }
+    }
+
+    /// A copy of `values`.
+    pub fn from_slice(values: &[f32]) -> Buf {
+        let mut buf = Buf::zeros(values.len());
+        buf.as_mut_slice().copy_from_slice(values);
+        buf
+    }
+
+    /// Number of values.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether it holds no value.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// Number of values that fit without another allocation.
+    pub fn capacity(&self) -> usize {
+        self.lines.len() * 16
+    }
+
+    /// Takes another length within the capacity; the content becomes unspecified.
+    pub(crate) fn set_len(&mut self, len: usize) {
+        assert!(len <= self.capacity(), "length {len} exceeds the capacity {}", self.capacity());
+        self.len = len;
+    }
+
+    /// The values, for an op to read.
+    pub fn view(&self) -> View<'_> {
+        View::Cpu(self.as_slice())
+    }
+
+    /// The values, for an op to write.
+    pub fn view_mut(&mut self) -> ViewMut<'_> {
+        ViewMut::Cpu(self.as_mut_slice())
+    }
+
+    /// The values in main memory.
+    pub fn as_slice(&self) -> &[f32] {
+        // SAFETY: `lines` is a contiguous array of `[f32; 16]` and holds at least `len` values.
+        unsafe { std::slice::from_raw_parts(self.lines.as_ptr().cast(), self.len) }
+    }
+
+    /// The values in main memory.
+    pub fn as_mut_slice(&mut self) -> &mut [f32] {
+        // SAFETY: as in `as_slice`, and the borrow is unique.
+        unsafe { std::slice::from_raw_parts_mut(self.lines.as_mut_ptr().cast(), self.len) }
+    }
+}
+
+impl Clone for Buf {
+    fn clone(&self) -> Buf {
+        Buf::from_slice(self.as_slice())
+    }
+}
+
+impl<'a> View<'a> {
+    /// Number of values.
+    pub fn len(self) -> usize {
+        let View::Cpu(values) = self;
+        values.len()
+    }
+
+    /// Whether it holds no value.
+    pub fn is_empty(self) -> bool {
+        self.len() == 0
+    }
+
+    /// A part of it.
+    pub fn range(self, range: Range<usize>) -> View<'a> {
+        let View::Cpu(values) = self;
+        View::Cpu(&values[range])
+    }
+}
+
+impl ViewMut<'_> {
+    /// Number of values.
+    pub fn len(&self) -> usize {
+        let ViewMut::Cpu(values) = self;
+        values.len()
+    }
+
+    /// Whether it holds no value.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The same values, borrowed for a shorter time.
+    pub fn reborrow(&mut self) -> ViewMut<'_> {
+        let ViewMut::Cpu(values) = self;
+        ViewMut::Cpu(values)
+    }
+
+    /// A part of it.
+    pub fn range(&mut self, range: Range<usize>) -> ViewMut<'_> {
+        let ViewMut::Cpu(values) = self;
+        ViewMut::Cpu(&mut values[range])
+    }
+}

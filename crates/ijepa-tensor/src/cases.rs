@@ -1,0 +1,244 @@
+//! The table of op cases: shapes that occur, at sizes that a plain reference can follow.
+//!
+//! One table drives correctness (the tape's result against the reference in f64) and gradients (the tape's
+//! backward against the reference on dual numbers). An op that has no row here is not tested.
+
+use crate::gemm::{self, Gemm, Layout};
+use crate::ops::{assemble, attention, cross_entropy, gather, gelu, layer_norm, linear, mean_tokens, position, smooth_l1};
+use crate::scalar::Scalar;
+use crate::tape::{Index, Slot, Tape, Var};
+
+/// One op at one shape.
+#[derive(Clone, Debug)]
+pub enum Case {
+    /// Linear layer, with or without a residual.
+    Linear(linear::Shape, bool),
+    /// Layer norm, with or without the affine part.
+    LayerNorm(layer_norm::Shape, bool),
+    /// GELU of (rows, width).
+    Gelu(usize, usize),
+    /// Self-attention.
+    Attention(attention::Shape),
+    /// Positions: width, table rows, index.
+    Position(usize, usize, Vec<u32>),
+    /// Row gather: width, rows of x, index.
+    Gather(usize, usize, Vec<u32>),
+    /// The predictor's input: shape, table rows, targets.
+    Assemble(assemble::Shape, usize, Vec<u32>),
+    /// Mean over tokens: batch, tokens, width.
+    MeanTokens(usize, usize, usize),
+    /// Smooth L1 of (rows, width) against a fixed target.
+    SmoothL1(usize, usize),
+    /// Cross-entropy: classes, labels.
+    CrossEntropy(usize, Vec<u32>),
+}
+
+/// What a case is fed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// An activation with a gradient.
+    Activation,
+    /// A learnt parameter.
+    Parameter,
+    /// A value without a gradient.
+    Constant,
+}
+
+/// One input of a case.
+#[derive(Clone, Copy, Debug)]
+pub struct Input {
+    /// What it is.
+    pub kind: Kind,
+    /// Number of rows.
+    pub rows: usize,
+    /// Values in a row.
+    pub width: usize,
+}
+
+/// An input as the tape sees it.
+pub enum Operand {
+    /// An activation or a constant.
+    Var(Var),
+    /// A parameter.
+    Slot(Slot),
+}
+
+impl Operand {
+    fn var(&self) -> &Var {
+        match self {
+            Operand::Var(var) => var,
+            Operand::Slot(slot) => panic!("{slot:?} is not an activation"),
+        }
+    }
+
+    fn slot(&self) -> Slot {
+        match self {
+            Operand::Slot(slot) => *slot,
+            Operand::Var(_) => panic!("an activation is not a parameter"),
+        }
+    }
+}
+
+fn input(kind: Kind, rows: usize, width: usize) -> Input {
+    Input { kind, rows, width }
+}
+
+impl Case {
+    /// The inputs, in the order in which [`Case::reference`] and [`Case::call`] take them.
+    pub fn inputs(&self) -> Vec<Input> {
+        use Kind::{Activation, Constant, Parameter};
+        match *self {
+            Case::Linear(linear::Shape { rows, inputs, outputs }, residual) => {
+                let mut all = vec![input(Activation, rows, inputs), input(Parameter, outputs, inputs), input(Parameter, 1, outputs)];
+                all.extend(residual.then(|| input(Activation, rows, outputs)));
+                all
+            }
+            Case::LayerNorm(layer_norm::Shape { rows, width, .. }, affine) => {
+                let mut all = vec![input(Activation, rows, width)];
+                all.extend(affine.then(|| [input(Parameter, 1, width); 2]).into_iter().flatten());
+                all
+            }
+            Case::Gelu(rows, width) => vec![input(Activation, rows, width)],
+            Case::Attention(attention::Shape { batch, tokens, width, .. }) => vec![input(Activation, batch * tokens, 3 * width)],
+            Case::Position(width, table, ref index) => vec![input(Activation, index.len(), width), input(Parameter, table, width)],
+            Case::Gather(width, rows, _) => vec![input(Activation, rows, width)],
+            Case::Assemble(assemble::Shape { batch, context, width, .. }, table, _) => {
+                vec![input(Activation, batch * context, width), input(Parameter, 1, width), input(Parameter, table, width)]
+            }
+            Case::MeanTokens(batch, tokens, width) => vec![input(Activation, batch * tokens, width)],
+            Case::SmoothL1(rows, width) => vec![input(Activation, rows, width), input(Constant, rows, width)],
+            Case::CrossEntropy(classes, ref labels) => vec![input(Activation, labels.len(), classes)],
+        }
+    }
+
+    /// Whether a gradient flows to input number `i`.
+    pub fn has_gradient(&self, i: usize) -> bool {
+        // Tables of positions are fixed.
+        let fixed = matches!((self, i), (Case::Position(..), 1) | (Case::Assemble(..), 2));
+        self.inputs()[i].kind != Kind::Constant && !fixed
+    }
+
+    /// The plain reference, in any number type.
+    pub fn reference<T: Scalar>(&self, x: &[Vec<T>]) -> Vec<T> {
+        let zeros = |len: usize| vec![T::zero(); len];
+        match *self {
+            Case::Linear(shape, residual) => {
+                let mut y = zeros(shape.rows * shape.outputs);
+                linear::reference::forward(&mut y, &x[0], &x[1], &x[2], residual.then(|| &x[3][..]), shape);
+                y
+            }
+            Case::LayerNorm(shape, affine) => {
+                let mut y = zeros(x[0].len());
+                layer_norm::reference::forward(&mut y, &x[0], affine.then(|| (&x[1][..], &x[2][..])), shape);
+                y
+            }
+            Case::Gelu(rows, width) => {
+                let mut y = zeros(rows * width);
+                gelu::reference::forward(&mut y, &x[0]);
+                y
+            }
+            Case::Attention(shape) => {
+                let mut y = zeros(shape.batch * shape.tokens * shape.width);
+                attention::reference::forward(&mut y, &x[0], shape);
+                y
+            }
+            Case::Position(width, _, ref index) => {
+                let mut y = zeros(index.len() * width);
+                position::reference::forward(&mut y, &x[0], &x[1], index, width);
+                y
+            }
+            Case::Gather(width, _, ref index) => {
+                let mut y = zeros(index.len() * width);
+                gather::reference::forward(&mut y, &x[0], index, width);
+                y
+            }
+            Case::Assemble(shape, _, ref targets) => {
+                let mut y = zeros(shape.blocks * shape.batch * (shape.context + shape.target) * shape.width);
+                assemble::reference::forward(&mut y, &x[0], &x[1], &x[2], targets, shape);
+                y
+            }
+            Case::MeanTokens(batch, tokens, width) => {
+                let mut y = zeros(batch * width);
+                mean_tokens::reference::forward(&mut y, &x[0], tokens, width);
+                y
+            }
+            Case::SmoothL1(..) => vec![smooth_l1::reference::forward(&x[0], &x[1])],
+            Case::CrossEntropy(classes, ref labels) => vec![cross_entropy::reference::forward(&x[0], labels, classes)],
+        }
+    }
+
+    /// The op on the tape.
+    pub fn call(&self, tape: &mut Tape, x: &[Operand]) -> Var {
+        match *self {
+            Case::Linear(_, residual) => {
+                let layer = linear::Linear { weight: x[1].slot(), bias: x[2].slot() };
+                match residual {
+                    true => tape.linear_residual(x[0].var(), layer, x[3].var()),
+                    false => tape.linear(x[0].var(), layer),
+                }
+            }
+            Case::LayerNorm(shape, affine) => {
+                let affine = affine.then(|| layer_norm::Affine { weight: x[1].slot(), bias: x[2].slot() });
+                tape.layer_norm(x[0].var(), affine, shape.eps)
+            }
+            Case::Gelu(..) => tape.gelu(x[0].var()),
+            Case::Attention(shape) => tape.attention(x[0].var(), shape.tokens, shape.heads),
+            Case::Position(_, _, ref index) => tape.position(x[0].var(), x[1].slot(), index),
+            Case::Gather(_, _, ref index) => tape.gather(x[0].var(), Index::from(&index[..])),
+            Case::Assemble(shape, _, ref targets) => {
+                tape.assemble(x[0].var(), x[1].slot(), x[2].slot(), Index::from(&targets[..]), shape)
+            }
+            Case::MeanTokens(_, tokens, _) => tape.mean_tokens(x[0].var(), tokens),
+            Case::SmoothL1(..) => tape.smooth_l1(x[0].var(), x[1].var()),
+            Case::CrossEntropy(_, ref labels) => tape.cross_entropy(x[0].var(), Index::from(&labels[..])),
+        }
+    }
+}
+
+/// The table. Odd sizes lie on both sides of a vector, a row block and a column block; some are large
+/// enough that several threads share the work.
+pub fn cases() -> Vec<Case> {
+    let linear = |rows, inputs, outputs| linear::Shape { rows, inputs, outputs };
+    let norm = |rows, width, eps| layer_norm::Shape { rows, width, eps };
+    let attention = |batch, tokens, heads, width| Case::Attention(attention::Shape { batch, tokens, heads, width });
+    let assemble = assemble::Shape { blocks: 3, batch: 2, context: 4, target: 5, width: 24 };
+    vec![
+        Case::Linear(linear(1, 1, 1), false),
+        Case::Linear(linear(7, 5, 3), true),
+        Case::Linear(linear(33, 48, 192), false),
+        Case::Linear(linear(150, 192, 65), true),
+        Case::LayerNorm(norm(3, 1, 1e-6), true),
+        Case::LayerNorm(norm(5, 17, 1e-6), true),
+        Case::LayerNorm(norm(300, 96, 1e-6), true),
+        Case::LayerNorm(norm(9, 192, 1e-5), false),
+        Case::Gelu(3, 7),
+        Case::Gelu(200, 128),
+        attention(1, 1, 1, 4),
+        attention(2, 5, 3, 12),
+        attention(3, 33, 2, 48),
+        attention(1, 64, 4, 64),
+        Case::Position(20, 6, vec![5, 0, 3, 3, 1]),
+        Case::Gather(20, 4, vec![3, 0, 0, 2, 3, 1]),
+        Case::Assemble(assemble, 9, (0..30).map(|i| i * 7 % 9).collect()),
+        Case::MeanTokens(3, 7, 20),
+        Case::SmoothL1(11, 19),
+        Case::SmoothL1(40, 96),
+        Case::CrossEntropy(10, vec![3, 9, 0, 0, 7]),
+        Case::CrossEntropy(37, vec![36, 1]),
+    ]
+}
+
+/// Products that occur: both layouts of both operands, edges on every side, long and short sums.
+pub fn products() -> Vec<Gemm> {
+    let mut all = Vec::new();
+    for (m, n, k) in [(1, 1, 1), (3, 5, 2), (17, 33, 19), (64, 48, 96), (65, 31, 300), (192, 96, 700), (300, 200, 64)] {
+        for a in [Layout::Plain, Layout::Transposed] {
+            for b in [Layout::Plain, Layout::Transposed] {
+                for accumulate in [false, true] {
+                    all.push(gemm::Gemm { m, n, k, a, b, accumulate });
+                }
+            }
+        }
+    }
+    all
+}

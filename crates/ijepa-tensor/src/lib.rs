@@ -1,0 +1,23 @@
+//! How is a number computed?
+//!
+//! Everything here is a dense, row-major f32 array of shape (rows, width). A model is written forward
+//! only, as calls on a [`Tape`]; each op's forward, backward and plain reference stand in one file of
+//! [`ops`]. This crate knows no model, no image and no file.
+//!
+//! Reading order: [`buf`] (memory on a device), [`ops::layer_norm`] (the shape of every op), [`tape`]
+//! (how backward calls are strung together), [`cases`] (the table that judges every op).
+//!
+//! Letters: b images, n patches of an image, c context patches, t patches of a target, d width, h heads.
+#![allow(unsafe_code)]
+
+pub mod buf;
+pub mod tape;
+pub mod ops;
+pub mod gemm;
+pub mod threads;
+pub mod scalar;
+pub mod cases;
+mod vector;
+
+pub use buf::{Buf, View, ViewMut};
+pub use tape::{Index, Pool, Slot, Tape, Var};

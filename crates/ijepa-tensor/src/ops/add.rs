@@ -1,0 +1,23 @@
+//! Sum of two gradients: sum += x.
+
+use crate::buf::{View, ViewMut};
+use crate::threads;
+use crate::vector::vectorised;
+
+/// sum += x, of the same length.
+pub fn forward(sum: ViewMut, x: View) {
+    let (ViewMut::Cpu(sum), View::Cpu(x)) = (sum, x);
+    assert_eq!(sum.len(), x.len(), "add");
+    threads::for_rows(sum, 1, |first, sum| {
+        let x = &x[first..first + sum.len()];
+        add_values(sum, x);
+    });
+}
+
+vectorised! {
+    fn add_values(sum: &mut [f32], x: &[f32]) {
+        for (sum, x) in sum.iter_mut().zip(x) {
+            *sum += *x;
+        }
+    }
+}

@@ -1,0 +1,50 @@
+//! What a step reports about its values. Sums are in f64 over fixed pieces, so they do not depend on threads.
+
+use crate::buf::View;
+use crate::vector::{sum, vectorised};
+use rayon::prelude::*;
+
+/// Values summed in f32 before they are added in f64.
+const PIECE: usize = 1024;
+
+/// √Σx².
+pub fn norm(x: View) -> f64 {
+    let View::Cpu(x) = x;
+    let sums: Vec<f64> = x.par_chunks(64 * PIECE).map(|x| x.chunks(PIECE).map(|x| f64::from(squares(x))).sum()).collect();
+    sums.iter().sum::<f64>().sqrt()
+}
+
+vectorised! {
+    fn squares(x: &[f32]) -> f32 {
+        sum(x.len(), |i| x[i] * x[i])
+    }
+}
+
+/// The standard deviation of each column of x (rows, width) over the rows, averaged over the columns.
+pub fn mean_column_deviation(x: View, width: usize) -> f64 {
+    let View::Cpu(x) = x;
+    let rows = (x.len() / width.max(1)).max(1) as f64;
+    let (mut sums, mut squares) = (vec![0.0f64; width], vec![0.0f64; width]);
+    for x in x.chunks_exact(width) {
+        for ((sum, square), &x) in sums.iter_mut().zip(&mut squares).zip(x) {
+            *sum += f64::from(x);
+            *square += f64::from(x) * f64::from(x);
+        }
+    }
+    let deviations = sums.iter().zip(&squares).map(|(sum, square)| (square / rows - (sum / rows).powi(2)).max(0.0).sqrt());
+    deviations.sum::<f64>() / width.max(1) as f64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn norm_and_deviation_agree_with_plain_sums() {
+        let x: Vec<f32> = (0..200_000).map(|i| ((i * 7919) % 1000) as f32 / 500.0 - 1.0).collect();
+        let plain = x.iter().map(|x| f64::from(*x).powi(2)).sum::<f64>().sqrt();
+        assert!((norm(View::Cpu(&x)) - plain).abs() < 1e-3);
+        assert!((mean_column_deviation(View::Cpu(&[1.0, 5.0, 3.0, 5.0]), 2) - 0.5).abs() < 1e-12);
+        assert_eq!(mean_column_deviation(View::Cpu(&[2.0; 30]), 3), 0.0);
+    }
+}

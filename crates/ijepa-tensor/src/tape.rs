@@ -1,0 +1,303 @@
+//! A thin tape: forward calls compute at once and leave behind what their backward needs; [`Tape::backward`]
+//! runs those in reverse order.
+//!
+//! Activations are [`Var`]s, counted references to a (rows, width) value. Without gradients nothing keeps a
+//! value but the caller, so memory is returned as soon as the last `Var` is dropped; with gradients the
+//! records keep exactly what their backward reads. Memory comes from a [`Pool`] and returns to it: after the
+//! first step of a shape no buffer is allocated.
+
+use crate::buf::{Buf, View, ViewMut};
+use std::cell::{Cell, RefCell};
+use std::ops::Range;
+use std::rc::Rc;
+
+/// Buffers that wait for their next use.
+#[derive(Clone, Default)]
+pub struct Pool(Rc<Shelf>);
+
+#[derive(Default)]
+struct Shelf {
+    free: RefCell<Vec<Buf>>,
+    allocated: Cell<usize>,
+    allocations: Cell<usize>,
+}
+
+impl Pool {
+    /// An empty pool.
+    pub fn new() -> Pool {
+        Pool::default()
+    }
+
+    /// The smallest free buffer that holds `len` values, or a new one. Its content is unspecified.
+    pub fn take(&self, len: usize) -> Buf {
+        let mut free = self.0.free.borrow_mut();
+        let fits = |buf: &Buf| buf.capacity() >= len && buf.capacity() <= 2 * len.max(512);
+        let best = (0..free.len()).filter(|&i| fits(&free[i])).min_by_key(|&i| free[i].capacity());
+        let mut buf = match best {
+            Some(index) => free.swap_remove(index),
+            None => {
+                // Context lengths differ from batch to batch: room for an eighth more lets a buffer serve again.
+                let buf = Buf::zeros(len + len / 8);
+                self.0.allocated.set(self.0.allocated.get() + buf.capacity());
+                self.0.allocations.set(self.0.allocations.get() + 1);
+                buf
+            }
+        };
+        buf.set_len(len);
+        buf
+    }
+
+    /// Takes a buffer back.
+    pub fn put(&self, buf: Buf) {
+        self.0.free.borrow_mut().push(buf);
+    }
+
+    /// Bytes that were ever allocated through this pool.
+    pub fn allocated_bytes(&self) -> usize {
+        self.0.allocated.get() * size_of::<f32>()
+    }
+
+    /// How often a buffer had to be allocated.
+    pub fn allocations(&self) -> usize {
+        self.0.allocations.get()
+    }
+}
+
+/// Where a parameter lies in the flat blob of its network.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Slot {
+    /// First value.
+    pub offset: usize,
+    /// Number of values.
+    pub len: usize,
+}
+
+impl Slot {
+    /// The values' positions in the blob.
+    pub fn range(self) -> Range<usize> {
+        self.offset..self.offset + self.len
+    }
+}
+
+/// Row numbers that an op reads by, shared with its backward.
+pub type Index = Rc<[u32]>;
+
+struct Value {
+    id: usize,
+    rows: usize,
+    width: usize,
+    /// Whether a gradient flows back through it.
+    tracked: bool,
+    buf: Option<Buf>,
+    pool: Pool,
+}
+
+impl Drop for Value {
+    fn drop(&mut self) {
+        if let Some(buf) = self.buf.take() {
+            self.pool.put(buf);
+        }
+    }
+}
+
+/// An activation (rows, width) on a tape.
+#[derive(Clone)]
+pub struct Var(Rc<Value>);
+
+impl Var {
+    /// Number of rows.
+    pub fn rows(&self) -> usize {
+        self.0.rows
+    }
+
+    /// Values in a row.
+    pub fn width(&self) -> usize {
+        self.0.width
+    }
+
+    /// Number of values.
+    pub fn len(&self) -> usize {
+        self.0.rows * self.0.width
+    }
+
+    /// Whether it holds no value.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The values.
+    pub fn view(&self) -> View<'_> {
+        self.0.buf.as_ref().expect("a value holds its buffer until it is dropped").view()
+    }
+
+    /// The values in main memory.
+    pub fn as_slice(&self) -> &[f32] {
+        let View::Cpu(values) = self.view();
+        values
+    }
+
+    /// Whether a gradient flows back through it.
+    pub(crate) fn tracked(&self) -> bool {
+        self.0.tracked
+    }
+
+    pub(crate) fn key(&self) -> Key {
+        Key { id: self.0.id, len: self.len(), tracked: self.0.tracked }
+    }
+}
+
+/// A [`Var`] without its values: enough to find its gradient.
+#[derive(Clone, Copy)]
+pub(crate) struct Key {
+    pub(crate) id: usize,
+    pub(crate) len: usize,
+    pub(crate) tracked: bool,
+}
+
+type Backward<'p> = Box<dyn FnOnce(&mut Tape<'p>) + 'p>;
+
+/// One forward pass over a network's parameters, and its way back.
+pub struct Tape<'p> {
+    pool: Pool,
+    params: View<'p>,
+    grads: Option<ViewMut<'p>>,
+    records: Vec<Backward<'p>>,
+    gradients: Vec<Option<Buf>>, // by Var
+}
+
+impl<'p> Tape<'p> {
+    /// A tape without gradients.
+    pub fn inference(pool: &Pool, params: View<'p>) -> Tape<'p> {
+        Tape { pool: pool.clone(), params, grads: None, records: Vec::new(), gradients: Vec::new() }
+    }
+
+    /// A tape whose backward adds to `grads`, a blob laid out as `params`.
+    ///
+    /// # Panics
+    /// When the blobs differ in length.
+    pub fn training(pool: &Pool, params: View<'p>, grads: ViewMut<'p>) -> Tape<'p> {
+        assert_eq!(params.len(), grads.len(), "parameters and gradients");
+        Tape { pool: pool.clone(), params, grads: Some(grads), records: Vec::new(), gradients: Vec::new() }
+    }
+
+    /// A value from outside, without a gradient.
+    ///
+    /// # Panics
+    /// When `values` is not (rows, width).
+    pub fn constant(&mut self, values: &[f32], rows: usize, width: usize) -> Var {
+        assert_eq!(values.len(), rows * width, "a constant of shape ({rows}, {width})");
+        let mut buf = self.take(values.len());
+        buf.as_mut_slice().copy_from_slice(values);
+        self.var(buf, rows, width, false)
+    }
+
+    /// A value from outside whose gradient can be read with [`Tape::gradient`] after the backward pass.
+    ///
+    /// # Panics
+    /// When `values` is not (rows, width).
+    pub fn input(&mut self, values: &[f32], rows: usize, width: usize) -> Var {
+        assert_eq!(values.len(), rows * width, "an input of shape ({rows}, {width})");
+        let mut buf = self.take(values.len());
+        buf.as_mut_slice().copy_from_slice(values);
+        let recording = self.recording();
+        self.var(buf, rows, width, recording)
+    }
+
+    /// Runs every backward, last op first, with gradient 1 for each value of `output`.
+    pub fn backward(&mut self, output: &Var) {
+        let mut ones = self.take(output.len());
+        ones.as_mut_slice().fill(1.0);
+        self.backward_from(output, ones);
+    }
+
+    /// Runs every backward, last op first, from a given gradient of `output`.
+    ///
+    /// # Panics
+    /// When the gradient's length is not `output`'s.
+    pub fn backward_from(&mut self, output: &Var, gradient: Buf) {
+        assert_eq!(gradient.len(), output.len(), "the gradient of the output");
+        self.gradients[output.0.id] = Some(gradient);
+        while let Some(backward) = self.records.pop() {
+            backward(self);
+        }
+    }
+
+    /// The gradient of an input, once the backward pass has run.
+    pub fn gradient(&self, input: &Var) -> Option<&Buf> {
+        self.gradients[input.0.id].as_ref()
+    }
+
+    /// Whether ops must leave behind what their backward needs.
+    pub(crate) fn recording(&self) -> bool {
+        self.grads.is_some()
+    }
+
+    pub(crate) fn take(&self, len: usize) -> Buf {
+        self.pool.take(len)
+    }
+
+    pub(crate) fn put(&self, buf: Buf) {
+        self.pool.put(buf);
+    }
+
+    pub(crate) fn param(&self, slot: Slot) -> View<'p> {
+        self.params.range(slot.range())
+    }
+
+    /// The gradient of a parameter, to be added to.
+    pub(crate) fn param_grad(&mut self, slot: Slot) -> ViewMut<'_> {
+        self.grads.as_mut().expect("backward runs on a training tape").range(slot.range())
+    }
+
+    /// Hands an op's result to the caller.
+    pub(crate) fn var(&mut self, buf: Buf, rows: usize, width: usize, tracked: bool) -> Var {
+        debug_assert_eq!(buf.len(), rows * width);
+        let id = self.gradients.len();
+        self.gradients.push(None);
+        Var(Rc::new(Value { id, rows, width, tracked, buf: Some(buf), pool: self.pool.clone() }))
+    }
+
+    pub(crate) fn record(&mut self, backward: impl FnOnce(&mut Tape<'p>) + 'p) {
+        self.records.push(Box::new(backward));
+    }
+
+    /// Takes the finished gradient of an op's result; `None` when nothing depends on it.
+    pub(crate) fn take_gradient(&mut self, key: Key) -> Option<Buf> {
+        self.gradients[key.id].take()
+    }
+
+    /// The gradient of an op's input, for the op to write (`false`) or to add to (`true`).
+    pub(crate) fn open_gradient(&mut self, key: Key) -> (Buf, bool) {
+        match self.gradients[key.id].take() {
+            Some(buf) => (buf, true),
+            None => (self.take(key.len), false),
+        }
+    }
+
+    /// Puts back what [`Tape::open_gradient`] gave.
+    pub(crate) fn close_gradient(&mut self, key: Key, buf: Buf) {
+        self.gradients[key.id] = Some(buf);
+    }
+
+    /// Adds a whole gradient to that of an input; costs nothing when it is the first.
+    pub(crate) fn pass_gradient(&mut self, key: Key, gradient: Buf) {
+        if !key.tracked {
+            return self.put(gradient);
+        }
+        match &mut self.gradients[key.id] {
+            empty @ None => *empty = Some(gradient),
+            Some(sum) => {
+                crate::ops::add::forward(sum.view_mut(), gradient.view());
+                self.put(gradient);
+            }
+        }
+    }
+}
+
+impl Drop for Tape<'_> {
+    fn drop(&mut self) {
+        for gradient in self.gradients.drain(..).flatten() {
+            self.pool.put(gradient);
+        }
+    }
+}

@@ -1,0 +1,312 @@
+//! What can the user ask for? The command line, nothing else: what each command does is in the module of its name.
+
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+/// Image representations by predicting what is hidden (I-JEPA): pretrain, evaluate, look inside.
+#[derive(Debug, Parser)]
+#[command(name = "ijepa", version, propagate_version = true, arg_required_else_help = true, after_help = EXIT_CODES)]
+pub(crate) struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub(crate) command: Command,
+
+    /// Say more on stderr.
+    #[arg(short, long, global = true, action = clap::ArgAction::Count, display_order = 900)]
+    pub(crate) verbose: u8,
+
+    /// Say nothing on stderr but warnings and errors.
+    #[arg(short, long, global = true, conflicts_with = "verbose", display_order = 901)]
+    pub(crate) quiet: bool,
+
+    /// Threads to compute with [default: one per core]; results do not depend on it.
+    #[arg(long, global = true, value_name = "N", display_order = 902)]
+    pub(crate) threads: Option<NonZeroUsize>,
+}
+
+const EXIT_CODES: &str = "\
+Begin with `ijepa demo`: it needs no data and takes a few minutes.
+
+Exit codes: 0 done, 1 failed, 2 command line or configuration, 3 data, 4 checkpoint, 5 device, 6 the loss is not finite,
+75 stopped by a signal after saving (start again with --resume).";
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// List what a checkpoint holds, without loading it.
+    Inspect(InspectArgs),
+    /// Make pictures of what the method does.
+    #[command(subcommand)]
+    View(ViewCommand),
+    /// What this machine has, what is missing, and what to do about it.
+    Doctor(DoctorArgs),
+}
+
+/// Options of `pretrain`.
+#[derive(Args, Clone, Debug, Default)]
+#[command(after_help = "\
+Example:
+  ijepa pretrain configs/imagenette96.yaml --data photos/ --out runs/photos
+  ijepa pretrain --resume --out runs/photos")]
+pub(crate) struct PretrainArgs {
+    /// Run file: the reference's YAML with our own keys [default: the reference's values; with --resume, the run's own].
+    pub(crate) config: Option<PathBuf>,
+    /// Images: a folder (its train/ if it has one), a .safetensors with `images` (n,3,h,w), or scenes:N.
+    #[arg(long, value_name = "PATH")]
+    pub(crate) data: Option<String>,
+    /// The run folder [default: logging.folder, else runs/ and the run file's name].
+    #[arg(long, value_name = "RUN")]
+    pub(crate) out: Option<PathBuf>,
+    /// Change a value of the configuration; may be given many times.
+    #[arg(long, value_name = "SECTION.KEY=VALUE")]
+    pub(crate) set: Vec<String>,
+    /// Go on from the newest checkpoint of the run folder.
+    #[arg(long, conflicts_with_all = ["init", "replay"])]
+    pub(crate) resume: bool,
+    /// Begin with the weights of a checkpoint (ours, or .pth.tar of the reference).
+    #[arg(long, value_name = "CHECKPOINT")]
+    pub(crate) init: Option<PathBuf>,
+    /// Train on exactly these batches: step{i}.images, step{i}.context{k}, step{i}.target{j}.
+    #[arg(long, value_name = "BATCHES.safetensors", conflicts_with = "data")]
+    pub(crate) replay: Option<PathBuf>,
+    /// End after N steps; schedules keep their length.
+    #[arg(long, value_name = "N")]
+    pub(crate) steps: Option<u64>,
+    /// Seed of every draw [default: meta.seed].
+    #[arg(long, value_name = "N")]
+    pub(crate) seed: Option<u64>,
+    /// Check everything, say what would be done, and do nothing.
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+}
+
+/// Options of `demo`.
+#[derive(Args, Clone, Debug)]
+#[command(after_help = "\
+Example:
+  ijepa demo
+  ijepa demo --out runs/demo-1 --seed 1 --json")]
+pub(crate) struct DemoArgs {
+    /// The run folder.
+    #[arg(long, value_name = "RUN", default_value = "runs/demo")]
+    pub(crate) out: PathBuf,
+    /// Seed of every draw.
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub(crate) seed: u64,
+    /// Train for N steps instead [default: what takes a few minutes on two cores].
+    #[arg(long, value_name = "N")]
+    pub(crate) steps: Option<u64>,
+    /// Print the results as one JSON object.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// What `eval` can measure.
+#[derive(Debug, Subcommand)]
+pub(crate) enum EvalCommand {
+    /// Vote of the nearest training images, weighted by cosine similarity.
+    Knn(KnnArgs),
+    /// Logistic regression on frozen features, regularisation chosen on held-out training images.
+    Linear(LinearArgs),
+}
+
+/// Options of `eval knn`.
+#[derive(Args, Clone, Debug)]
+#[command(after_help = "\
+Example:
+  ijepa eval knn --checkpoint runs/photos/checkpoints/latest.safetensors --train photos/train --val photos/val")]
+pub(crate) struct KnnArgs {
+    #[command(flatten)]
+    pub(crate) source: EvalSource,
+    /// Neighbours that vote.
+    #[arg(long, value_name = "K", default_value_t = 20, value_parser = at_least_one)]
+    pub(crate) k: usize,
+}
+
+/// Options of `eval linear`.
+#[derive(Args, Clone, Debug)]
+#[command(after_help = "\
+Example:
+  ijepa eval linear --checkpoint runs/photos/checkpoints/latest.safetensors --train photos/train --val photos/val
+  ijepa eval linear --checkpoint model.safetensors --train photos/train --val photos/val --baselines --json")]
+pub(crate) struct LinearArgs {
+    #[command(flatten)]
+    pub(crate) source: EvalSource,
+}
+
+/// Which features are measured on which images.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct EvalSource {
+    /// Checkpoint: ours, or .pth.tar of the reference.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) checkpoint: PathBuf,
+    /// Labelled images to learn from: a folder of class folders, a .safetensors, or scenes:N.
+    #[arg(long, value_name = "PATH")]
+    pub(crate) train: String,
+    /// Labelled images to be measured on.
+    #[arg(long, value_name = "PATH")]
+    pub(crate) val: String,
+    /// Also measure an untrained encoder of the same sizes, and raw pixels.
+    #[arg(long)]
+    pub(crate) baselines: bool,
+    #[command(flatten)]
+    pub(crate) encoder: EncoderArgs,
+    /// Print the results as one JSON object.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// How images become features.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct EncoderArgs {
+    /// Which encoder: the slowly moving average (target), or the trained one (context).
+    #[arg(long, value_enum, default_value_t = Network::Target)]
+    pub(crate) network: Network,
+    /// How tokens become one vector: mean of the last layer, or means of the last four layers side by side.
+    #[arg(long, value_enum, default_value_t = Pool::Last)]
+    pub(crate) pool: Pool,
+    /// Run file with the encoder's sizes, for checkpoints that do not carry them (those of the reference).
+    #[arg(long, value_name = "CONFIG")]
+    pub(crate) config: Option<PathBuf>,
+    /// Images at a time.
+    #[arg(long, value_name = "N", default_value_t = 64, value_parser = at_least_one)]
+    pub(crate) batch: usize,
+}
+
+/// The two encoders of a checkpoint.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Network {
+    /// The slowly moving average.
+    Target,
+    /// The one that is trained.
+    Context,
+}
+
+/// Features of an image.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Pool {
+    /// Mean over tokens of the last layer.
+    Last,
+    /// Means over tokens of the last four layers, each normalised, side by side.
+    Last4,
+}
+
+/// Options of `embed`.
+#[derive(Args, Clone, Debug)]
+#[command(after_help = "\
+What is written:
+  F.npy          `pooled` (n,d) f32; beside it F.labels.npy (n) i64, F.paths.txt, and F.tokens.npy (n,l,d) with --tokens
+  F.safetensors  tensors `pooled`, `labels`, and `tokens` with --tokens; beside it F.paths.txt
+  F.parquet      columns `path`, `label`, `pooled`, and `tokens` with --tokens (a list of l lists of d)
+Labels are written where the images have them: sub-folders are classes, in the order of their names.
+
+Example:
+  ijepa embed --checkpoint runs/photos/checkpoints/latest.safetensors --data photos/ --out photos.parquet")]
+pub(crate) struct EmbedArgs {
+    /// Checkpoint: ours, or .pth.tar of the reference.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) checkpoint: PathBuf,
+    /// Images: a folder, a .safetensors with `images` (n,3,h,w), or scenes:N.
+    #[arg(long, value_name = "PATH")]
+    pub(crate) data: String,
+    /// File to write, ending in .npy, .safetensors or .parquet.
+    #[arg(long, value_name = "F")]
+    pub(crate) out: PathBuf,
+    /// Write every token as well.
+    #[arg(long)]
+    pub(crate) tokens: bool,
+    #[command(flatten)]
+    pub(crate) encoder: EncoderArgs,
+    /// Print what was written as one JSON object.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// Options of `inspect`.
+#[derive(Args, Clone, Debug)]
+#[command(after_help = "\
+Example:
+  ijepa inspect runs/photos/checkpoints/latest.safetensors
+  ijepa inspect IN1K-vit.h.14-300e.pth.tar --json")]
+pub(crate) struct InspectArgs {
+    /// Checkpoint: ours, or .pth.tar of the reference; known by its content.
+    pub(crate) file: PathBuf,
+    /// Print one JSON object.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// What can be looked at.
+#[derive(Debug, Subcommand)]
+pub(crate) enum ViewCommand {
+    /// Which patches are context and targets: a picture, mean counts, and how often each patch is kept.
+    Masks(MasksArgs),
+}
+
+/// Options of `view masks`.
+#[derive(Args, Clone, Debug)]
+#[command(after_help = "\
+The picture has a row an image: the image, what the context encoder sees, then each target block with a frame of its own colour.
+Below stand two maps, context and targets: the brighter a patch, the more often it is kept.
+
+Example:
+  ijepa view masks configs/imagenette96.yaml --data photos/ --out masks.png
+  ijepa view masks --set mask.patch_size=16 --batch 64 --json")]
+pub(crate) struct MasksArgs {
+    /// Run file [default: the reference's values].
+    pub(crate) config: Option<PathBuf>,
+    /// Change a value of the configuration; may be given many times.
+    #[arg(long, value_name = "SECTION.KEY=VALUE")]
+    pub(crate) set: Vec<String>,
+    /// Images to draw on [default: plain grey].
+    #[arg(long, value_name = "PATH")]
+    pub(crate) data: Option<String>,
+    /// Images of a batch: masks of a batch are cut to equal length, so this changes them [default: data.batch_size].
+    #[arg(long, value_name = "N", value_parser = at_least_one)]
+    pub(crate) batch: Option<usize>,
+    /// Batches to count over.
+    #[arg(long, value_name = "N", default_value_t = 100, value_parser = at_least_one)]
+    pub(crate) batches: usize,
+    /// Seed of every draw [default: meta.seed].
+    #[arg(long, value_name = "N")]
+    pub(crate) seed: Option<u64>,
+    /// Picture to write [default: masks.png; none with --json].
+    #[arg(long, value_name = "FILE.png")]
+    pub(crate) out: Option<PathBuf>,
+    /// Print the numbers as one JSON object.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// Options of `doctor`.
+#[derive(Args, Clone, Debug)]
+#[command(after_help = "\
+Example:
+  ijepa doctor
+  ijepa doctor --json")]
+pub(crate) struct DoctorArgs {
+    /// Print one JSON object.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// A count that cannot be 0.
+fn at_least_one(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(0) | Err(_) => Err("expected a whole number, at least 1".to_owned()),
+        Ok(count) => Ok(count),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+}

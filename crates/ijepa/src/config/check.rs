@@ -1,0 +1,146 @@
+//! Do the values make sense, each alone and together?
+//!
+//! Masks that a grid cannot give are the sampler's own business (`MaskConfig::validate` of ijepa-data); everything else is here.
+
+use super::{Config, Origins, encoder_config};
+
+/// One line a problem, with the numbers and where they came from; empty when all is well.
+pub(super) fn problems(config: &Config, origins: &Origins) -> Vec<String> {
+    let mut problems = Vec::new();
+    counts(config, origins, &mut problems);
+    ranges(config, origins, &mut problems);
+    model(config, origins, &mut problems);
+    schedules(config, origins, &mut problems);
+    problems
+}
+
+fn counts(config: &Config, origins: &Origins, problems: &mut Vec<String>) {
+    for (key, count) in [
+        ("data.batch_size", config.data.batch_size),
+        ("data.crop_size", config.data.crop_size),
+        ("mask.num_enc_masks", config.mask.num_enc_masks),
+        ("mask.num_pred_masks", config.mask.num_pred_masks),
+        ("mask.patch_size", config.mask.patch_size),
+        ("meta.pred_depth", config.meta.pred_depth),
+        ("meta.pred_emb_dim", config.meta.pred_emb_dim),
+        ("meta.enc_depth", config.meta.enc_depth.unwrap_or(1)),
+        ("meta.enc_emb_dim", config.meta.enc_emb_dim.unwrap_or(1)),
+        ("meta.enc_heads", config.meta.enc_heads.unwrap_or(1)),
+        ("optimization.epochs", config.optimization.epochs),
+    ] {
+        if count == 0 {
+            problems.push(format!("{}: expected at least 1, got 0", origins.of(key)));
+        }
+    }
+    if config.logging.write_tag.is_empty() || config.logging.write_tag.contains(['/', '\\']) {
+        let tag = &config.logging.write_tag;
+        problems.push(format!("{}: expected the first part of a file name, got `{tag}`", origins.of("logging.write_tag")));
+    }
+}
+
+fn ranges(config: &Config, origins: &Origins, problems: &mut Vec<String>) {
+    // Shares of an image: more than nothing, at most all of it.
+    for (key, pair, most) in [
+        ("data.crop_scale", config.data.crop_scale, 1.0),
+        ("mask.enc_mask_scale", config.mask.enc_mask_scale, 1.0),
+        ("mask.pred_mask_scale", config.mask.pred_mask_scale, 1.0),
+        ("mask.aspect_ratio", config.mask.aspect_ratio, f64::INFINITY),
+    ] {
+        let [least, greatest] = pair;
+        if least <= 0.0 || least > greatest || greatest > most {
+            let bound = if most.is_finite() { " and at most 1" } else { "" };
+            problems.push(format!(
+                "{}: expected [least, most], above 0{bound}, least first, got [{least}, {greatest}]",
+                origins.of(key)
+            ));
+        }
+    }
+    if let Some(std) = config.data.std.iter().find(|std| **std <= 0.0) {
+        problems.push(format!("{}: expected three numbers above 0, got {std}", origins.of("data.std")));
+    }
+    if config.data.color_jitter_strength < 0.0 {
+        let strength = config.data.color_jitter_strength;
+        problems.push(format!("{}: expected 0 or more, got {strength}", origins.of("data.color_jitter_strength")));
+    }
+}
+
+fn model(config: &Config, origins: &Origins, problems: &mut Vec<String>) {
+    let (size, patch) = (config.data.crop_size, config.mask.patch_size);
+    if size > 0 && patch > 0 && size % patch != 0 {
+        problems.push(format!(
+            "{} is {size}, which {} of {patch} does not divide; the nearest that fit are {}",
+            origins.of("data.crop_size"),
+            origins.of("mask.patch_size"),
+            fitting(size, patch)
+        ));
+    }
+    let encoder = encoder_config(config);
+    let encoder_origin = |key: &str, own: bool| origins.of(if own { key } else { "meta.model_name" });
+    let heads_origin = encoder_origin("meta.enc_heads", config.meta.enc_heads.is_some());
+    let widths = [
+        ("encoder", encoder.width, encoder_origin("meta.enc_emb_dim", config.meta.enc_emb_dim.is_some())),
+        ("predictor", config.meta.pred_emb_dim, origins.of("meta.pred_emb_dim")),
+    ];
+    for (network, width, origin) in widths {
+        if width == 0 || encoder.heads == 0 {
+            continue;
+        }
+        if width % encoder.heads != 0 {
+            problems.push(format!(
+                "{origin}: the {network} is {width} wide, which {} heads do not divide (heads are the encoder's, {heads_origin}); \
+                 the nearest that fit are {}",
+                encoder.heads,
+                fitting(width, encoder.heads)
+            ));
+        }
+        if width % 4 != 0 {
+            problems.push(format!(
+                "{origin}: the {network} is {width} wide; the sine and cosine positions of rows and columns need a multiple of 4, \
+                 the nearest are {}",
+                fitting(width, 4)
+            ));
+        }
+    }
+}
+
+/// The multiples of `step` around `value`: "208 or 224".
+fn fitting(value: usize, step: usize) -> String {
+    let below = value / step * step;
+    if below == 0 { step.to_string() } else { format!("{below} or {}", below + step) }
+}
+
+fn schedules(config: &Config, origins: &Origins, problems: &mut Vec<String>) {
+    let optimization = &config.optimization;
+    for (key, value) in [
+        ("optimization.start_lr", optimization.start_lr),
+        ("optimization.lr", optimization.lr),
+        ("optimization.final_lr", optimization.final_lr),
+        ("optimization.weight_decay", optimization.weight_decay),
+        ("optimization.final_weight_decay", optimization.final_weight_decay),
+        ("optimization.warmup", optimization.warmup),
+    ] {
+        if value < 0.0 {
+            problems.push(format!("{}: expected 0 or more, got {value}", origins.of(key)));
+        }
+    }
+    let [first, last] = optimization.ema;
+    if !(0.0..=1.0).contains(&first) || !(0.0..=1.0).contains(&last) || first > last {
+        problems.push(format!(
+            "{}: expected [first, last], between 0 and 1, not falling, got [{first}, {last}]",
+            origins.of("optimization.ema")
+        ));
+    }
+    if optimization.ipe_scale < 1.0 {
+        // A shorter schedule would end before the run does: the momentum would pass its last value.
+        problems.push(format!("{}: expected 1 or more, got {}", origins.of("optimization.ipe_scale"), optimization.ipe_scale));
+    }
+    if optimization.epochs > 0 && optimization.warmup >= optimization.epochs as f64 {
+        problems.push(format!(
+            "{} is {} epochs; expected fewer than {}, which is {}",
+            origins.of("optimization.warmup"),
+            optimization.warmup,
+            origins.of("optimization.epochs"),
+            optimization.epochs
+        ));
+    }
+}

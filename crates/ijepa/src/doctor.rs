@@ -1,0 +1,157 @@
+//! What does this machine have, what is missing, and what can be done about it?
+
+use std::io::IsTerminal;
+use std::path::Path;
+
+use anyhow::Result;
+use sysinfo::{Disks, System};
+
+use crate::cli::DoctorArgs;
+use crate::exit::Exit;
+use crate::inspect::bytes;
+use crate::output;
+
+/// What was found; the JSON of `doctor`.
+#[derive(serde::Serialize)]
+struct Findings {
+    version: &'static str,
+    release_build: bool,
+    system: String,
+    cpu: String,
+    /// Cores that this process may use, container limits counted in.
+    cores: usize,
+    /// Threads that commands compute with.
+    threads: usize,
+    /// Vector instructions of the CPU that the kernels know.
+    instructions: Vec<&'static str>,
+    /// Absent where the system does not say.
+    memory_bytes: Option<u64>,
+    memory_available_bytes: Option<u64>,
+    folder: String,
+    /// Space left on the disk of `folder`; absent where the system does not say.
+    disk_free_bytes: Option<u64>,
+    stdout_terminal: bool,
+    stderr_terminal: bool,
+    device: &'static str,
+    nvidia_driver: bool,
+    /// What to do, one sentence each; empty when all is well.
+    advice: Vec<String>,
+}
+
+/// Runs `doctor`.
+pub(crate) fn run(args: &DoctorArgs) -> Result<Exit> {
+    let findings = look();
+    if args.json {
+        output::json(&findings)?;
+    } else {
+        output::result(&table(&findings))?;
+    }
+    Ok(Exit::Done)
+}
+
+fn look() -> Findings {
+    let system = System::new().ok().map(|mut system| {
+        system.refresh_memory();
+        system.refresh_cpu_all();
+        system
+    });
+    let memory = system.as_ref().map(|system| match system.cgroup_limits() {
+        // In a container the limit is what counts.
+        Some(limits) => (limits.total_memory.min(system.total_memory()), limits.free_memory.min(system.available_memory())),
+        None => (system.total_memory(), system.available_memory()),
+    });
+    let brand = system.as_ref().and_then(|system| system.cpus().first()).map(|cpu| cpu.brand().trim().to_owned());
+    let folder = std::env::current_dir().unwrap_or_default();
+    let mut findings = Findings {
+        version: env!("CARGO_PKG_VERSION"),
+        release_build: !cfg!(debug_assertions),
+        system: format!("{} ({})", System::long_os_version().unwrap_or_else(|_| "unknown".into()), std::env::consts::ARCH),
+        cpu: brand.filter(|brand| !brand.is_empty()).unwrap_or_else(|| "unknown".into()),
+        cores: std::thread::available_parallelism().map_or(1, usize::from),
+        threads: ijepa_tensor::threads::count(),
+        instructions: instructions(),
+        memory_bytes: memory.map(|(total, _)| total),
+        memory_available_bytes: memory.map(|(_, available)| available),
+        disk_free_bytes: disk_free(&folder),
+        folder: folder.display().to_string(),
+        stdout_terminal: std::io::stdout().is_terminal(),
+        stderr_terminal: std::io::stderr().is_terminal(),
+        device: "cpu",
+        nvidia_driver: Path::new("/proc/driver/nvidia/version").exists(),
+        advice: Vec::new(),
+    };
+    findings.advice = advice(&findings);
+    findings
+}
+
+/// Vector instructions that the kernels can use.
+fn instructions() -> Vec<&'static str> {
+    let mut found = Vec::new();
+    #[cfg(target_arch = "x86_64")]
+    for (name, has) in [
+        ("avx2", std::is_x86_feature_detected!("avx2")),
+        ("fma", std::is_x86_feature_detected!("fma")),
+        ("avx512f", std::is_x86_feature_detected!("avx512f")),
+    ] {
+        if has {
+            found.push(name);
+        }
+    }
+    #[cfg(target_arch = "aarch64")]
+    if std::arch::is_aarch64_feature_detected!("neon") {
+        found.push("neon");
+    }
+    found
+}
+
+/// Space left on the disk that holds `folder`: of the mount points above it, the deepest.
+fn disk_free(folder: &Path) -> Option<u64> {
+    let disks = Disks::new_with_refreshed_list().ok()?;
+    let above = disks.iter().filter(|disk| folder.starts_with(disk.mount_point()));
+    above.max_by_key(|disk| disk.mount_point().components().count()).map(sysinfo::Disk::available_space)
+}
+
+fn advice(findings: &Findings) -> Vec<String> {
+    let mut advice = Vec::new();
+    if !findings.release_build {
+        advice.push("this is a debug build, many times slower: build with `cargo build --release`".to_owned());
+    }
+    if findings.instructions.is_empty() {
+        advice.push("no vector instructions that the kernels know: expect training to be slow on this CPU".to_owned());
+    }
+    if findings.nvidia_driver {
+        advice.push("an NVIDIA driver is here, but this build computes on the CPU only".to_owned());
+    }
+    if let Some(free) = findings.memory_available_bytes.filter(|free| *free < 2_000_000_000) {
+        advice.push(format!(
+            "{} of memory are free: choose a small encoder (meta.model_name: vit_tiny) and a small data.batch_size, or end other programs",
+            bytes(free)
+        ));
+    }
+    if let Some(free) = findings.disk_free_bytes.filter(|free| *free < 2_000_000_000) {
+        advice.push(format!("{} are left on the disk of {}: put the run folder elsewhere with --out", bytes(free), findings.folder));
+    }
+    advice
+}
+
+fn table(findings: &Findings) -> String {
+    let yes = |terminal: bool| if terminal { "a terminal" } else { "not a terminal" };
+    let instructions = if findings.instructions.is_empty() { "none known".to_owned() } else { findings.instructions.join(" ") };
+    let known = |count: Option<u64>| count.map_or("unknown".to_owned(), bytes);
+    let mut lines = vec![
+        format!("ijepa     {} ({} build)", findings.version, if findings.release_build { "release" } else { "debug" }),
+        format!("system    {}", findings.system),
+        format!("cpu       {}, {} cores for this process, {} threads", findings.cpu, findings.cores, findings.threads),
+        format!("vectors   {instructions}"),
+        format!("memory    {} free of {}", known(findings.memory_available_bytes), known(findings.memory_bytes)),
+        format!("disk      {} free in {}", known(findings.disk_free_bytes), findings.folder),
+        format!("output    stdout is {}, stderr is {}", yes(findings.stdout_terminal), yes(findings.stderr_terminal)),
+        "device    this build runs on the CPU".to_owned(),
+        String::new(),
+    ];
+    if findings.advice.is_empty() {
+        lines.push("all is well: try `ijepa --help`".to_owned());
+    }
+    lines.extend(findings.advice.iter().map(|advice| format!("to do: {advice}")));
+    lines.join("\n")
+}

@@ -1,0 +1,3 @@
+//! Images to features, in a file.
+
+pub(crate) mod write;

@@ -1,0 +1,61 @@
+//! `metrics.jsonl`: everything that is measured, in full precision, one JSON object a line, each with its `step`.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write};
+use std::path::Path;
+
+use super::Row;
+
+/// An open `metrics.jsonl`.
+pub(super) struct Metrics {
+    file: File,
+}
+
+impl Metrics {
+    /// Opens `path` for a run that is about to do step `start_step`: lines of that step and later, and a torn last line, are dropped.
+    pub(super) fn open(path: &Path, start_step: u64) -> io::Result<Metrics> {
+        let step_of = |line: &str| serde_json::from_str::<serde_json::Value>(line).ok()?.get("step")?.as_u64();
+        let lines = super::csv::kept(path, start_step, step_of)?;
+        let mut file = OpenOptions::new().create(true).write(true).truncate(true).open(path)?;
+        file.write_all(lines.as_bytes())?;
+        Ok(Metrics { file })
+    }
+
+    /// Appends the row of a step.
+    pub(super) fn row(&mut self, row: &Row) -> io::Result<()> {
+        self.line(serde_json::to_string(row)?)
+    }
+
+    /// Appends one named value of a step.
+    pub(super) fn value(&mut self, step: u64, name: &str, value: f64) -> io::Result<()> {
+        self.line(serde_json::json!({ "step": step, name: value }).to_string())
+    }
+
+    fn line(&mut self, mut line: String) -> io::Result<()> {
+        line.push('\n');
+        self.file.write_all(line.as_bytes())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::log::tests::row;
+
+    #[test]
+    fn rows_read_back_bit_for_bit_and_later_ones_are_dropped_on_resume() {
+        let dir = tempfile::tempdir().expect("a scratch folder");
+        let path = dir.path().join("metrics.jsonl");
+        let mut metrics = Metrics::open(&path, 0).expect("it can be written");
+        (0..6).for_each(|step| metrics.row(&row(step, 4)).expect("it can be written"));
+        metrics.value(2, "knn", 0.1 + 0.2).expect("it can be written");
+        metrics.value(4, "knn", 0.5).expect("it can be written");
+        drop(metrics);
+        drop(Metrics::open(&path, 4).expect("it can be written"));
+        let text = std::fs::read_to_string(&path).expect("it was written");
+        let (rows, values): (Vec<&str>, Vec<&str>) = text.lines().partition(|line| line.contains("loss"));
+        let losses: Vec<f64> = rows.iter().map(|line| serde_json::from_str::<Row>(line).expect("it is a row").loss).collect();
+        assert_eq!(losses, (0..4).map(|step| row(step, 4).loss).collect::<Vec<_>>());
+        assert_eq!(values, ["{\"knn\":0.30000000000000004,\"step\":2}"]);
+    }
+}

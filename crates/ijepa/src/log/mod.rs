@@ -1,0 +1,125 @@
+//! What does a run leave behind, and what does the user see while it runs?
+//!
+//! ```text
+//! RUN/params-ijepa.yaml     every value of the configuration
+//! RUN/{tag}_r0.csv          one row a step, as the reference writes it
+//! RUN/metrics.jsonl         one object a row, full precision
+//! RUN/events.out.tfevents…  the same for TensorBoard
+//! RUN/checkpoints/          checkpoints
+//! ```
+//!
+//! A run that goes on from step s first drops the rows of steps s and later, so that after any number of interruptions the
+//! files hold each step once, in order.
+
+mod csv;
+pub(crate) mod folder;
+mod metrics;
+pub(crate) mod progress;
+mod tensorboard;
+
+use anyhow::{Context, Result};
+
+use csv::Csv;
+use metrics::Metrics;
+use tensorboard::Events;
+
+use crate::run::Run;
+use progress::Progress;
+
+/// What is known after a step. Step i, from 0, is the one that takes the weights from i updates to i + 1.
+#[derive(Clone, Copy, Debug, serde::Serialize, serde::Deserialize)]
+pub(crate) struct Row {
+    /// Which step, from 0.
+    pub(crate) step: u64,
+    /// Its epoch, from 1.
+    pub(crate) epoch: u64,
+    /// The loss.
+    pub(crate) loss: f64,
+    /// Learning rate.
+    pub(crate) lr: f64,
+    /// Weight decay.
+    pub(crate) wd: f64,
+    /// Momentum of the target encoder.
+    pub(crate) ema: f64,
+    /// Patches of a context block.
+    pub(crate) context_patches: f64,
+    /// Patches of a target block.
+    pub(crate) target_patches: f64,
+    /// Norm of the gradient over all parameters.
+    pub(crate) grad_norm: f64,
+    /// Mean over dimensions of the targets' standard deviation over tokens; near 0 when the encoder collapses.
+    pub(crate) target_std: f64,
+    /// Time of the step in milliseconds, without waiting for data.
+    pub(crate) step_ms: f64,
+    /// Time that the step waited for data, in milliseconds.
+    pub(crate) data_ms: f64,
+    /// Images a second, waiting included.
+    pub(crate) img_per_s: f64,
+}
+
+/// All files and the progress display of a run.
+pub(crate) struct Log {
+    csv: Csv,
+    metrics: Metrics,
+    events: Events,
+    log_every: u64,
+    /// What the user sees.
+    pub(crate) progress: Progress,
+}
+
+impl Log {
+    /// Opens the files of `run`, which is about to do step `start_step`. The run folder is there already.
+    pub(crate) fn open(run: &Run, start_step: u64) -> Result<Log> {
+        let folder = &run.folder;
+        let csv = folder.join(format!("{}_r0.csv", run.config.logging.write_tag));
+        let metrics = folder.join("metrics.jsonl");
+        Ok(Log {
+            csv: Csv::open(&csv, run.steps_per_epoch, start_step).with_context(|| format!("cannot write {}", csv.display()))?,
+            metrics: Metrics::open(&metrics, start_step).with_context(|| format!("cannot write {}", metrics.display()))?,
+            events: Events::create(folder, start_step)?,
+            log_every: run.log_every,
+            progress: Progress::start(run.steps, start_step),
+        })
+    }
+
+    /// Takes the row of a step. Rows reach the disk's cache at once: a killed process loses none of them.
+    pub(crate) fn step(&mut self, row: &Row) -> Result<()> {
+        self.csv.row(row).context("cannot write the log of steps (.csv)")?;
+        if row.step.is_multiple_of(self.log_every) {
+            self.metrics.row(row).context("cannot write metrics.jsonl")?;
+            self.events.row(row).context("cannot write the TensorBoard events")?;
+        }
+        self.progress.step(row);
+        Ok(())
+    }
+
+    /// One more named value of a step, such as a probe's accuracy: a line of `metrics.jsonl` and a TensorBoard scalar.
+    pub(crate) fn value(&mut self, step: u64, name: &str, value: f64) -> Result<()> {
+        self.metrics.value(step, name, value).context("cannot write metrics.jsonl")?;
+        self.events.scalars(step, &[(name, value)]).context("cannot write the TensorBoard events")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Row;
+
+    /// A row with values that differ by step.
+    pub(super) fn row(step: u64, steps_per_epoch: u64) -> Row {
+        Row {
+            step,
+            epoch: step / steps_per_epoch + 1,
+            loss: 1.0 / (step + 1) as f64,
+            lr: 1e-3,
+            wd: 0.04,
+            ema: 0.996,
+            context_patches: 50.125,
+            target_patches: 33.0,
+            grad_norm: 0.5,
+            target_std: 0.9,
+            step_ms: 12.75,
+            data_ms: 0.1,
+            img_per_s: 100.0,
+        }
+    }
+}

@@ -1,0 +1,44 @@
+//! ijepa: pretrain, evaluate and look inside image encoders learnt by I-JEPA.
+//!
+//! Reading order: [`cli`] (what can be asked) → [`config`] (run files) → [`run`] (what will be done) → the command's own module →
+//! [`log`] (what is left behind) → [`exit`] (how it ends).
+
+mod cli;
+mod config;
+mod run;
+mod embed;
+mod inspect;
+mod view;
+mod doctor;
+mod log;
+mod output;
+mod stop;
+mod exit;
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::Parser;
+
+use cli::{Cli, Command, ViewCommand};
+use exit::{Exit, Failure};
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    output::set_verbosity(if cli.quiet { -1 } else { cli.verbose.min(9) as i8 });
+    match run_command(cli) {
+        Ok(exit) => exit.into(),
+        Err(error) => exit::report(&error).into(),
+    }
+}
+
+fn run_command(cli: Cli) -> Result<Exit> {
+    if let Some(threads) = cli.threads {
+        ijepa_tensor::threads::set(threads).map_err(Failure::usage)?;
+    }
+    match cli.command {
+        Command::Inspect(args) => inspect::run(&args),
+        Command::View(ViewCommand::Masks(args)) => view::masks::run(&args),
+        Command::Doctor(args) => doctor::run(&args),
+    }
+}

@@ -1,0 +1,346 @@
+//! What will the program do?
+//!
+//! [`Settings`] is what was typed, checked, with the options of the command line on top; [`Run`] is what follows from it once the number
+//! of images is known. In a [`Run`] every duration is in steps, and nothing is left to be looked up.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::Result;
+use ijepa_data::{MaskConfig, TrainTransform};
+use ijepa_model::schedule::Schedule;
+use ijepa_model::{PredictorConfig, VitConfig};
+
+use crate::cli::PretrainArgs;
+use crate::config::{self, Config, Origins};
+use crate::exit::{Exit, Failure};
+use crate::log::folder::PARAMS;
+
+/// Where weights, moments and the step come from at the start.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Start {
+    /// Drawn from the seed, step 0.
+    Fresh,
+    /// Weights of a checkpoint, step 0.
+    Init(PathBuf),
+    /// Everything from the newest checkpoint of the run folder; step 0 where there is none.
+    Resume,
+    /// Everything from this checkpoint.
+    ResumeFrom(PathBuf),
+}
+
+/// What was typed, checked, before any data is seen.
+#[derive(Clone, Debug)]
+pub(crate) struct Settings {
+    /// Every value of the configuration.
+    pub(crate) config: Config,
+    /// Where each value came from.
+    pub(crate) origins: Origins,
+    /// The run folder.
+    pub(crate) folder: PathBuf,
+    /// How the run starts.
+    pub(crate) start: Start,
+    /// `--steps`: the run ends after so many.
+    pub(crate) step_limit: Option<u64>,
+    /// What has no effect here, one line each.
+    pub(crate) notes: Vec<String>,
+}
+
+/// A resolved run.
+#[derive(Clone, Debug)]
+pub(crate) struct Run {
+    /// The run folder.
+    pub(crate) folder: PathBuf,
+    /// How the run starts.
+    pub(crate) start: Start,
+    /// Full batches in the data.
+    pub(crate) steps_per_epoch: u64,
+    /// The run ends after this step.
+    pub(crate) steps: u64,
+    /// Inputs of the schedules.
+    pub(crate) schedule: Schedule,
+    /// A checkpoint every so many steps.
+    pub(crate) save_every: u64,
+    /// A row of metrics every so many steps.
+    pub(crate) log_every: u64,
+    /// Threads that prepare images.
+    pub(crate) loader_threads: usize,
+    /// The encoders.
+    pub(crate) encoder: VitConfig,
+    /// The predictor.
+    pub(crate) predictor: PredictorConfig,
+    /// The masks.
+    pub(crate) masks: MaskConfig,
+    /// What happens to a training image.
+    pub(crate) transform: TrainTransform,
+    /// Everything else, as typed: batch size, seed, limits.
+    pub(crate) config: Config,
+}
+
+/// Reads and checks what was typed for `pretrain`. Nothing is written and no data is opened.
+pub(crate) fn settings(args: &PretrainArgs) -> Result<Settings> {
+    // Going on with a run needs no second mention of its run file.
+    let own = args.out.as_ref().map(|out| out.join(PARAMS)).filter(|params| args.resume && args.config.is_none() && params.is_file());
+    let file = args.config.as_deref().or(own.as_deref());
+    let (mut config, mut origins) = config::load(file, &args.set)?;
+    if let Some(data) = &args.data {
+        config.data.path = Some(data.clone());
+        origins.set("data.path", "--data");
+    }
+    if let Some(seed) = args.seed {
+        config.meta.seed = seed;
+        origins.set("meta.seed", "--seed");
+    }
+    config::mask_config(&config).validate().map_err(|error| mask_failure(&error))?;
+    let folder = folder(args, &config);
+    config.logging.folder = folder.to_str().ok_or_else(|| Failure::usage(format!("--out {}: expected UTF-8", folder.display())))?.to_owned();
+    if args.out.is_some() {
+        origins.set("logging.folder", "--out");
+    }
+    let start = start(args, &config, &folder);
+    if start == Start::Resume {
+        refuse_changes(&config, &folder)?;
+    }
+    let notes = notes(&config, &origins);
+    Ok(Settings { config, origins, folder, start, step_limit: args.steps, notes })
+}
+
+impl Settings {
+    /// What `data.path`, or `data.root_path` and `data.image_folder`, name: what `Dataset::open` takes.
+    pub(crate) fn data(&self) -> Result<String> {
+        let data = &self.config.data;
+        if let Some(path) = &data.path {
+            return Ok(path.clone());
+        }
+        if data.root_path.is_empty() || is_placeholder(&data.root_path) {
+            let what = if data.root_path.is_empty() { "no data is named" } else { "data.root_path still is the placeholder of the example" };
+            return Err(Failure::usage(what).remedy("give --data PATH (a folder of images, a .safetensors, or scenes:N), or data.path in the run file").into());
+        }
+        let root = Path::new(&data.root_path).join(&data.image_folder);
+        Ok(root.to_string_lossy().into_owned())
+    }
+
+    /// The run, for data of `images` images.
+    pub(crate) fn resolve(&self, images: usize) -> Result<Run> {
+        let batch = self.config.data.batch_size;
+        let steps_per_epoch = (images / batch) as u64;
+        if steps_per_epoch == 0 {
+            return Err(Failure::new(
+                Exit::Data,
+                format!("the data has {images} images, fewer than one batch: {} is {batch}", self.origins.of("data.batch_size")),
+            )
+            .remedy(format!("--set data.batch_size={}, or more images", images.max(1)))
+            .into());
+        }
+        Ok(self.resolve_steps(steps_per_epoch))
+    }
+
+    /// The run, for epochs of `steps_per_epoch` steps (as in a replay).
+    pub(crate) fn resolve_steps(&self, steps_per_epoch: u64) -> Run {
+        let config = &self.config;
+        let optimization = &config.optimization;
+        let epoch = steps_per_epoch as f64;
+        let ema_steps = optimization.ipe_scale * optimization.epochs as f64 * epoch;
+        let schedule = Schedule {
+            start_lr: optimization.start_lr,
+            lr: optimization.lr,
+            final_lr: optimization.final_lr,
+            weight_decay: optimization.weight_decay,
+            final_weight_decay: optimization.final_weight_decay,
+            ema: (optimization.ema[0], optimization.ema[1]),
+            warmup_steps: (optimization.warmup * epoch) as u64,
+            cosine_steps: ema_steps as u64,
+            ema_steps,
+        };
+        let steps = optimization.epochs as u64 * steps_per_epoch;
+        Run {
+            folder: self.folder.clone(),
+            start: self.start.clone(),
+            steps_per_epoch,
+            steps: self.step_limit.map_or(steps, |limit| limit.min(steps)),
+            schedule,
+            save_every: config.logging.save_every.steps(steps_per_epoch),
+            log_every: config.logging.log_every.steps(steps_per_epoch),
+            loader_threads: loader_threads(config),
+            encoder: config::encoder_config(config),
+            predictor: config::predictor_config(config),
+            masks: config::mask_config(config),
+            transform: config::train_transform(config),
+            config: config.clone(),
+        }
+    }
+}
+
+/// Masks that the grid cannot give are a fault of the configuration.
+pub(crate) fn mask_failure(error: &ijepa_data::MaskError) -> Failure {
+    Failure::usage(error.problem.clone()).remedy(error.remedy.clone())
+}
+
+/// `--out`, else `logging.folder`, else `runs/` and the name of the run file.
+fn folder(args: &PretrainArgs, config: &Config) -> PathBuf {
+    if let Some(out) = &args.out {
+        return out.clone();
+    }
+    let folder = &config.logging.folder;
+    if !folder.is_empty() && !is_placeholder(folder) {
+        return PathBuf::from(folder);
+    }
+    let name = args.config.as_deref().and_then(Path::file_stem).map_or_else(|| "pretrain".into(), |stem| stem.to_owned());
+    Path::new("runs").join(name)
+}
+
+/// The reference's example files hold `$replace_this_...` where a user must write a path.
+fn is_placeholder(text: &str) -> bool {
+    text.starts_with("$replace_this")
+}
+
+fn start(args: &PretrainArgs, config: &Config, folder: &Path) -> Start {
+    match (&args.init, args.resume, config.meta.load_checkpoint, &config.meta.read_checkpoint) {
+        (Some(init), ..) => Start::Init(init.clone()),
+        (None, true, ..) | (None, false, true, None) => Start::Resume,
+        // As in the reference, the name is relative to the run folder.
+        (None, false, true, Some(name)) => Start::ResumeFrom(folder.join(name)),
+        (None, false, false, _) => Start::Fresh,
+    }
+}
+
+/// A run goes on as it began: what would change its numbers must not have changed.
+fn refuse_changes(config: &Config, folder: &Path) -> Result<()> {
+    let params = folder.join(PARAMS);
+    let Ok(text) = std::fs::read_to_string(&params) else { return Ok(()) };
+    let (before, _) = config::parse(&text, &params.display().to_string())?;
+    let harmless = |key: &str| {
+        key.starts_with("logging.")
+            || matches!(
+                key,
+                "data.num_workers" | "data.pin_mem" | "data.skip_limit" | "data.path" | "data.root_path" | "data.image_folder"
+                    | "meta.copy_data" | "meta.load_checkpoint" | "meta.read_checkpoint"
+            )
+    };
+    let changed: Vec<String> = before
+        .differences(config)
+        .into_iter()
+        .filter(|(key, ..)| !harmless(key))
+        .map(|(key, before, now)| format!("{key} was {before}, now {now}"))
+        .collect();
+    if changed.is_empty() {
+        return Ok(());
+    }
+    Err(Failure::usage(format!("{} is to go on with other values than it began with: {}", folder.display(), changed.join("; ")))
+        .remedy("leave the values as they were (`--resume --out RUN` alone takes them from the run), or begin a new run with --init and another --out")
+        .into())
+}
+
+/// What was typed and has no effect here, one line each.
+fn notes(config: &Config, origins: &Origins) -> Vec<String> {
+    let mut notes = Vec::new();
+    let idle: Vec<&str> = [
+        ("meta.use_bfloat16", config.meta.use_bfloat16, "meta.use_bfloat16 (the CPU computes in f32)"),
+        ("data.pin_mem", config.data.pin_mem, "data.pin_mem"),
+        ("meta.copy_data", config.meta.copy_data, "meta.copy_data (images are read where they are)"),
+    ]
+    .into_iter()
+    .filter(|(key, on, _)| *on && origins.typed(key))
+    .map(|(.., text)| text)
+    .collect();
+    if !idle.is_empty() {
+        notes.push(format!("without effect here: {}", idle.join(", ")));
+    }
+    if loader_threads(config) < config.data.num_workers && origins.typed("data.num_workers") {
+        notes.push(format!(
+            "data.num_workers is {}; {} loader threads are used, one a core (their number changes no result)",
+            config.data.num_workers,
+            loader_threads(config)
+        ));
+    }
+    notes
+}
+
+/// At least one, at most one a core.
+fn loader_threads(config: &Config) -> usize {
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    config.data.num_workers.clamp(1, cores)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn args() -> PretrainArgs {
+        PretrainArgs { data: Some("scenes:100".into()), ..PretrainArgs::default() }
+    }
+
+    fn with(sets: &[&str]) -> Settings {
+        let sets = sets.iter().map(|set| (*set).to_owned()).collect();
+        settings(&PretrainArgs { set: sets, ..args() }).expect("the configuration is valid")
+    }
+
+    #[test]
+    fn durations_are_steps_and_schedules_round_as_the_reference_does() {
+        let settings = with(&["optimization.epochs=2", "optimization.warmup=1", "optimization.ipe_scale=1.25", "logging.save_every=0.5 epochs"]);
+        let run = settings.resolve_steps(5);
+        assert_eq!((run.steps, run.schedule.warmup_steps, run.schedule.cosine_steps, run.schedule.ema_steps), (10, 5, 12, 12.5));
+        assert_eq!((run.save_every, run.log_every), (3, 1));
+    }
+
+    #[test]
+    fn a_step_limit_ends_the_run_and_leaves_the_schedules() {
+        let settings = Settings { step_limit: Some(7), ..with(&["optimization.warmup=1", "optimization.epochs=2"]) };
+        let run = settings.resolve_steps(5);
+        assert_eq!((run.steps, run.schedule.cosine_steps), (7, 10));
+        let longer = Settings { step_limit: Some(700), ..settings };
+        assert_eq!(longer.resolve_steps(5).steps, 10);
+    }
+
+    #[test]
+    fn the_last_partial_batch_is_dropped_and_less_than_a_batch_is_refused() {
+        let settings = with(&["data.batch_size=8"]);
+        assert_eq!(settings.resolve(17).expect("two batches").steps_per_epoch, 2);
+        let error = settings.resolve(7).expect_err("less than a batch");
+        assert_eq!(crate::exit::code(&error), Exit::Data);
+        assert!(error.to_string().contains("7 images"), "{error}");
+    }
+
+    #[test]
+    fn data_is_the_option_then_the_path_then_the_references_two_keys() {
+        assert_eq!(with(&["data.path=elsewhere"]).data().expect("--data is given"), "scenes:100");
+        let without = |sets: &[&str]| {
+            let sets = sets.iter().map(|set| (*set).to_owned()).collect();
+            settings(&PretrainArgs { set: sets, ..PretrainArgs::default() }).expect("it is valid")
+        };
+        assert_eq!(without(&["data.path=elsewhere"]).data().expect("data.path is given"), "elsewhere");
+        assert_eq!(without(&["data.root_path=/d", "data.image_folder=in1k/"]).data().expect("both are given"), "/d/in1k/");
+        let placeholder = without(&["data.root_path=$replace_this_with_a_path"]).data().expect_err("it is a placeholder");
+        assert_eq!(crate::exit::code(&placeholder), Exit::Usage);
+        assert_eq!(crate::exit::code(&without(&[]).data().expect_err("nothing is named")), Exit::Usage);
+    }
+
+    #[test]
+    fn load_checkpoint_means_what_it_means_in_the_reference() {
+        assert_eq!(with(&["meta.load_checkpoint=false", "meta.read_checkpoint=a.pth.tar"]).start, Start::Fresh);
+        assert_eq!(with(&["meta.load_checkpoint=true"]).start, Start::Resume);
+        let from = with(&["meta.load_checkpoint=true", "meta.read_checkpoint=a.pth.tar", "logging.folder=runs/x"]);
+        assert_eq!(from.start, Start::ResumeFrom("runs/x/a.pth.tar".into()));
+    }
+
+    #[test]
+    fn the_run_folder_is_the_option_then_the_file_then_the_run_files_name() {
+        assert_eq!(with(&["logging.folder=runs/x"]).folder, Path::new("runs/x"));
+        assert_eq!(with(&["logging.folder=$replace_this_with_path/y"]).folder, Path::new("runs/pretrain"));
+        let out = PretrainArgs { out: Some("here".into()), set: vec!["logging.folder=there".into()], ..args() };
+        assert_eq!(settings(&out).expect("it is valid").folder, Path::new("here"));
+    }
+
+    #[test]
+    fn a_resumed_run_refuses_values_that_would_change_it_and_takes_its_own() {
+        let dir = tempfile::tempdir().expect("a scratch folder");
+        let out = dir.path().to_owned();
+        let begun = settings(&PretrainArgs { out: Some(out.clone()), seed: Some(5), ..args() }).expect("it is valid");
+        std::fs::write(out.join(PARAMS), begun.config.to_yaml()).expect("it can be written");
+        let resume = PretrainArgs { out: Some(out), resume: true, ..PretrainArgs::default() };
+        let resumed = settings(&resume).expect("nothing has changed");
+        assert_eq!(resumed.config, begun.config);
+        let changed = settings(&PretrainArgs { set: vec!["optimization.lr=0.5".into()], ..resume.clone() }).expect_err("lr has changed");
+        assert!(changed.to_string().contains("optimization.lr was 0.001, now 0.5"), "{changed}");
+        settings(&PretrainArgs { set: vec!["data.num_workers=1".into()], ..resume }).expect("threads change nothing");
+    }
+}

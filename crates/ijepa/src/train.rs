@@ -1,0 +1,98 @@
+//! The training loop, in the order in which things happen.
+
+use std::path::PathBuf;
+use std::time::Instant;
+
+use anyhow::Result;
+use ijepa_model::checkpoint::{Meta, Source};
+use ijepa_model::jepa::{Batch, Jepa, State};
+use ijepa_model::optimiser;
+use ijepa_tensor::ops::{adamw, statistics};
+use ijepa_tensor::{Buf, Pool, View};
+
+use crate::batches::Batches;
+use crate::exit::{Exit, Failure};
+use crate::log::{Log, Row, folder};
+use crate::run::Run;
+use crate::stop::Stop;
+
+/// Trains from `state.step` to `run.steps`; [`Exit::Stopped`] when a signal came and everything is saved.
+pub(crate) fn train(run: &Run, model: &Jepa, state: &mut State, batches: &mut Batches, log: &mut Log, stop: &Stop) -> Result<Exit> {
+    let pool = Pool::new(); // every activation and gradient, used again from step to step
+    let mut grads = Buf::zeros(model.layout.len);
+    let mut saved = state.step;
+
+    for step in state.step..run.steps {
+        let began = Instant::now();
+        let Some(data) = batches.next()? else { break };
+        let waited = began.elapsed();
+        log.unreadable(&data.unreadable)?;
+        let batch = Batch { images: View::Cpu(&data.images), masks: &data.masks };
+
+        let targets = model.targets(&pool, state.target.view(), batch); // 1. what the target encoder sees, no gradient
+        adamw::clear(grads.view_mut());
+        let loss = model.loss_and_gradients(&pool, &state.params, &mut grads, batch, &targets); // 2. guess it from the context
+        let grad_norm = statistics::norm(grads.view());
+        if !loss.is_finite() || !grad_norm.is_finite() {
+            return Err(not_finite(run, step, loss, grad_norm, saved).into());
+        }
+        optimiser::step(model, state, &grads, &run.schedule); // 3. move the encoder and the predictor, then the target encoder
+
+        let elapsed = began.elapsed().as_secs_f64();
+        log.step(&Row {
+            step,
+            epoch: step / run.steps_per_epoch + 1,
+            loss: f64::from(loss),
+            lr: run.schedule.lr(step),
+            wd: run.schedule.weight_decay(step),
+            ema: run.schedule.momentum(step),
+            context_patches: data.masks.context[0].per_image as f64,
+            target_patches: data.masks.targets[0].per_image as f64,
+            grad_norm,
+            target_std: statistics::mean_column_deviation(targets.view(), targets.width()),
+            step_ms: (elapsed - waited.as_secs_f64()) * 1e3,
+            data_ms: waited.as_secs_f64() * 1e3,
+            img_per_s: data.masks.batch as f64 / elapsed,
+        })?;
+
+        let asked = stop.asked();
+        if asked || state.step == run.steps || state.step.is_multiple_of(run.save_every) {
+            save(run, model, state)?;
+            saved = state.step;
+        }
+        if asked && state.step < run.steps {
+            log.progress.finish();
+            return Ok(Exit::Stopped);
+        }
+    }
+    log.progress.finish();
+    Ok(Exit::Done)
+}
+
+/// The newest checkpoint of a run.
+pub(crate) fn latest(run: &Run) -> PathBuf {
+    folder::checkpoints(&run.folder).join("latest.safetensors")
+}
+
+/// Writes the newest checkpoint, whole or not at all.
+pub(crate) fn save(run: &Run, model: &Jepa, state: &State) -> Result<()> {
+    let meta = Meta {
+        source: Source::Ours,
+        step: Some(state.step),
+        epoch: Some(state.step / run.steps_per_epoch),
+        method: Some("ijepa".to_owned()),
+        seed: Some(run.config.meta.seed),
+        config: Some(run.config.to_yaml()),
+        ..Meta::default()
+    };
+    Ok(model.save(&latest(run), state, &meta)?)
+}
+
+fn not_finite(run: &Run, step: u64, loss: f32, grad_norm: f64, saved: u64) -> Failure {
+    let kept = match saved {
+        0 => "nothing was saved yet".to_owned(),
+        saved => format!("{} holds the state after step {saved}", latest(run).display()),
+    };
+    Failure::new(Exit::NotFinite, format!("the loss of step {step} is {loss} and the norm of its gradient {grad_norm}; the step was not taken, {kept}"))
+        .remedy("a lower optimization.lr, a longer optimization.warmup, or a look at the data (images that are constant, or not normalised)")
+}

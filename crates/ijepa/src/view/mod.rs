@@ -1,0 +1,4 @@
+//! Pictures of what the method does.
+
+mod canvas;
+pub(crate) mod masks;

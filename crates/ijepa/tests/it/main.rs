@@ -1,0 +1,1 @@
+//! The program as its users meet it: the real binary, its output, its exit codes.
