@@ -1,2 +1,41 @@
-//! (being written)
-fn main() {}
+//! Developer commands: `cargo xtask ci | tidy | goldens`.
+#![expect(clippy::print_stdout, reason = "printing is what these commands do")]
+
+mod ci;
+mod goldens;
+mod tidy;
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+const USAGE: &str = "\
+usage: cargo xtask COMMAND
+
+  ci        everything a change must pass, in order, with the time of each step
+  tidy      the rules of the code base that a machine can hold (also a test)
+  goldens   how the files in goldens/ were made, and whether they are still those";
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let done = match arguments.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
+        ["ci"] => ci::run(),
+        ["tidy"] => tidy::run(),
+        ["goldens"] => goldens::run(),
+        _ => {
+            eprintln!("{USAGE}");
+            return ExitCode::from(2);
+        }
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// The root of the repository.
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("xtask is a folder of the repository").to_owned()
+}

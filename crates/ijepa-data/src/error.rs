@@ -130,6 +130,9 @@ pub enum DecodeError {
     /// Not a picture of a known format.
     #[error("not a JPEG, PNG, WebP, GIF, BMP or TIFF by its content; convert or remove it")]
     UnknownFormat,
+    /// A JPEG whose end is missing, as an interrupted download leaves it.
+    #[error("the JPEG ends before its end marker: truncated; fetch it again or remove it")]
+    Truncated,
     /// A known format with broken or unsupported content.
     #[error("{0}; convert, repair or remove it")]
     Broken(String),

@@ -19,7 +19,7 @@ pub mod transform;
 pub use dataset::{Dataset, Sample, Split};
 pub use error::{DataError, DecodeError, MaskError};
 pub use key::{Key, Purpose};
-pub use loader::{EvalBatch, EvalConfig, EvalLoader, LoaderConfig, Batch, TrainLoader, Unreadable};
+pub use loader::{Batch, EvalBatch, EvalConfig, EvalLoader, LoaderConfig, TrainLoader, Unreadable};
 pub use masks::{IndexSet, KeepRates, MaskConfig, Masks, Sampler, keep_rates};
 pub use picture::Picture;
 pub use transform::{EvalTransform, Normalisation, TrainTransform};

@@ -4,7 +4,9 @@
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 pub enum EvalError {
     /// There is nothing to work on.
-    #[error("{what}: no features (rows {rows}, width {width}); check that the data set is not empty and that its images could be read")]
+    #[error(
+        "{what}: no features (rows {rows}, width {width}); check that the data set is not empty and that its images could be read"
+    )]
     Empty {
         /// Which matrix.
         what: &'static str,
@@ -26,7 +28,9 @@ pub enum EvalError {
         values: usize,
     },
     /// A row has no label.
-    #[error("{what}: {rows} rows but {labels} labels; this needs a data set with one class per image (class folders or `labels`)")]
+    #[error(
+        "{what}: {rows} rows but {labels} labels; this needs a data set with one class per image (class folders or `labels`)"
+    )]
     Labels {
         /// Which matrix.
         what: &'static str,
@@ -36,7 +40,9 @@ pub enum EvalError {
         labels: usize,
     },
     /// Training and query features do not come from the same encoder.
-    #[error("training features have width {train}, query features {queries}; extract both with the same checkpoint and the same pooling")]
+    #[error(
+        "training features have width {train}, query features {queries}; extract both with the same checkpoint and the same pooling"
+    )]
     Width {
         /// Width of the training features.
         train: usize,
@@ -52,7 +58,9 @@ pub enum EvalError {
         class: u32,
     },
     /// A value is NaN or infinite.
-    #[error("{what}: row {row}, column {column} is {value}; the encoder or the input of that image is broken")]
+    #[error(
+        "{what}: row {row}, column {column} is {value}; the encoder or the input of that image is broken"
+    )]
     NotFinite {
         /// Which matrix.
         what: &'static str,
@@ -64,7 +72,9 @@ pub enum EvalError {
         value: f32,
     },
     /// Too few rows to hold any out.
-    #[error("{rows} training rows, at least {needed} are needed to choose the penalty on held-out rows; give more rows or a single penalty")]
+    #[error(
+        "{rows} training rows, at least {needed} are needed to choose the penalty on held-out rows; give more rows or a single penalty"
+    )]
     TooFewRows {
         /// Rows found.
         rows: usize,
@@ -92,7 +102,9 @@ pub enum EvalError {
         got: usize,
     },
     /// The normal equations have no stable solution.
-    #[error("the normal equations are singular in single precision at penalty {lambda}; use a larger penalty")]
+    #[error(
+        "the normal equations are singular in single precision at penalty {lambda}; use a larger penalty"
+    )]
     Singular {
         /// The penalty.
         lambda: f64,

@@ -13,19 +13,19 @@
 //!
 //! Letters: n rows, d width of a feature, c classes, k neighbours or the length of a sum.
 
-pub mod features;
-pub mod knn;
-pub mod linear;
-pub mod ridge;
-pub mod metrics;
-pub mod spectrum;
-pub mod error;
 pub mod affine;
 mod curvature;
-mod lbfgs;
-mod lower;
-mod standard;
 mod draws;
+pub mod error;
+pub mod features;
+pub mod knn;
+mod lbfgs;
+pub mod linear;
+mod lower;
+pub mod metrics;
+pub mod ridge;
+pub mod spectrum;
+mod standard;
 
 pub use error::EvalError;
 pub use features::Features;

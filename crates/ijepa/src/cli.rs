@@ -35,6 +35,15 @@ Exit codes: 0 done, 1 failed, 2 command line or configuration, 3 data, 4 checkpo
 /// The commands.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
+    /// Pretrain on rendered scenes and probe what was learnt; needs no data.
+    Demo(DemoArgs),
+    /// Learn from images without labels.
+    Pretrain(PretrainArgs),
+    /// Measure how good a checkpoint's features are.
+    #[command(subcommand)]
+    Eval(EvalCommand),
+    /// Write the features of images to a file.
+    Embed(EmbedArgs),
     /// List what a checkpoint holds, without loading it.
     Inspect(InspectArgs),
     /// Make pictures of what the method does.
@@ -77,6 +86,9 @@ pub(crate) struct PretrainArgs {
     /// Seed of every draw [default: meta.seed].
     #[arg(long, value_name = "N")]
     pub(crate) seed: Option<u64>,
+    /// Where to compute: auto, cpu, cuda or cuda:N. This build computes on the CPU.
+    #[arg(long, value_name = "DEVICE", default_value = "auto")]
+    pub(crate) device: String,
     /// Check everything, say what would be done, and do nothing.
     #[arg(long)]
     pub(crate) dry_run: bool,
@@ -89,9 +101,9 @@ Example:
   ijepa demo
   ijepa demo --out runs/demo-1 --seed 1 --json")]
 pub(crate) struct DemoArgs {
-    /// The run folder.
-    #[arg(long, value_name = "RUN", default_value = "runs/demo")]
-    pub(crate) out: PathBuf,
+    /// The run folder [default: runs/demo, or runs/demo-2, … if that is taken].
+    #[arg(long, value_name = "RUN")]
+    pub(crate) out: Option<PathBuf>,
     /// Seed of every draw.
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub(crate) seed: u64,
@@ -153,6 +165,9 @@ pub(crate) struct EvalSource {
     pub(crate) baselines: bool,
     #[command(flatten)]
     pub(crate) encoder: EncoderArgs,
+    /// Seed of the untrained encoder, of scenes and of the held-out split.
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub(crate) seed: u64,
     /// Print the results as one JSON object.
     #[arg(long)]
     pub(crate) json: bool,
@@ -208,7 +223,7 @@ pub(crate) struct EmbedArgs {
     /// Checkpoint: ours, or .pth.tar of the reference.
     #[arg(long, value_name = "FILE")]
     pub(crate) checkpoint: PathBuf,
-    /// Images: a folder, a .safetensors with `images` (n,3,h,w), or scenes:N.
+    /// Images: a folder (its train/ if it has one), a .safetensors with `images` (n,3,h,w), or scenes:N.
     #[arg(long, value_name = "PATH")]
     pub(crate) data: String,
     /// File to write, ending in .npy, .safetensors or .parquet.

@@ -6,6 +6,12 @@
 mod cli;
 mod config;
 mod run;
+mod pretrain;
+mod batches;
+mod train;
+mod extract;
+mod eval;
+mod demo;
 mod embed;
 mod inspect;
 mod view;
@@ -37,6 +43,10 @@ fn run_command(cli: Cli) -> Result<Exit> {
         ijepa_tensor::threads::set(threads).map_err(Failure::usage)?;
     }
     match cli.command {
+        Command::Demo(args) => demo::run(&args),
+        Command::Pretrain(args) => pretrain::run(&args),
+        Command::Eval(command) => eval::run(&command),
+        Command::Embed(args) => embed::run(&args),
         Command::Inspect(args) => inspect::run(&args),
         Command::View(ViewCommand::Masks(args)) => view::masks::run(&args),
         Command::Doctor(args) => doctor::run(&args),

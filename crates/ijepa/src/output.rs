@@ -23,13 +23,6 @@ pub(crate) fn note(text: &str) {
     }
 }
 
-/// One line of narration on stderr with `-v`.
-pub(crate) fn detail(text: &str) {
-    if wants(1) {
-        to_stderr(text);
-    }
-}
-
 /// Something that the user should know even with `-q`.
 pub(crate) fn warning(text: &str) {
     to_stderr(&format!("warning: {text}"));

@@ -27,34 +27,54 @@ enum Input {
     Replay(Batches),
 }
 
+/// How a run ended.
+pub(crate) struct Done {
+    pub(crate) exit: Exit,
+    pub(crate) run: Run,
+    pub(crate) model: Jepa,
+    /// Weights of the target encoder.
+    pub(crate) target: Buf,
+}
+
 /// Runs the command.
 pub(crate) fn run(args: &PretrainArgs) -> Result<Exit> {
     let settings = run::settings(args)?;
-    for note in &settings.notes {
-        output::note(note);
-    }
-    let (run, input) = resolve(&settings, args.replay.as_deref())?;
-    let model = Jepa::new(run.encoder, run.predictor);
-    let mut state = begin(&run, &model)?;
     if args.dry_run {
+        let (run, input) = resolve(&settings, args.replay.as_deref())?;
+        let model = Jepa::new(run.encoder, run.predictor);
+        let state = begin(&run, &model)?;
         describe(&run, &model, &state, &input);
         return Ok(Exit::Done);
     }
+    let done = pretrain(&settings, args.replay.as_deref())?;
+    let folder = done.run.folder.display();
+    match done.exit {
+        Exit::Stopped => output::note(&format!("stopped and saved; go on with: ijepa pretrain --resume --out {folder}")),
+        _ => output::note(&format!("done: {}", latest(&done.run).display())),
+    }
+    Ok(done.exit)
+}
+
+/// Trains as the settings say; `replay` names a file of batches to take instead of images.
+pub(crate) fn pretrain(settings: &Settings, replay: Option<&Path>) -> Result<Done> {
+    for note in &settings.notes {
+        output::note(note);
+    }
+    let (run, input) = resolve(settings, replay)?;
+    let model = Jepa::new(run.encoder, run.predictor);
+    let mut state = begin(&run, &model)?;
+    let mut exit = Exit::Done;
     if state.step >= run.steps {
         output::note(&format!("{} has done all its {} steps", run.folder.display(), run.steps));
-        return Ok(Exit::Done);
+    } else {
+        folder::prepare(&run.folder, &run.config, matches!(run.start, Start::Resume | Start::ResumeFrom(_)))?;
+        describe(&run, &model, &state, &input);
+        let mut batches = batches(&run, input, state.step)?;
+        let mut log = Log::open(&run, state.step)?;
+        let stop = Stop::on_signals()?;
+        exit = train(&run, &model, &mut state, &mut batches, &mut log, &stop)?;
     }
-    folder::prepare(&run.folder, &run.config, matches!(run.start, Start::Resume | Start::ResumeFrom(_)))?;
-    describe(&run, &model, &state, &input);
-    let mut batches = batches(&run, input, state.step)?;
-    let mut log = Log::open(&run, state.step)?;
-    let stop = Stop::on_signals()?;
-    let exit = train(&run, &model, &mut state, &mut batches, &mut log, &stop)?;
-    match exit {
-        Exit::Stopped => output::note(&format!("stopped after step {}; go on with: ijepa pretrain --resume --out {}", state.step, run.folder.display())),
-        _ => output::note(&format!("done: {}", latest(&run).display())),
-    }
-    Ok(exit)
+    Ok(Done { exit, run, model, target: state.target })
 }
 
 fn resolve(settings: &Settings, replay: Option<&Path>) -> Result<(Run, Input)> {
@@ -116,7 +136,7 @@ fn batches(run: &Run, input: Input, start_step: u64) -> Result<Batches> {
         stop_step: run.steps,
         transform: run.transform.clone(),
         masks: run.masks.clone(),
-        skip_limit: run.config.data.skip_limit,
+        skip_limit: run.config.data.skip_limit as u64,
     };
     Ok(Batches::Loader(TrainLoader::start(dataset, config)?))
 }

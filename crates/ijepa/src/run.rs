@@ -81,7 +81,12 @@ pub(crate) fn settings(args: &PretrainArgs) -> Result<Settings> {
     // Going on with a run needs no second mention of its run file.
     let own = args.out.as_ref().map(|out| out.join(PARAMS)).filter(|params| args.resume && args.config.is_none() && params.is_file());
     let file = args.config.as_deref().or(own.as_deref());
-    let (mut config, mut origins) = config::load(file, &args.set)?;
+    settings_of(args, config::load(file, &args.set)?)
+}
+
+/// As [`settings`], for a configuration that was read already.
+pub(crate) fn settings_of(args: &PretrainArgs, (mut config, mut origins): (Config, Origins)) -> Result<Settings> {
+    check_device(&args.device)?;
     if let Some(data) = &args.data {
         config.data.path = Some(data.clone());
         origins.set("data.path", "--data");
@@ -100,7 +105,8 @@ pub(crate) fn settings(args: &PretrainArgs) -> Result<Settings> {
     if start == Start::Resume {
         refuse_changes(&config, &folder)?;
     }
-    let notes = notes(&config, &origins);
+    // A run that goes on has said it before.
+    let notes = if start == Start::Resume { Vec::new() } else { notes(&config, &origins) };
     Ok(Settings { config, origins, folder, start, step_limit: args.steps, notes })
 }
 
@@ -168,6 +174,21 @@ impl Settings {
             config: config.clone(),
         }
     }
+}
+
+/// Nothing computes on another device than the one that was asked for.
+fn check_device(device: &str) -> Result<()> {
+    let number = device.strip_prefix("cuda:").map(str::parse::<u32>);
+    match device {
+        "" | "auto" | "cpu" => Ok(()),
+        "cuda" => Err(no_cuda(device).into()),
+        _ if matches!(number, Some(Ok(_))) => Err(no_cuda(device).into()),
+        _ => Err(Failure::usage(format!("--device: expected auto, cpu, cuda or cuda:N, got {device}")).into()),
+    }
+}
+
+fn no_cuda(device: &str) -> Failure {
+    Failure::new(Exit::Device, format!("--device {device}: this build computes on the CPU only")).remedy("--device cpu, or leave it out")
 }
 
 /// Masks that the grid cannot give are a fault of the configuration.

@@ -1,7 +1,7 @@
 //! Claims about what the crate delivers, one file a room.
 
-mod decode;
 mod dataset;
+mod decode;
 mod loader;
 mod masks;
 mod scenes;

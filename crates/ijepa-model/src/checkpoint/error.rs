@@ -86,7 +86,9 @@ pub enum CheckpointError {
         supported: &'static str,
     },
     /// The machine has not enough memory for a tensor.
-    #[error("{}: tensor {tensor} needs {bytes} bytes of memory, which this machine does not give; use a machine with more", .path.display())]
+    #[error(
+        "{}: tensor {tensor} needs {bytes} bytes of memory, which this machine does not give; use one with more", .path.display()
+    )]
     Memory {
         /// The file.
         path: PathBuf,

@@ -26,6 +26,14 @@ pub(super) enum Place {
     Deflated { record: usize, len: u64 },
 }
 
+impl Place {
+    /// Bytes there, once inflated.
+    pub(super) fn len(self) -> u64 {
+        let (Place::Plain { len, .. } | Place::Deflated { len, .. }) = self;
+        len
+    }
+}
+
 /// One tensor of a file.
 #[derive(Debug, Clone)]
 pub(super) struct Entry {

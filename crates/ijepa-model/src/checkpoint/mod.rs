@@ -15,6 +15,7 @@ mod pickle;
 mod reference;
 mod safetensors;
 mod torch;
+mod unpickle;
 mod write;
 
 use std::collections::{BTreeMap, BTreeSet};

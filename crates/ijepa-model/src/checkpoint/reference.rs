@@ -10,7 +10,7 @@
 use std::collections::HashMap;
 
 use super::index::{Entry, Index};
-use super::pickle::{Pickle, Value};
+use super::pickle::{Id, Pickle, Value};
 use super::safetensors::check_names;
 use super::torch::Records;
 use super::{CheckpointError, EXP_AVG, EXP_AVG_SQ, Meta, NETWORKS, Source};
@@ -179,34 +179,7 @@ fn moments(
         return Ok(None);
     }
     let owners = owners(pickle, records, parameters, optimizer)?;
-    let mut states: HashMap<i64, Option<&Value>> =
-        owners.iter().map(|(number, _)| (*number, None)).collect();
-    for (key, value) in state {
-        let slot = match pickle.get(*key) {
-            Value::Int(number) => states.get_mut(number),
-            _ => None,
-        };
-        let (Some(slot), Value::Dict(pairs)) = (slot, pickle.get(*value)) else {
-            let expected = "a dictionary for each number in param_groups";
-            let got = format!(
-                "{} for {}",
-                pickle.get(*value).describe(),
-                pickle.get(*key).describe()
-            );
-            return Err(records
-                .container
-                .malformed("data.pkl, opt, state", expected, got));
-        };
-        if pairs.len() > STATE_MAX {
-            let expected = format!("at most {STATE_MAX} entries for a parameter");
-            return Err(records.container.malformed(
-                "data.pkl, opt, state",
-                expected,
-                pairs.len().to_string(),
-            ));
-        }
-        *slot = Some(pickle.get(*value));
-    }
+    let states = states(pickle, records, &owners, state)?;
     let mut entries = Vec::with_capacity(2 * owners.len());
     let mut step: Option<(u64, &str)> = None;
     for (number, parameter) in owners {
@@ -251,6 +224,44 @@ fn moments(
         }
     }
     Ok(step.map(|(step, _)| (entries, step)))
+}
+
+/// The optimiser's dictionary for each parameter's number; none for those that it has not touched.
+fn states<'a>(
+    pickle: &'a Pickle,
+    records: &Records,
+    owners: &[(i64, &Entry)],
+    pairs: &[(Id, Id)],
+) -> Result<HashMap<i64, Option<&'a Value>>, CheckpointError> {
+    let mut states: HashMap<i64, Option<&Value>> =
+        owners.iter().map(|(number, _)| (*number, None)).collect();
+    for (key, value) in pairs {
+        let slot = match pickle.get(*key) {
+            Value::Int(number) => states.get_mut(number),
+            _ => None,
+        };
+        let (Some(slot), Value::Dict(state)) = (slot, pickle.get(*value)) else {
+            let expected = "a dictionary for each number in param_groups";
+            let got = format!(
+                "{} for {}",
+                pickle.get(*value).describe(),
+                pickle.get(*key).describe()
+            );
+            return Err(records
+                .container
+                .malformed("data.pkl, opt, state", expected, got));
+        };
+        if state.len() > STATE_MAX {
+            let expected = format!("at most {STATE_MAX} entries for a parameter");
+            return Err(records.container.malformed(
+                "data.pkl, opt, state",
+                expected,
+                state.len().to_string(),
+            ));
+        }
+        *slot = Some(pickle.get(*value));
+    }
+    Ok(states)
 }
 
 /// The parameters with their numbers in the optimiser's state.

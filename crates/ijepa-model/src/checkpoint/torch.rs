@@ -5,12 +5,15 @@
 //! over a storage. Every claim is held against the size of the record and the file before memory is asked for.
 
 use std::collections::HashMap;
+use std::fs::File;
 use std::io::BufReader;
 
+use zip::read::ZipFile;
 use zip::{CompressionMethod, ZipArchive};
 
 use super::index::{Container, Entry, Index, Place};
-use super::pickle::{Pickle, TensorRef};
+use super::pickle::{Storage, TensorRef};
+use super::unpickle::unpickle;
 use super::{CheckpointError, reference};
 
 /// The longest `data.pkl`. That of the largest reference model with optimiser state has about half a megabyte.
@@ -39,7 +42,7 @@ pub(super) fn open(container: Container) -> Result<Index, CheckpointError> {
     check_byte_order(&mut records)?;
     let name = format!("{}data.pkl", records.prefix);
     let place = records.places[&name];
-    let (Place::Plain { len, .. } | Place::Deflated { len, .. }) = place;
+    let len = place.len();
     if len > PICKLE_MAX {
         let expected = format!("at most {PICKLE_MAX} bytes");
         return Err(records
@@ -47,7 +50,7 @@ pub(super) fn open(container: Container) -> Result<Index, CheckpointError> {
             .malformed(name, expected, format!("{len} bytes")));
     }
     let bytes = records.container.record(place, &name)?;
-    let pickle = Pickle::parse(&bytes, &records.container.path, &name)?;
+    let pickle = unpickle(&bytes, &records.container.path, &name)?;
     reference::interpret(&pickle, records)
 }
 
@@ -72,38 +75,11 @@ fn open_records(mut container: Container) -> Result<Records, CheckpointError> {
             .by_index_raw(record)
             .map_err(|e| broken(&container, e))?;
         let name = file.name().map_err(|e| broken(&container, e))?.into_owned();
-        let (len, packed) = (file.size(), file.compressed_size());
-        let at = file.data_start();
-        if file.encrypted() {
-            return Err(container.malformed(name, "a plain record", "an encrypted one"));
+        let place = place(&container, record, &name, &file)?;
+        match place {
+            Place::Plain { len, .. } => stored = stored.saturating_add(len),
+            Place::Deflated { len, .. } => inflated = inflated.saturating_add(len),
         }
-        let place = match (file.compression(), at) {
-            (CompressionMethod::Stored, Some(at)) if packed == len => {
-                if at.checked_add(len).is_none_or(|end| end > container.len) {
-                    let expected = format!("a record within the file's {} bytes", container.len);
-                    return Err(container.malformed(
-                        name,
-                        expected,
-                        format!("{len} bytes from byte {at} on"),
-                    ));
-                }
-                stored = stored.saturating_add(len);
-                Place::Plain { at, len }
-            }
-            (CompressionMethod::Deflated, _) => {
-                inflated = inflated.saturating_add(len);
-                Place::Deflated { record, len }
-            }
-            (method, _) => {
-                return Err(CheckpointError::Unsupported {
-                    path: container.path.clone(),
-                    place: name,
-                    found: format!("zip compression {method:?} with {packed} bytes for {len}"),
-                    supported: "stored and deflated records",
-                });
-            }
-        };
-        drop(file);
         places.insert(name, place);
     }
     if stored > container.len {
@@ -122,13 +98,49 @@ fn open_records(mut container: Container) -> Result<Records, CheckpointError> {
         return Err(container.malformed("zip directory", expected, format!("{inflated} bytes")));
     }
     let prefix = prefix(&container, &places)?;
+    let numbers = format!("{prefix}data/");
+    let data: u64 = places
+        .iter()
+        .filter(|(name, _)| name.starts_with(&numbers))
+        .map(|(_, place)| place.len())
+        .sum();
     container.archive = Some(archive);
     Ok(Records {
         container,
         places,
         prefix,
-        budget: (stored + inflated).saturating_mul(SHARING_MAX),
+        budget: data.saturating_mul(SHARING_MAX),
     })
+}
+
+/// Where the bytes of a record lie.
+fn place(
+    container: &Container,
+    record: usize,
+    name: &str,
+    file: &ZipFile<'_, BufReader<File>>,
+) -> Result<Place, CheckpointError> {
+    if file.encrypted() {
+        return Err(container.malformed(name, "a plain record", "an encrypted one"));
+    }
+    let (len, packed) = (file.size(), file.compressed_size());
+    match (file.compression(), file.data_start()) {
+        (CompressionMethod::Stored, Some(at)) if packed == len => {
+            if at.checked_add(len).is_none_or(|end| end > container.len) {
+                let expected = format!("a record within the file's {} bytes", container.len);
+                let got = format!("{len} bytes from byte {at} on");
+                return Err(container.malformed(name, expected, got));
+            }
+            Ok(Place::Plain { at, len })
+        }
+        (CompressionMethod::Deflated, _) => Ok(Place::Deflated { record, len }),
+        (method, _) => Err(CheckpointError::Unsupported {
+            path: container.path.clone(),
+            place: name.to_string(),
+            found: format!("zip compression {method:?} with {packed} bytes for {len}"),
+            supported: "stored and deflated records",
+        }),
+    }
 }
 
 /// The folder of the one `data.pkl` in the archive.
@@ -167,7 +179,7 @@ fn check_byte_order(records: &mut Records) -> Result<(), CheckpointError> {
         // Older versions of PyTorch did not write it.
         return Ok(());
     };
-    let (Place::Plain { len, .. } | Place::Deflated { len, .. }) = place;
+    let len = place.len();
     let order = match len {
         0..=16 => records.container.record(place, &name)?,
         _ => Vec::new(),
@@ -190,15 +202,14 @@ impl Records {
         name: &str,
         tensor: &TensorRef,
     ) -> Result<Entry, CheckpointError> {
-        let storage = &tensor.storage;
         let what = format!("tensor {name}");
-        let bad =
-            |expected: &str, got: String| self.container.malformed(what.as_str(), expected, got);
-        let claim = || {
-            format!(
+        let (place, stored) = self.storage(&what, &tensor.storage)?;
+        let bad = |expected: &str| {
+            let got = format!(
                 "first element {}, shape {:?}, strides {:?}",
                 tensor.first, tensor.shape, tensor.strides
-            )
+            );
+            self.container.malformed(what.as_str(), expected, got)
         };
         let natural = |numbers: &[i64]| -> Option<Vec<usize>> {
             numbers.iter().map(|&n| usize::try_from(n).ok()).collect()
@@ -210,45 +221,19 @@ impl Records {
         ) else {
             return Err(bad(
                 "no negative number in the tensor's shape, strides and first element",
-                claim(),
             ));
         };
         if shape.len() != strides.len() {
-            return Err(bad("as many strides as axes", claim()));
+            return Err(bad("as many strides as axes"));
         }
-        let bits = storage.dtype.bitsize();
+        let bits = tensor.storage.dtype.bitsize();
         let elements = shape
             .iter()
             .try_fold(1usize, |n, &extent| n.checked_mul(extent))
             .filter(|n| n.checked_mul(bits).is_some());
         let Some(elements) = elements else {
-            return Err(bad("a number of elements that fits 64 bits", claim()));
+            return Err(bad("a shape whose size fits 64 bits"));
         };
-        let stored = usize::try_from(storage.elements)
-            .ok()
-            .and_then(|n| Some((n, n.checked_mul(bits)? / 8)));
-        let Some((stored, stored_bytes)) = stored else {
-            return Err(bad(
-                "a storage whose size fits 64 bits",
-                format!("{} elements", storage.elements),
-            ));
-        };
-
-        let record = format!("{}data/{}", self.prefix, storage.key);
-        let Some(&place) = self.places.get(&record) else {
-            return Err(bad(
-                &format!("a record {record:?} with its numbers"),
-                "none".to_string(),
-            ));
-        };
-        let (Place::Plain { len, .. } | Place::Deflated { len, .. }) = place;
-        if stored_bytes as u64 > len {
-            let expected = format!(
-                "{stored_bytes} bytes in record {record} ({stored} of {})",
-                storage.dtype
-            );
-            return Err(bad(&expected, format!("{len} bytes")));
-        }
         // The last element that is touched; a tensor without elements touches none.
         let last = shape
             .iter()
@@ -257,20 +242,17 @@ impl Records {
                 at.checked_add(extent.saturating_sub(1).checked_mul(stride)?)
             });
         if elements > 0 && last.is_none_or(|last| last >= stored) {
-            return Err(bad(
-                &format!("elements within its storage of {stored}"),
-                claim(),
-            ));
+            return Err(bad(&format!("elements within its storage of {stored}")));
         }
         if elements > stored {
             let expected =
                 format!("at most the {stored} elements of its storage (no expanded view)");
-            return Err(bad(&expected, claim()));
+            return Err(bad(&expected));
         }
 
         let entry = Entry {
             name: name.to_string(),
-            dtype: storage.dtype,
+            dtype: tensor.storage.dtype,
             strides: (!dense(&shape, &strides)).then_some(strides),
             shape,
             first: if elements > 0 { first } else { 0 },
@@ -286,6 +268,33 @@ impl Records {
             }
         }
         Ok(entry)
+    }
+
+    /// The record of a storage, and how many elements the pickle says it has; the record is long enough for them.
+    fn storage(&self, what: &str, storage: &Storage) -> Result<(Place, usize), CheckpointError> {
+        let elements = usize::try_from(storage.elements).ok();
+        let bits = elements.and_then(|n| n.checked_mul(storage.dtype.bitsize()));
+        let (Some(elements), Some(bits)) = (elements, bits) else {
+            let got = format!("{} elements", storage.elements);
+            let expected = "a storage whose size fits 64 bits";
+            return Err(self.container.malformed(what, expected, got));
+        };
+        let record = format!("{}data/{}", self.prefix, storage.key);
+        let Some(&place) = self.places.get(&record) else {
+            let expected = format!("a record {record:?} with its numbers");
+            return Err(self.container.malformed(what, expected, "none"));
+        };
+        let (expected, len) = (bits / 8, place.len());
+        if expected as u64 > len {
+            let expected = format!(
+                "{expected} bytes in record {record} ({elements} of {})",
+                storage.dtype
+            );
+            return Err(self
+                .container
+                .malformed(what, expected, format!("{len} bytes")));
+        }
+        Ok((place, elements))
     }
 }
 

@@ -172,7 +172,11 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
     #[test]
     fn a_round_trip_keeps_every_bit(
-        contents in prop::collection::btree_map("(encoder|predictor|target_encoder)\\.[a-zé.\"\\\\]{1,9}", prop::collection::vec(any::<u32>(), 0..40), 0..6),
+        contents in prop::collection::btree_map(
+            "(encoder|predictor|target_encoder)\\.[a-zé.\"\\\\]{1,9}",
+            prop::collection::vec(any::<u32>(), 0..40),
+            0..6,
+        ),
         step in any::<Option<u64>>(),
         config in any::<Option<String>>(),
     ) {
@@ -241,27 +245,57 @@ fn a_write_into_a_missing_folder_names_the_path_and_the_way_out() {
     assert!(message.contains("create the folder first"), "{message}");
 }
 
-#[cfg(target_os = "linux")]
+/// The system refuses the write half-way, as a full disk does: this test runs itself again under a limit on the size of files.
+#[cfg(unix)]
 #[test]
-fn a_full_disk_is_reported_as_such() {
-    // Writing through a link to the device that is always full: the temporary file would stand beside the link, so the error
-    // is provoked where the data goes.
+fn a_write_that_fails_half_way_leaves_the_earlier_file_and_no_other() {
+    const FOLDER: &str = "CHECKPOINT_TEST_FOLDER";
+    if let Some(folder) = std::env::var_os(FOLDER) {
+        let large = Checkpoint {
+            tensors: tensors(&[("encoder.a", tensor(&[1_000_000], 0.0))]),
+            ..Checkpoint::default()
+        };
+        let path = Path::new(&folder).join("latest.safetensors");
+        let error = checkpoint::write(&path, &large).expect_err("4 MB under a limit of 512 kB");
+        assert!(matches!(error, CheckpointError::Write { .. }), "{error:?}");
+        assert!(error.to_string().contains("cannot write"), "{error}");
+        return;
+    }
+    let folder = tempfile::tempdir().expect("a scratch folder");
+    let path = folder.path().join("latest.safetensors");
+    checkpoint::write(&path, &example()).expect("written");
+    let before = fs::read(&path).expect("the file");
+    let status = std::process::Command::new("sh")
+        .args([
+            "-c",
+            "trap '' XFSZ; ulimit -f 1000; exec \"$0\" --exact \"$1\"",
+        ])
+        .arg(std::env::current_exe().expect("this program"))
+        .arg("checkpoint::a_write_that_fails_half_way_leaves_the_earlier_file_and_no_other")
+        .env(FOLDER, folder.path())
+        .stdout(std::process::Stdio::null())
+        .status()
+        .expect("a shell");
+    assert!(status.success());
+    assert_eq!(fs::read(&path).expect("the file"), before);
+    assert_eq!(names_in(folder.path()), ["latest.safetensors"]);
+}
+
+#[test]
+fn a_full_disk_is_named_with_the_way_out() {
     let error = CheckpointError::Write {
-        path: "latest.safetensors".into(),
-        action: "write latest.safetensors.tmp-1".to_string(),
-        source: std::io::Write::write_all(
-            &mut fs::OpenOptions::new()
-                .write(true)
-                .open("/dev/full")
-                .expect("Linux has it"),
-            b"x",
-        )
-        .expect_err("always full"),
+        path: "run/latest.safetensors".into(),
+        action: "write run/latest.safetensors.tmp-1".to_string(),
+        source: std::io::ErrorKind::StorageFull.into(),
     };
-    assert!(
-        error.to_string().contains("free some space on that disk"),
-        "{error}"
-    );
+    let message = error.to_string();
+    for words in [
+        "run/latest.safetensors",
+        "still whole",
+        "free some space on that disk",
+    ] {
+        assert!(message.contains(words), "{words} in: {message}");
+    }
 }
 
 #[test]

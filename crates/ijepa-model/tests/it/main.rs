@@ -2,6 +2,8 @@
 
 mod checkpoint;
 mod checkpoint_hostile;
+mod checkpoint_hostile_pickle;
+mod checkpoint_hostile_safetensors;
 mod checkpoint_pickle;
 mod checkpoint_torch;
 mod reference_tiny;

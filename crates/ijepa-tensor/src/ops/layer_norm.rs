@@ -142,56 +142,74 @@ vectorised! {
     }
 }
 
-/// Columns that one thread sums over all rows.
-const COLUMNS: usize = 64;
-/// Rows summed before they are added to the total, so that long sums lose few bits.
-const ROWS: usize = 128;
+/// Parts into which a sum over rows is cut: each is summed by one thread, then the parts are added in order.
+const PARTS: usize = 16;
+/// Rows below which one part is enough.
+const ROWS: usize = 64;
 
 /// dw (width) += Σ_r dy·x̂.
 pub fn backward_weight(dw: ViewMut, dy: View, x: View, stats: View, shape: Shape) {
     let (ViewMut::Cpu(dw), View::Cpu(dy), View::Cpu(x), View::Cpu(stats)) = (dw, dy, x, stats);
     let width = shape.width;
-    dw.par_chunks_mut(COLUMNS).enumerate().for_each(|(block, dw)| weight_columns(dw, block * COLUMNS, dy, x, stats, width));
+    sum_rows(dw, shape, |sum, first, rows| {
+        let values = first * width..(first + rows) * width;
+        weight_rows(sum, &dy[values.clone()], &x[values], &stats[2 * first..2 * (first + rows)], width);
+    });
 }
 
 /// db (width) += Σ_r dy.
 pub fn backward_bias(db: ViewMut, dy: View, shape: Shape) {
     let (ViewMut::Cpu(db), View::Cpu(dy)) = (db, dy);
     let width = shape.width;
-    db.par_chunks_mut(COLUMNS).enumerate().for_each(|(block, db)| bias_columns(db, block * COLUMNS, dy, width));
+    sum_rows(db, shape, |sum, first, rows| bias_rows(sum, &dy[first * width..(first + rows) * width], width));
+}
+
+/// Adds what `add_rows(sum, first, rows)` sums up over all rows, in parts whose borders depend on the shape alone.
+fn sum_rows(total: &mut [f32], shape: Shape, add_rows: impl Fn(&mut [f32], usize, usize) + Sync) {
+    let Shape { rows, width, .. } = shape;
+    if rows <= ROWS {
+        return add_rows(total, 0, rows);
+    }
+    let part_rows = rows.div_ceil(PARTS).max(ROWS);
+    let mut parts = vec![0.0; rows.div_ceil(part_rows) * width];
+    parts.par_chunks_exact_mut(width).enumerate().for_each(|(part, sum)| {
+        let first = part * part_rows;
+        add_rows(sum, first, part_rows.min(rows - first));
+    });
+    for part in parts.chunks_exact(width) {
+        for (total, part) in total.iter_mut().zip(part) {
+            *total += part;
+        }
+    }
 }
 
 vectorised! {
-    fn weight_columns(dw: &mut [f32], first: usize, dy: &[f32], x: &[f32], stats: &[f32], width: usize) {
-        let columns = dw.len();
-        for ((dy, x), stats) in dy.chunks(ROWS * width).zip(x.chunks(ROWS * width)).zip(stats.chunks(ROWS * 2)) {
-            let mut part = [0.0f32; COLUMNS];
-            for ((dy, x), stats) in dy.chunks_exact(width).zip(x.chunks_exact(width)).zip(stats.chunks_exact(2)) {
-                let (dy, x) = (&dy[first..first + columns], &x[first..first + columns]);
-                for i in 0..columns {
-                    part[i] += dy[i] * (x[i] - stats[0]) * stats[1];
-                }
-            }
-            for i in 0..columns {
-                dw[i] += part[i];
+    fn weight_rows(sum: &mut [f32], dy: &[f32], x: &[f32], stats: &[f32], width: usize) {
+        let sum = &mut sum[..width];
+        for ((dy, x), stats) in dy.chunks_exact(width).zip(x.chunks_exact(width)).zip(stats.chunks_exact(2)) {
+            for i in 0..width {
+                sum[i] += dy[i] * (x[i] - stats[0]) * stats[1];
             }
         }
     }
 }
 
 vectorised! {
-    fn bias_columns(db: &mut [f32], first: usize, dy: &[f32], width: usize) {
-        let columns = db.len();
-        for dy in dy.chunks(ROWS * width) {
-            let mut part = [0.0f32; COLUMNS];
-            for dy in dy.chunks_exact(width) {
-                let dy = &dy[first..first + columns];
-                for i in 0..columns {
-                    part[i] += dy[i];
-                }
+    fn bias_rows(sum: &mut [f32], dy: &[f32], width: usize) {
+        let sum = &mut sum[..width];
+        let mut fours = dy.chunks_exact(4 * width);
+        for dy in &mut fours {
+            let (a, rest) = dy.split_at(width);
+            let (b, rest) = rest.split_at(width);
+            let (c, d) = rest.split_at(width);
+            let d = &d[..width];
+            for i in 0..width {
+                sum[i] += (a[i] + b[i]) + (c[i] + d[i]);
             }
-            for i in 0..columns {
-                db[i] += part[i];
+        }
+        for dy in fours.remainder().chunks_exact(width) {
+            for i in 0..width {
+                sum[i] += dy[i];
             }
         }
     }

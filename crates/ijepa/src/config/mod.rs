@@ -415,16 +415,23 @@ fn assign(config: &mut Config, origins: &mut Origins, key: &str, value: &Value, 
     Ok(())
 }
 
-/// The known key that `key` most likely means, if any is near.
+/// The known key that `key` most likely means, if any is near: the right name in the wrong section, the beginning of a name, or a
+/// misspelt one.
 fn nearest<'k>(key: &str, known: &[&'k str]) -> Option<&'k str> {
     let name = |key: &str| key.rsplit('.').next().unwrap_or(key).replace('_', "").to_lowercase();
+    let typed = name(key);
     let distance = |candidate: &&str| {
+        let meant = name(candidate);
         let whole = strsim::osa_distance(key, candidate);
-        // The right name in the wrong section is nearer than a wrong name in the right one.
-        if name(key) == name(candidate) { whole.min(1) } else { whole.min(1 + strsim::osa_distance(&name(key), &name(candidate))) }
+        match () {
+            () if typed == meant => 2,
+            () if typed.len() > 2 && meant.starts_with(&typed) => 3,
+            // Twice: a misspelt name stays behind a right one.
+            () => 2 * whole.min(1 + strsim::osa_distance(&typed, &meant)) + 1,
+        }
     };
     let best = known.iter().copied().min_by_key(distance)?;
-    (distance(&best) <= 1 + name(key).len() / 3).then_some(best)
+    (distance(&best) <= 3 + 2 * (typed.len() / 3)).then_some(best)
 }
 
 /// All problems at once: a user mends a file in one go.

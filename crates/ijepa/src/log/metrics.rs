@@ -23,15 +23,7 @@ impl Metrics {
 
     /// Appends the row of a step.
     pub(super) fn row(&mut self, row: &Row) -> io::Result<()> {
-        self.line(serde_json::to_string(row)?)
-    }
-
-    /// Appends one named value of a step.
-    pub(super) fn value(&mut self, step: u64, name: &str, value: f64) -> io::Result<()> {
-        self.line(serde_json::json!({ "step": step, name: value }).to_string())
-    }
-
-    fn line(&mut self, mut line: String) -> io::Result<()> {
+        let mut line = serde_json::to_string(row)?;
         line.push('\n');
         self.file.write_all(line.as_bytes())
     }
@@ -48,14 +40,10 @@ mod tests {
         let path = dir.path().join("metrics.jsonl");
         let mut metrics = Metrics::open(&path, 0).expect("it can be written");
         (0..6).for_each(|step| metrics.row(&row(step, 4)).expect("it can be written"));
-        metrics.value(2, "knn", 0.1 + 0.2).expect("it can be written");
-        metrics.value(4, "knn", 0.5).expect("it can be written");
         drop(metrics);
         drop(Metrics::open(&path, 4).expect("it can be written"));
         let text = std::fs::read_to_string(&path).expect("it was written");
-        let (rows, values): (Vec<&str>, Vec<&str>) = text.lines().partition(|line| line.contains("loss"));
-        let losses: Vec<f64> = rows.iter().map(|line| serde_json::from_str::<Row>(line).expect("it is a row").loss).collect();
+        let losses: Vec<f64> = text.lines().map(|line| serde_json::from_str::<Row>(line).expect("it is a row").loss).collect();
         assert_eq!(losses, (0..4).map(|step| row(step, 4).loss).collect::<Vec<_>>());
-        assert_eq!(values, ["{\"knn\":0.30000000000000004,\"step\":2}"]);
     }
 }

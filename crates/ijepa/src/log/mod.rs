@@ -5,6 +5,7 @@
 //! RUN/{tag}_r0.csv          one row a step, as the reference writes it
 //! RUN/metrics.jsonl         one object a row, full precision
 //! RUN/events.out.tfevents…  the same for TensorBoard
+//! RUN/unreadable.txt        images that were left out, and why
 //! RUN/checkpoints/          checkpoints
 //! ```
 //!
@@ -17,7 +18,11 @@ mod metrics;
 pub(crate) mod progress;
 mod tensorboard;
 
+use std::io::Write;
+use std::path::PathBuf;
+
 use anyhow::{Context, Result};
+use ijepa_data::Unreadable;
 
 use csv::Csv;
 use metrics::Metrics;
@@ -62,6 +67,7 @@ pub(crate) struct Log {
     csv: Csv,
     metrics: Metrics,
     events: Events,
+    unreadable: PathBuf,
     log_every: u64,
     /// What the user sees.
     pub(crate) progress: Progress,
@@ -77,6 +83,7 @@ impl Log {
             csv: Csv::open(&csv, run.steps_per_epoch, start_step).with_context(|| format!("cannot write {}", csv.display()))?,
             metrics: Metrics::open(&metrics, start_step).with_context(|| format!("cannot write {}", metrics.display()))?,
             events: Events::create(folder, start_step)?,
+            unreadable: folder.join("unreadable.txt"),
             log_every: run.log_every,
             progress: Progress::start(run.steps, start_step),
         })
@@ -93,10 +100,15 @@ impl Log {
         Ok(())
     }
 
-    /// One more named value of a step, such as a probe's accuracy: a line of `metrics.jsonl` and a TensorBoard scalar.
-    pub(crate) fn value(&mut self, step: u64, name: &str, value: f64) -> Result<()> {
-        self.metrics.value(step, name, value).context("cannot write metrics.jsonl")?;
-        self.events.scalars(step, &[(name, value)]).context("cannot write the TensorBoard events")
+    /// Names images that could not be read: a warning, and a line each in `unreadable.txt`.
+    pub(crate) fn unreadable(&mut self, images: &[Unreadable]) -> Result<()> {
+        for image in images {
+            self.progress.warning(&format!("left out: {}", image.error));
+            let file = std::fs::OpenOptions::new().create(true).append(true).open(&self.unreadable);
+            let written = file.and_then(|mut file| writeln!(file, "{}", image.error));
+            written.with_context(|| format!("cannot write {}", self.unreadable.display()))?;
+        }
+        Ok(())
     }
 }
 

@@ -68,14 +68,6 @@ impl Progress {
         }
     }
 
-    /// A line of narration that does not tear the bar.
-    pub(crate) fn note(&self, text: &str) {
-        match &self.bar {
-            Some(bar) => bar.suspend(|| output::note(text)),
-            None => output::note(text),
-        }
-    }
-
     /// A warning that does not tear the bar.
     pub(crate) fn warning(&self, text: &str) {
         match &self.bar {

@@ -90,7 +90,8 @@ fn table(config: &Config, rates: &KeepRates, batches: usize, picture: Option<&Pa
         }
     }
     if let Some(picture) = picture {
-        text.push_str(&format!("\n\nwrote {}", picture.display()));
+        let most = 100.0 * most_kept(rates);
+        text.push_str(&format!("\n\nwrote {} (maps: dark blue is never kept, yellow is {most:.0} %)", picture.display()));
     }
     text
 }
@@ -187,7 +188,7 @@ fn picture(config: &MaskConfig, masks: &Masks, rates: &KeepRates, images: &[Vec<
             canvas.frame(frame, (tile / 64).max(2), FRAMES[j % FRAMES.len()]);
         }
     }
-    let most = rates.context_keep.iter().chain(&rates.target_keep).fold(f64::MIN_POSITIVE, |most, keep| most.max(*keep));
+    let most = most_kept(rates);
     for (column, keep) in [&rates.context_keep, &rates.target_keep].into_iter().enumerate() {
         let (left, top) = place(images.len(), column);
         for (cell, keep) in keep.iter().enumerate() {
@@ -196,6 +197,11 @@ fn picture(config: &MaskConfig, masks: &Masks, rates: &KeepRates, images: &[Vec<
         }
     }
     canvas
+}
+
+/// The greatest share of both maps: what their brightest colour stands for.
+fn most_kept(rates: &KeepRates) -> f64 {
+    rates.context_keep.iter().chain(&rates.target_keep).fold(f64::MIN_POSITIVE, |most, keep| most.max(*keep))
 }
 
 /// The patches of image `row` in a mask.
