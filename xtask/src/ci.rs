@@ -65,5 +65,9 @@ fn command(program: &str, arguments: &[&str]) -> Result<()> {
 
 fn said(time: Duration) -> String {
     let seconds = time.as_secs_f64();
-    if seconds < 60.0 { format!("{seconds:.1} s") } else { format!("{} min {:.0} s", (seconds / 60.0) as u64, seconds % 60.0) }
+    if seconds < 60.0 {
+        format!("{seconds:.1} s")
+    } else {
+        format!("{} min {:.0} s", (seconds / 60.0) as u64, seconds % 60.0)
+    }
 }

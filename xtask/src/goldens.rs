@@ -14,7 +14,10 @@ pub(crate) fn run() -> Result<()> {
     println!("{readme}");
     let problems = problems(&folder)?;
     if !problems.is_empty() {
-        bail!("{}\nput back what was changed, or state the new file in goldens/README.md and its checksum in goldens/SHA256SUMS", problems.join("\n"));
+        bail!(
+            "{}\nput back what was changed, or state the new file in goldens/README.md and its checksum in goldens/SHA256SUMS",
+            problems.join("\n")
+        );
     }
     println!("all files are as listed in goldens/SHA256SUMS");
     Ok(())
@@ -24,7 +27,8 @@ pub(crate) fn run() -> Result<()> {
 pub(crate) fn problems(folder: &Path) -> Result<Vec<String>> {
     let list = folder.join("SHA256SUMS");
     let listed = std::fs::read_to_string(&list).with_context(|| format!("{} cannot be read", list.display()))?;
-    let listed: BTreeMap<&str, &str> = listed.lines().filter_map(|line| line.split_once("  ").map(|(sum, name)| (name, sum))).collect();
+    let listed: BTreeMap<&str, &str> =
+        listed.lines().filter_map(|line| line.split_once("  ").map(|(sum, name)| (name, sum))).collect();
     let mut found = BTreeMap::new();
     sums(folder, folder, &mut found)?;
 
@@ -32,11 +36,15 @@ pub(crate) fn problems(folder: &Path) -> Result<Vec<String>> {
     for (name, sum) in &found {
         match listed.get(name.as_str()) {
             None => problems.push(format!("goldens/{name} is not in SHA256SUMS: {sum}  {name}")),
-            Some(expected) if expected != sum => problems.push(format!("goldens/{name} has changed: expected {expected}, got {sum}")),
+            Some(expected) if expected != sum => {
+                problems.push(format!("goldens/{name} has changed: expected {expected}, got {sum}"))
+            }
             Some(_) => {}
         }
     }
-    problems.extend(listed.keys().filter(|name| !found.contains_key(**name)).map(|name| format!("goldens/{name} is missing")));
+    problems.extend(
+        listed.keys().filter(|name| !found.contains_key(**name)).map(|name| format!("goldens/{name} is missing")),
+    );
     Ok(problems)
 }
 

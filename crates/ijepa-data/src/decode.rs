@@ -26,10 +26,7 @@ pub struct Limits {
 impl Default for Limits {
     /// 100 megapixels and 512 MiB: above any photo worth training on, below what hurts.
     fn default() -> Limits {
-        Limits {
-            pixels: 100_000_000,
-            bytes: 512 << 20,
-        }
+        Limits { pixels: 100_000_000, bytes: 512 << 20 }
     }
 }
 
@@ -38,34 +35,21 @@ pub fn decode(bytes: &[u8], limits: Limits) -> Result<Picture, DecodeError> {
     if bytes.is_empty() {
         return Err(DecodeError::Empty);
     }
-    catch_unwind(AssertUnwindSafe(|| decode_unguarded(bytes, limits))).unwrap_or_else(|_| {
-        Err(DecodeError::Broken(
-            "the decoder gave up on this content".into(),
-        ))
-    })
+    catch_unwind(AssertUnwindSafe(|| decode_unguarded(bytes, limits)))
+        .unwrap_or_else(|_| Err(DecodeError::Broken("the decoder gave up on this content".into())))
 }
 
 /// A picture from a file, within the default [`Limits`].
 pub fn decode_file(path: &Path) -> Result<Picture, DataError> {
-    let io = |source| DataError::Io {
-        path: path.to_owned(),
-        source,
-    };
-    let broken = |source| DataError::Decode {
-        name: path.display().to_string(),
-        source,
-    };
+    let io = |source| DataError::Io { path: path.to_owned(), source };
+    let broken = |source| DataError::Decode { name: path.display().to_string(), source };
     let limits = Limits::default();
     let metadata = std::fs::metadata(path).map_err(io)?;
     if !metadata.is_file() {
         return Err(broken(DecodeError::Broken("not a regular file".into())));
     }
     if metadata.len() > limits.bytes {
-        let problem = format!(
-            "the file has {} bytes, over the limit of {}",
-            metadata.len(),
-            limits.bytes
-        );
+        let problem = format!("the file has {} bytes, over the limit of {}", metadata.len(), limits.bytes);
         return Err(broken(DecodeError::Broken(problem)));
     }
     decode(&std::fs::read(path).map_err(io)?, limits).map_err(broken)
@@ -90,24 +74,14 @@ fn decode_unguarded(bytes: &[u8], limits: Limits) -> Result<Picture, DecodeError
         return Err(DecodeError::NoPixels { width, height });
     }
     if u64::from(width) * u64::from(height) > limits.pixels {
-        return Err(DecodeError::TooManyPixels {
-            width,
-            height,
-            limit: limits.pixels,
-        });
+        return Err(DecodeError::TooManyPixels { width, height, limit: limits.pixels });
     }
     // An unreadable EXIF block says nothing about the picture itself.
-    let orientation = decoder
-        .orientation()
-        .unwrap_or(image::metadata::Orientation::NoTransforms);
+    let orientation = decoder.orientation().unwrap_or(image::metadata::Orientation::NoTransforms);
     let mut image = DynamicImage::from_decoder(decoder).map_err(broken)?;
     image.apply_orientation(orientation);
     let rgb = image.into_rgb8();
-    Ok(Picture::new(
-        rgb.width() as usize,
-        rgb.height() as usize,
-        rgb.into_raw(),
-    ))
+    Ok(Picture::new(rgb.width() as usize, rgb.height() as usize, rgb.into_raw()))
 }
 
 /// Whether the markers of a JPEG lead to its end marker. Segments with a length are jumped over, because an EXIF block may
@@ -133,10 +107,7 @@ fn broken(error: ImageError) -> DecodeError {
     match error {
         // The `image` crate names no format when the content is of a kind that was left out of it.
         ImageError::Unsupported(unsupported)
-            if matches!(
-                unsupported.kind(),
-                image::error::UnsupportedErrorKind::Format(_)
-            ) =>
+            if matches!(unsupported.kind(), image::error::UnsupportedErrorKind::Format(_)) =>
         {
             DecodeError::UnknownFormat
         }

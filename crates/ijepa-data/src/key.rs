@@ -45,21 +45,13 @@ pub struct Key {
 impl Key {
     /// Names a stream.
     pub fn new(seed: u64, purpose: Purpose, step: u64, item: u64) -> Key {
-        Key {
-            seed,
-            purpose,
-            step,
-            item,
-        }
+        Key { seed, purpose, step, item }
     }
 
     /// The generator at the beginning of this stream.
     pub fn rng(self) -> ChaCha8Rng {
         let mut key = [0u8; 32];
-        for (bytes, number) in
-            key.chunks_exact_mut(8)
-                .zip([self.seed, self.purpose as u64, self.step, self.item])
-        {
+        for (bytes, number) in key.chunks_exact_mut(8).zip([self.seed, self.purpose as u64, self.step, self.item]) {
             bytes.copy_from_slice(&number.to_le_bytes());
         }
         ChaCha8Rng::from_seed(key)
@@ -122,10 +114,7 @@ mod tests {
         let base = Key::new(1, Purpose::Order, 2, 3);
         let others = [
             Key { seed: 2, ..base },
-            Key {
-                purpose: Purpose::Probe,
-                ..base
-            },
+            Key { purpose: Purpose::Probe, ..base },
             Key { step: 3, ..base },
             Key { item: 2, ..base },
         ];
@@ -141,10 +130,7 @@ mod tests {
             counts[below(&mut rng, 7) as usize] += 1;
         }
         // The standard deviation of a count is 93.
-        assert!(
-            counts.iter().all(|&count| (9_500..10_500).contains(&count)),
-            "{counts:?}"
-        );
+        assert!(counts.iter().all(|&count| (9_500..10_500).contains(&count)), "{counts:?}");
     }
 
     #[test]

@@ -118,43 +118,26 @@ impl TrainLoader {
             return Err(DataError::Setting {
                 what: "data.batch_size",
                 got: config.batch_size.to_string(),
-                wanted: format!(
-                    "the data has only {} images, give more or take smaller batches",
-                    dataset.len()
-                ),
+                wanted: format!("the data has only {} images, give more or take smaller batches", dataset.len()),
             });
         }
         check_size(&dataset, config.transform.crop_size)?;
         let (threads, queue, skip_limit) = (config.threads, config.queue, config.skip_limit);
         let steps = config.start_step..config.stop_step;
-        let make =
-            move |step: u64, order: &mut EpochOrder| train_batch(&dataset, &config, step, order);
-        Ok(TrainLoader {
-            batches: Ordered::start(steps, threads, queue, make),
-            met: HashSet::new(),
-            skip_limit,
-        })
+        let make = move |step: u64, order: &mut EpochOrder| train_batch(&dataset, &config, step, order);
+        Ok(TrainLoader { batches: Ordered::start(steps, threads, queue, make), met: HashSet::new(), skip_limit })
     }
 
     /// The batch of the next step, or nothing after the last one. Waits for it.
-    #[expect(
-        clippy::should_implement_trait,
-        reason = "an iterator could not end the run on an error"
-    )]
+    #[expect(clippy::should_implement_trait, reason = "an iterator could not end the run on an error")]
     pub fn next(&mut self) -> Result<Option<Batch>, DataError> {
         let Some(batch) = self.batches.next()? else {
             return Ok(None);
         };
         let mut batch = batch?;
-        batch
-            .unreadable
-            .retain(|unreadable| self.met.insert(unreadable.index));
+        batch.unreadable.retain(|unreadable| self.met.insert(unreadable.index));
         batch.skipped = self.met.len() as u64;
-        if let Some(last) = batch
-            .unreadable
-            .last()
-            .filter(|_| batch.skipped > self.skip_limit)
-        {
+        if let Some(last) = batch.unreadable.last().filter(|_| batch.skipped > self.skip_limit) {
             return Err(DataError::TooManyUnreadable {
                 count: batch.skipped,
                 limit: self.skip_limit,
@@ -173,16 +156,11 @@ impl EvalLoader {
         check_size(&dataset, config.transform.crop_size)?;
         let batches = dataset.len().div_ceil(config.batch_size) as u64;
         let make = move |batch: u64, (): &mut ()| eval_batch(&dataset, &config, batch as usize);
-        Ok(EvalLoader {
-            batches: Ordered::start(0..batches, config.threads, config.queue, make),
-        })
+        Ok(EvalLoader { batches: Ordered::start(0..batches, config.threads, config.queue, make) })
     }
 
     /// The next images, or nothing after the last. Waits for them.
-    #[expect(
-        clippy::should_implement_trait,
-        reason = "an iterator could not end the run on an error"
-    )]
+    #[expect(clippy::should_implement_trait, reason = "an iterator could not end the run on an error")]
     pub fn next(&mut self) -> Result<Option<EvalBatch>, DataError> {
         self.batches.next()?.transpose()
     }
@@ -209,10 +187,7 @@ fn train_batch(
     if order.epoch != Some(epoch) {
         order.order.clear();
         order.order.extend(0..dataset.len());
-        shuffle(
-            &mut Key::new(config.seed, Purpose::Order, epoch, 0).rng(),
-            &mut order.order,
-        );
+        shuffle(&mut Key::new(config.seed, Purpose::Order, epoch, 0).rng(), &mut order.order);
         order.epoch = Some(epoch);
     }
     let first = (step % batches_per_epoch) as usize * config.batch_size;
@@ -222,18 +197,13 @@ fn train_batch(
     let mut images = vec![0.0; config.batch_size * image_len]; // (b, 3, s, s)
     let mut indices = Vec::with_capacity(config.batch_size);
     let mut unreadable = Vec::new();
-    for (out, &wanted) in images
-        .chunks_exact_mut(image_len)
-        .zip(&order.order[first..])
-    {
-        let mut replacements =
-            Key::new(config.seed, Purpose::Replacement, epoch, wanted as u64).rng();
+    for (out, &wanted) in images.chunks_exact_mut(image_len).zip(&order.order[first..]) {
+        let mut replacements = Key::new(config.seed, Purpose::Replacement, epoch, wanted as u64).rng();
         let mut index = wanted;
         for tries in 0.. {
             let error = match dataset.sample(index) {
                 Ok(Sample::Picture(picture)) => {
-                    let mut rng =
-                        Key::new(config.seed, Purpose::Augment, epoch, index as u64).rng();
+                    let mut rng = Key::new(config.seed, Purpose::Augment, epoch, index as u64).rng();
                     config.transform.apply(out, &picture, &mut rng);
                     break;
                 }
@@ -250,31 +220,16 @@ fn train_batch(
                     last: error.to_string(),
                 });
             }
-            unreadable.push(Unreadable {
-                index,
-                error: error.to_string(),
-            });
+            unreadable.push(Unreadable { index, error: error.to_string() });
             index = below(&mut replacements, dataset.len() as u64) as usize;
         }
         indices.push(index);
     }
     let masks = config.masks.sample(config.seed, step, config.batch_size)?;
-    Ok(Batch {
-        step,
-        images,
-        size: (side, side),
-        masks,
-        indices,
-        skipped: 0,
-        unreadable,
-    })
+    Ok(Batch { step, images, size: (side, side), masks, indices, skipped: 0, unreadable })
 }
 
-fn eval_batch(
-    dataset: &Dataset,
-    config: &EvalConfig,
-    batch: usize,
-) -> Result<EvalBatch, DataError> {
+fn eval_batch(dataset: &Dataset, config: &EvalConfig, batch: usize) -> Result<EvalBatch, DataError> {
     let side = config.transform.crop_size;
     let image_len = 3 * side * side;
     let first = batch * config.batch_size;
@@ -288,43 +243,29 @@ fn eval_batch(
             Ok(Sample::Picture(picture)) => config.transform.apply(out, &picture),
             Ok(Sample::Normalised { values, .. }) => out.copy_from_slice(&values),
             Err(error) => {
-                unreadable.push(Unreadable {
-                    index,
-                    error: error.to_string(),
-                });
+                unreadable.push(Unreadable { index, error: error.to_string() });
                 continue;
             }
         }
         indices.push(index);
     }
     images.truncate(indices.len() * image_len);
-    Ok(EvalBatch {
-        images,
-        size: (side, side),
-        indices,
-        unreadable,
-    })
+    Ok(EvalBatch { images, size: (side, side), indices, unreadable })
 }
 
 fn batch_size_setting(batch_size: usize) -> Result<(), DataError> {
     if batch_size > 0 {
         return Ok(());
     }
-    Err(DataError::Setting {
-        what: "data.batch_size",
-        got: "0".into(),
-        wanted: "1 or more is expected".into(),
-    })
+    Err(DataError::Setting { what: "data.batch_size", got: "0".into(), wanted: "1 or more is expected".into() })
 }
 
 /// Ready-made tensors cannot be cut to size.
 fn check_size(dataset: &Dataset, side: usize) -> Result<(), DataError> {
     match dataset {
-        Dataset::Tensors(tensors) if tensors.size() != (side, side) => Err(DataError::Size {
-            name: dataset.name(0),
-            expected: (side, side),
-            got: tensors.size(),
-        }),
+        Dataset::Tensors(tensors) if tensors.size() != (side, side) => {
+            Err(DataError::Size { name: dataset.name(0), expected: (side, side), got: tensors.size() })
+        }
         Dataset::Tensors(_) | Dataset::Tree(_) | Dataset::Scenes(_) => Ok(()),
     }
 }

@@ -14,15 +14,8 @@ pub struct Picture {
 impl Picture {
     /// A picture from its bytes. Panics unless `rgb` holds `height`·`width`·3 bytes and neither side is 0.
     pub fn new(width: usize, height: usize, rgb: Vec<u8>) -> Picture {
-        assert!(
-            width > 0 && height > 0,
-            "a picture needs pixels, got {width}×{height}"
-        );
-        assert_eq!(
-            rgb.len(),
-            width * height * 3,
-            "a {width}×{height} picture holds width·height·3 bytes"
-        );
+        assert!(width > 0 && height > 0, "a picture needs pixels, got {width}×{height}");
+        assert_eq!(rgb.len(), width * height * 3, "a {width}×{height} picture holds width·height·3 bytes");
         Picture { width, height, rgb }
     }
 

@@ -28,10 +28,7 @@ impl Affine {
         queries.check(QUERIES)?;
         let train = self.standard.mean.len();
         if queries.width != train {
-            return Err(EvalError::Width {
-                train,
-                queries: queries.width,
-            });
+            return Err(EvalError::Width { train, queries: queries.width });
         }
         let rows: Vec<u32> = (0..queries.rows as u32).collect();
         Ok(self.scores_of(queries, &rows))
@@ -50,25 +47,16 @@ impl Affine {
         let (width, outputs) = (features.width, self.outputs);
         let piece = block_rows(width);
         let mut scores = vec![0.0; rows.len() * outputs]; // (rows, c)
-        scores
-            .par_chunks_mut(piece * outputs)
-            .zip(rows.par_chunks(piece))
-            .for_each(|(scores, rows)| {
-                let mut block = vec![0.0; rows.len() * width]; // (rows, d)
-                self.standard.rows(&mut block, features, rows);
-                for row in scores.chunks_exact_mut(outputs) {
-                    row.copy_from_slice(&self.bias);
-                }
-                let shape = Gemm {
-                    m: rows.len(),
-                    n: outputs,
-                    k: width,
-                    a: Layout::Plain,
-                    b: Layout::Transposed,
-                    accumulate: true,
-                };
-                gemm(scores, &block, &self.weights, shape);
-            });
+        scores.par_chunks_mut(piece * outputs).zip(rows.par_chunks(piece)).for_each(|(scores, rows)| {
+            let mut block = vec![0.0; rows.len() * width]; // (rows, d)
+            self.standard.rows(&mut block, features, rows);
+            for row in scores.chunks_exact_mut(outputs) {
+                row.copy_from_slice(&self.bias);
+            }
+            let shape =
+                Gemm { m: rows.len(), n: outputs, k: width, a: Layout::Plain, b: Layout::Transposed, accumulate: true };
+            gemm(scores, &block, &self.weights, shape);
+        });
         scores
     }
 }

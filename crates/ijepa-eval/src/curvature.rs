@@ -45,12 +45,7 @@ impl Curvature {
         if width <= EXACT {
             let mut inner = gram(features, standard, &all(features));
             inner.scale_and_shift(1.0 / rows, 0.0);
-            return Curvature {
-                width,
-                basis: None,
-                inner,
-                outside: 0.0,
-            };
+            return Curvature { width, basis: None, inner, outside: 0.0 };
         }
         let basis = basis(features, standard, seed);
         let mut inner = Lower::zeros(SKETCH);
@@ -59,18 +54,9 @@ impl Curvature {
             inner.add_outer(&image, count);
         });
         inner.scale_and_shift(1.0 / rows, 0.0);
-        let trace = standard
-            .inverse
-            .iter()
-            .filter(|&&inverse| inverse > 0.0)
-            .count() as f64;
+        let trace = standard.inverse.iter().filter(|&&inverse| inverse > 0.0).count() as f64;
         let outside = ((trace - inner.trace()) / (width - SKETCH) as f64).max(0.0);
-        Curvature {
-            width,
-            basis: Some(basis),
-            inner,
-            outside,
-        }
+        Curvature { width, basis: Some(basis), inner, outside }
     }
 
     /// P at a penalty; `None` when it is singular in single precision.
@@ -82,12 +68,7 @@ impl Curvature {
         inner.scale_and_shift(bend, lambda.max(floor));
         let factor = inner.factor()?;
         let outside_inverse = (1.0 / (bend * self.outside + lambda)) as f32;
-        Some(Preconditioner {
-            curvature: self,
-            factor,
-            outside_inverse,
-            classes,
-        })
+        Some(Preconditioner { curvature: self, factor, outside_inverse, classes })
     }
 }
 
@@ -105,14 +86,8 @@ impl Preconditioner<'_> {
                 applied
             }
             Some(basis) => {
-                let shape = Gemm {
-                    m: classes,
-                    n: SKETCH,
-                    k: width,
-                    a: Layout::Plain,
-                    b: Layout::Plain,
-                    accumulate: false,
-                };
+                let shape =
+                    Gemm { m: classes, n: SKETCH, k: width, a: Layout::Plain, b: Layout::Plain, accumulate: false };
                 let mut inside = vec![0.0; classes * SKETCH]; // (c, r)
                 gemm(&mut inside, &weights, basis, shape);
                 let mut solved = inside.clone();
@@ -121,28 +96,15 @@ impl Preconditioner<'_> {
                     *solved -= self.outside_inverse * inside;
                 }
                 let mut applied = weights;
-                applied
-                    .iter_mut()
-                    .for_each(|value| *value *= self.outside_inverse);
-                let shape = Gemm {
-                    m: classes,
-                    n: width,
-                    k: SKETCH,
-                    a: Layout::Plain,
-                    b: Layout::Transposed,
-                    accumulate: true,
-                };
+                applied.iter_mut().for_each(|value| *value *= self.outside_inverse);
+                let shape =
+                    Gemm { m: classes, n: width, k: SKETCH, a: Layout::Plain, b: Layout::Transposed, accumulate: true };
                 gemm(&mut applied, &solved, basis, shape);
                 applied
             }
         };
-        out.iter_mut()
-            .zip(applied)
-            .for_each(|(out, value)| *out = f64::from(value));
-        out_bias
-            .iter_mut()
-            .zip(bias)
-            .for_each(|(out, value)| *out = classes as f64 * value);
+        out.iter_mut().zip(applied).for_each(|(out, value)| *out = f64::from(value));
+        out_bias.iter_mut().zip(bias).for_each(|(out, value)| *out = classes as f64 * value);
     }
 }
 
@@ -183,12 +145,7 @@ pub(crate) fn all(features: &Features) -> Vec<u32> {
 }
 
 /// Calls `work(block, count)` on standardised blocks (count, d), one after the other.
-pub(crate) fn for_blocks(
-    features: &Features,
-    standard: &Standard,
-    rows: &[u32],
-    mut work: impl FnMut(&[f32], usize),
-) {
+pub(crate) fn for_blocks(features: &Features, standard: &Standard, rows: &[u32], mut work: impl FnMut(&[f32], usize)) {
     const ROWS: usize = 512;
     let mut block = vec![0.0; ROWS.min(rows.len()) * features.width];
     for rows in rows.chunks(ROWS) {
@@ -205,23 +162,9 @@ fn basis(features: &Features, standard: &Standard, seed: u64) -> Vec<f32> {
     let mut image = vec![0.0; width * SKETCH]; // (d, r) S·Ω
     for_blocks(features, standard, &all(features), |block, count| {
         let mut inner = vec![0.0; count * SKETCH]; // (rows, r)
-        let shape = Gemm {
-            m: count,
-            n: SKETCH,
-            k: width,
-            a: Layout::Plain,
-            b: Layout::Plain,
-            accumulate: false,
-        };
+        let shape = Gemm { m: count, n: SKETCH, k: width, a: Layout::Plain, b: Layout::Plain, accumulate: false };
         gemm(&mut inner, block, &omega, shape);
-        let shape = Gemm {
-            m: width,
-            n: SKETCH,
-            k: count,
-            a: Layout::Transposed,
-            b: Layout::Plain,
-            accumulate: true,
-        };
+        let shape = Gemm { m: width, n: SKETCH, k: count, a: Layout::Transposed, b: Layout::Plain, accumulate: true };
         gemm(&mut image, block, &inner, shape);
     });
     // Cholesky QR, repeated because once loses half the digits; the shift keeps null directions null instead of failing.
@@ -248,14 +191,7 @@ fn basis(features: &Features, standard: &Standard, seed: u64) -> Vec<f32> {
 /// (block · basis)ᵀ, (r, rows).
 fn transposed_image(block: &[f32], basis: &[f32], count: usize, width: usize) -> Vec<f32> {
     let mut image = vec![0.0; SKETCH * count];
-    let shape = Gemm {
-        m: SKETCH,
-        n: count,
-        k: width,
-        a: Layout::Transposed,
-        b: Layout::Transposed,
-        accumulate: false,
-    };
+    let shape = Gemm { m: SKETCH, n: count, k: width, a: Layout::Transposed, b: Layout::Transposed, accumulate: false };
     gemm(&mut image, basis, block, shape);
     image
 }

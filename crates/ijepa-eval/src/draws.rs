@@ -34,28 +34,15 @@ pub(crate) struct HeldOut {
 /// with fewer than ten rows take their turn, none is favoured.
 pub(crate) fn held_out(labels: &[u32], rows: usize, seed: u64) -> Result<HeldOut, EvalError> {
     if rows < FEWEST_ROWS {
-        return Err(EvalError::TooFewRows {
-            rows,
-            needed: FEWEST_ROWS,
-        });
+        return Err(EvalError::TooFewRows { rows, needed: FEWEST_ROWS });
     }
     let mut order: Vec<(u32, u64, u32)> = (0..rows as u32)
-        .map(|row| {
-            (
-                labels.get(row as usize).copied().unwrap_or(0),
-                stream(seed, 0, u64::from(row)).next_u64(),
-                row,
-            )
-        })
+        .map(|row| (labels.get(row as usize).copied().unwrap_or(0), stream(seed, 0, u64::from(row)).next_u64(), row))
         .collect();
     order.sort_unstable();
     let (mut fit, mut held) = (Vec::new(), Vec::new());
     for (place, &(_, _, row)) in order.iter().enumerate() {
-        if place % 10 == 5 {
-            held.push(row)
-        } else {
-            fit.push(row)
-        }
+        if place % 10 == 5 { held.push(row) } else { fit.push(row) }
     }
     fit.sort_unstable();
     held.sort_unstable();
@@ -88,14 +75,7 @@ mod tests {
         let labels: Vec<u32> = (0..1000).map(|row| row % 4).collect();
         let split = held_out(&labels, 1000, 7).expect("enough rows");
         for class in 0..4 {
-            assert_eq!(
-                split
-                    .held
-                    .iter()
-                    .filter(|&&row| labels[row as usize] == class)
-                    .count(),
-                25
-            );
+            assert_eq!(split.held.iter().filter(|&&row| labels[row as usize] == class).count(), 25);
         }
         let mut all = [split.fit, split.held].concat();
         all.sort_unstable();

@@ -58,9 +58,7 @@ pub enum EvalError {
         class: u32,
     },
     /// A value is NaN or infinite.
-    #[error(
-        "{what}: row {row}, column {column} is {value}; the encoder or the input of that image is broken"
-    )]
+    #[error("{what}: row {row}, column {column} is {value}; the encoder or the input of that image is broken")]
     NotFinite {
         /// Which matrix.
         what: &'static str,
@@ -102,9 +100,7 @@ pub enum EvalError {
         got: usize,
     },
     /// The normal equations have no stable solution.
-    #[error(
-        "the normal equations are singular in single precision at penalty {lambda}; use a larger penalty"
-    )]
+    #[error("the normal equations are singular in single precision at penalty {lambda}; use a larger penalty")]
     Singular {
         /// The penalty.
         lambda: f64,

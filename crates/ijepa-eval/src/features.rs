@@ -27,10 +27,7 @@ impl Features {
 
     /// Number of classes: the largest label and one; 0 without labels.
     pub fn classes(&self) -> usize {
-        self.labels
-            .iter()
-            .max()
-            .map_or(0, |&label| label as usize + 1)
+        self.labels.iter().max().map_or(0, |&label| label as usize + 1)
     }
 
     /// Refuses a matrix that is empty, of another size than it says, or not finite; `what` names it in the message.
@@ -38,38 +35,19 @@ impl Features {
     /// # Errors
     /// [`EvalError::Empty`], [`EvalError::Values`] or [`EvalError::NotFinite`] with the first such row.
     pub fn check(&self, what: &'static str) -> Result<(), EvalError> {
-        let Features {
-            rows,
-            width,
-            ref values,
-            ..
-        } = *self;
+        let Features { rows, width, ref values, .. } = *self;
         if rows == 0 || width == 0 {
             return Err(EvalError::Empty { what, rows, width });
         }
         if rows.checked_mul(width) != Some(values.len()) {
-            return Err(EvalError::Values {
-                what,
-                rows,
-                width,
-                values: values.len(),
-            });
+            return Err(EvalError::Values { what, rows, width, values: values.len() });
         }
         let is_broken = |row: &[f32]| row.iter().any(|value| !value.is_finite());
         let Some(row) = values.par_chunks_exact(width).position_first(is_broken) else {
             return Ok(());
         };
-        let column = self
-            .row(row)
-            .iter()
-            .position(|value| !value.is_finite())
-            .expect("a broken value in this row");
-        Err(EvalError::NotFinite {
-            what,
-            row,
-            column,
-            value: self.row(row)[column],
-        })
+        let column = self.row(row).iter().position(|value| !value.is_finite()).expect("a broken value in this row");
+        Err(EvalError::NotFinite { what, row, column, value: self.row(row)[column] })
     }
 
     /// As [`Features::check`], and every row must have a label.
@@ -79,11 +57,7 @@ impl Features {
     pub fn check_labelled(&self, what: &'static str) -> Result<(), EvalError> {
         self.check(what)?;
         if self.labels.len() != self.rows {
-            return Err(EvalError::Labels {
-                what,
-                rows: self.rows,
-                labels: self.labels.len(),
-            });
+            return Err(EvalError::Labels { what, rows: self.rows, labels: self.labels.len() });
         }
         Ok(())
     }
@@ -99,10 +73,7 @@ pub(crate) fn check_pair(train: &Features, queries: &Features) -> Result<(), Eva
     train.check(TRAIN)?;
     queries.check(QUERIES)?;
     if train.width != queries.width {
-        return Err(EvalError::Width {
-            train: train.width,
-            queries: queries.width,
-        });
+        return Err(EvalError::Width { train: train.width, queries: queries.width });
     }
     Ok(())
 }
@@ -112,10 +83,7 @@ pub(crate) fn check_classes(train: &Features) -> Result<usize, EvalError> {
     train.check_labelled(TRAIN)?;
     let class = train.labels[0];
     if train.labels.iter().all(|&label| label == class) {
-        return Err(EvalError::OneClass {
-            rows: train.rows,
-            class,
-        });
+        return Err(EvalError::OneClass { rows: train.rows, class });
     }
     Ok(train.classes())
 }

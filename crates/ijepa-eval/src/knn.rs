@@ -44,18 +44,10 @@ pub fn predict(train: &Features, queries: &Features, knn: Knn) -> Result<Vec<u32
 ///
 /// # Errors
 /// Features that cannot be compared, or k = 0.
-pub fn nearest(
-    train: &Features,
-    queries: &Features,
-    k: usize,
-) -> Result<Vec<Vec<Neighbour>>, EvalError> {
+pub fn nearest(train: &Features, queries: &Features, k: usize) -> Result<Vec<Vec<Neighbour>>, EvalError> {
     check_pair(train, queries)?;
     if k == 0 {
-        return Err(EvalError::Setting {
-            setting: "k",
-            value: 0.0,
-            expected: "at least 1",
-        });
+        return Err(EvalError::Setting { setting: "k", value: 0.0, expected: "at least 1" });
     }
     let k = k.min(train.rows);
     let train_scale = inverse_norms(train);
@@ -63,45 +55,25 @@ pub fn nearest(
     let width = train.width;
     let mut nearest = vec![Vec::with_capacity(k + 1); queries.rows];
     let mut block = vec![0.0; QUERY_ROWS.min(queries.rows) * TRAIN_ROWS.min(train.rows)];
-    for (first_query, nearest) in (0..)
-        .step_by(QUERY_ROWS)
-        .zip(nearest.chunks_mut(QUERY_ROWS))
-    {
+    for (first_query, nearest) in (0..).step_by(QUERY_ROWS).zip(nearest.chunks_mut(QUERY_ROWS)) {
         let m = nearest.len();
         let query_values = &queries.values[first_query * width..(first_query + m) * width];
         for first in (0..train.rows).step_by(TRAIN_ROWS) {
             let n = TRAIN_ROWS.min(train.rows - first);
             let train_values = &train.values[first * width..(first + n) * width];
             let products = &mut block[..m * n]; // (queries, training rows)
-            let shape = Gemm {
-                m,
-                n,
-                k: width,
-                a: Layout::Plain,
-                b: Layout::Transposed,
-                accumulate: false,
-            };
+            let shape = Gemm { m, n, k: width, a: Layout::Plain, b: Layout::Transposed, accumulate: false };
             gemm(products, query_values, train_values, shape);
             let scales = &train_scale[first..first + n];
-            nearest
-                .par_iter_mut()
-                .zip(products.par_chunks_exact(n))
-                .enumerate()
-                .for_each(|(query, (best, products))| {
+            nearest.par_iter_mut().zip(products.par_chunks_exact(n)).enumerate().for_each(
+                |(query, (best, products))| {
                     let scale = query_scale[first_query + query];
-                    for (column, (product, train_scale)) in products.iter().zip(scales).enumerate()
-                    {
+                    for (column, (product, train_scale)) in products.iter().zip(scales).enumerate() {
                         let similarity = product * train_scale * scale;
-                        keep(
-                            best,
-                            Neighbour {
-                                row: first + column,
-                                similarity,
-                            },
-                            k,
-                        );
+                        keep(best, Neighbour { row: first + column, similarity }, k);
                     }
-                });
+                },
+            );
         }
     }
     Ok(nearest)
@@ -114,40 +86,21 @@ pub fn nearest(
 pub fn vote(nearest: &[Vec<Neighbour>], labels: &[u32], knn: Knn) -> Result<Vec<u32>, EvalError> {
     let Knn { k, temperature } = knn;
     if k == 0 {
-        return Err(EvalError::Setting {
-            setting: "k",
-            value: 0.0,
-            expected: "at least 1",
-        });
+        return Err(EvalError::Setting { setting: "k", value: 0.0, expected: "at least 1" });
     }
     if !(temperature.is_finite() && temperature > 0.0) {
         let value = f64::from(temperature);
-        return Err(EvalError::Setting {
-            setting: "temperature",
-            value,
-            expected: "a positive number",
-        });
+        return Err(EvalError::Setting { setting: "temperature", value, expected: "a positive number" });
     }
-    let needed = nearest
-        .iter()
-        .flatten()
-        .map(|neighbour| neighbour.row + 1)
-        .max()
-        .unwrap_or(0);
+    let needed = nearest.iter().flatten().map(|neighbour| neighbour.row + 1).max().unwrap_or(0);
     if labels.len() < needed {
-        return Err(EvalError::Length {
-            what: "labels of the training rows",
-            expected: needed,
-            got: labels.len(),
-        });
+        return Err(EvalError::Length { what: "labels of the training rows", expected: needed, got: labels.len() });
     }
     let classes = labels.iter().max().map_or(1, |&label| label as usize + 1);
     let vote = |neighbours: &Vec<Neighbour>| {
         let mut votes = vec![0.0f64; classes];
         // Weights relative to the nearest cannot overflow, whatever the temperature.
-        let top = neighbours
-            .first()
-            .map_or(0.0, |nearest| f64::from(nearest.similarity));
+        let top = neighbours.first().map_or(0.0, |nearest| f64::from(nearest.similarity));
         for neighbour in neighbours.iter().take(k) {
             let weight = ((f64::from(neighbour.similarity) - top) / f64::from(temperature)).exp();
             votes[labels[neighbour.row] as usize] += weight;
@@ -182,19 +135,10 @@ fn keep(best: &mut Vec<Neighbour>, candidate: Neighbour, k: usize) {
 
 /// (n) 1 / ‖row‖, 0 for a zero row.
 fn inverse_norms(features: &Features) -> Vec<f32> {
-    let norm = |row: &[f32]| {
-        row.iter()
-            .map(|&value| f64::from(value) * f64::from(value))
-            .sum::<f64>()
-            .sqrt()
-    };
+    let norm = |row: &[f32]| row.iter().map(|&value| f64::from(value) * f64::from(value)).sum::<f64>().sqrt();
     let inverse = |row: &[f32]| match norm(row) {
         0.0 => 0.0,
         norm => (1.0 / norm) as f32,
     };
-    features
-        .values
-        .par_chunks_exact(features.width)
-        .map(inverse)
-        .collect()
+    features.values.par_chunks_exact(features.width).map(inverse).collect()
 }

@@ -58,66 +58,38 @@ pub(crate) fn minimise(
     precondition(&gradient, &mut scaled);
     for iteration in 0..limits.iterations {
         if 0.5 * gamma * dot(&gradient, &scaled) <= limits.tolerance {
-            return Minimum {
-                value,
-                iterations: iteration,
-                converged: true,
-            };
+            return Minimum { value, iterations: iteration, converged: true };
         }
         two_loops(&mut direction, &gradient, &history, gamma, &precondition);
         let mut slope = dot(&gradient, &direction);
         if slope.is_nan() || slope >= 0.0 {
             history.clear();
-            direction
-                .iter_mut()
-                .zip(&scaled)
-                .for_each(|(direction, scaled)| *direction = -scaled);
+            direction.iter_mut().zip(&scaled).for_each(|(direction, scaled)| *direction = -scaled);
             slope = -dot(&gradient, &scaled);
         }
-        let Some((reached, next, next_gradient)) =
-            search(x, value, slope, &direction, &mut objective)
-        else {
-            return Minimum {
-                value,
-                iterations: iteration,
-                converged: false,
-            };
+        let Some((reached, next, next_gradient)) = search(x, value, slope, &direction, &mut objective) else {
+            return Minimum { value, iterations: iteration, converged: false };
         };
         let mut next_scaled = vec![0.0; len];
         precondition(&next_gradient, &mut next_scaled);
         let step: Vec<f64> = next.iter().zip(&*x).map(|(next, x)| next - x).collect();
-        let change: Vec<f64> = next_gradient
-            .iter()
-            .zip(&gradient)
-            .map(|(next, now)| next - now)
-            .collect();
+        let change: Vec<f64> = next_gradient.iter().zip(&gradient).map(|(next, now)| next - now).collect();
         let product = dot(&step, &change);
         // P is linear, so P·change costs nothing more.
-        let norm: f64 = change
-            .iter()
-            .zip(next_scaled.iter().zip(&scaled))
-            .map(|(c, (next, now))| c * (next - now))
-            .sum();
+        let norm: f64 =
+            change.iter().zip(next_scaled.iter().zip(&scaled)).map(|(c, (next, now))| c * (next - now)).sum();
         if product > 0.0 && norm > 0.0 {
             gamma = product / norm;
             if history.len() == MEMORY {
                 history.pop_front();
             }
-            history.push_back(Pair {
-                step,
-                change,
-                product,
-            });
+            history.push_back(Pair { step, change, product });
         }
         x.copy_from_slice(&next);
         (value, gradient, scaled) = (reached, next_gradient, next_scaled);
     }
     let converged = 0.5 * gamma * dot(&gradient, &scaled) <= limits.tolerance;
-    Minimum {
-        value,
-        iterations: limits.iterations,
-        converged,
-    }
+    Minimum { value, iterations: limits.iterations, converged }
 }
 
 /// direction = −H · gradient, H the inverse Hessian that the history implies.
@@ -155,11 +127,7 @@ fn search(
     let (mut low, mut high, mut length) = (0.0, f64::INFINITY, 1.0);
     let mut gradient = vec![0.0; x.len()];
     for _ in 0..TRIALS {
-        let point: Vec<f64> = x
-            .iter()
-            .zip(direction)
-            .map(|(x, direction)| x + length * direction)
-            .collect();
+        let point: Vec<f64> = x.iter().zip(direction).map(|(x, direction)| x + length * direction).collect();
         let reached = objective(&point, &mut gradient);
         let reached_slope = dot(&gradient, direction);
         // Where rounding hides the decrease the slope still shows it (Hager & Zhang 2005, approximate Wolfe).
@@ -173,11 +141,7 @@ fn search(
         } else {
             return Some((reached, point, gradient));
         }
-        length = if high.is_finite() {
-            0.5 * (low + high)
-        } else {
-            2.0 * low
-        };
+        length = if high.is_finite() { 0.5 * (low + high) } else { 2.0 * low };
     }
     None
 }
@@ -187,9 +151,7 @@ pub(crate) fn dot(a: &[f64], b: &[f64]) -> f64 {
 }
 
 fn add_scaled(out: &mut [f64], scale: f64, values: &[f64]) {
-    out.iter_mut()
-        .zip(values)
-        .for_each(|(out, value)| *out += scale * value);
+    out.iter_mut().zip(values).for_each(|(out, value)| *out += scale * value);
 }
 
 #[cfg(test)]
@@ -212,34 +174,14 @@ mod tests {
             value
         };
         let mut x = vec![0.0; 20];
-        let plain = minimise(
-            &mut x,
-            objective,
-            identity,
-            Limits {
-                iterations: 500,
-                tolerance: 1e-14,
-            },
-        );
+        let plain = minimise(&mut x, objective, identity, Limits { iterations: 500, tolerance: 1e-14 });
         assert!(plain.converged);
         assert!(x.iter().all(|x| (x - 1.0).abs() < 1e-3), "{x:?}");
 
         let exact = |v: &[f64], out: &mut [f64]| (0..20).for_each(|i| out[i] = v[i] / scales[i]);
         let mut x = vec![0.0; 20];
-        let scaled = minimise(
-            &mut x,
-            objective,
-            exact,
-            Limits {
-                iterations: 500,
-                tolerance: 1e-14,
-            },
-        );
-        assert!(
-            scaled.iterations <= 2,
-            "the inverse Hessian reaches it at once, took {}",
-            scaled.iterations
-        );
+        let scaled = minimise(&mut x, objective, exact, Limits { iterations: 500, tolerance: 1e-14 });
+        assert!(scaled.iterations <= 2, "the inverse Hessian reaches it at once, took {}", scaled.iterations);
     }
 
     #[test]
@@ -251,18 +193,7 @@ mod tests {
             a * a + 100.0 * b * b
         };
         let mut x = vec![-1.2, 1.0];
-        let found = minimise(
-            &mut x,
-            objective,
-            identity,
-            Limits {
-                iterations: 200,
-                tolerance: 1e-16,
-            },
-        );
-        assert!(
-            found.converged && (x[0] - 1.0).abs() < 1e-5 && (x[1] - 1.0).abs() < 1e-5,
-            "{x:?} {found:?}"
-        );
+        let found = minimise(&mut x, objective, identity, Limits { iterations: 200, tolerance: 1e-16 });
+        assert!(found.converged && (x[0] - 1.0).abs() < 1e-5 && (x[1] - 1.0).abs() < 1e-5, "{x:?} {found:?}");
     }
 }

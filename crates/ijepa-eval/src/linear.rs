@@ -44,12 +44,7 @@ pub struct Logistic {
 impl Logistic {
     /// The protocol of this program: [`LAMBDAS`], 200 iterations, 10⁻⁷ nats.
     pub fn standard(seed: u64) -> Logistic {
-        Logistic {
-            lambdas: LAMBDAS.to_vec(),
-            seed,
-            iterations: 200,
-            tolerance: 1e-7,
-        }
+        Logistic { lambdas: LAMBDAS.to_vec(), seed, iterations: 200, tolerance: 1e-7 }
     }
 }
 
@@ -96,20 +91,12 @@ pub struct Judged {
 ///
 /// # Errors
 /// Features or labels that cannot be used, fewer than ten training rows, a setting that cannot be met.
-pub fn evaluate(
-    train: &Features,
-    queries: &Features,
-    logistic: &Logistic,
-) -> Result<Judged, EvalError> {
+pub fn evaluate(train: &Features, queries: &Features, logistic: &Logistic) -> Result<Judged, EvalError> {
     check_probe(train, queries)?;
     let fit = fit(train, logistic)?;
     let predictions = fit.model.predict(queries)?;
     let accuracy = accuracy(&predictions, &queries.labels)?;
-    Ok(Judged {
-        fit,
-        predictions,
-        accuracy,
-    })
+    Ok(Judged { fit, predictions, accuracy })
 }
 
 /// Fits on the training rows.
@@ -121,11 +108,7 @@ pub fn fit(train: &Features, logistic: &Logistic) -> Result<Fit, EvalError> {
     let lambdas = descending(&logistic.lambdas)?;
     if logistic.tolerance.is_nan() || logistic.tolerance <= 0.0 {
         let (setting, expected) = ("tolerance", "a positive number");
-        return Err(EvalError::Setting {
-            setting,
-            value: logistic.tolerance,
-            expected,
-        });
+        return Err(EvalError::Setting { setting, value: logistic.tolerance, expected });
     }
     let standard = Standard::of(train);
     let curvature = Curvature::of(train, &standard, logistic.seed);
@@ -136,28 +119,15 @@ pub fn fit(train: &Features, logistic: &Logistic) -> Result<Fit, EvalError> {
         let HeldOut { fit, held } = held_out(&train.labels, train.rows, logistic.seed)?;
         let held_labels: Vec<u32> = held.iter().map(|&row| train.labels[row as usize]).collect();
         let mut x = start.clone();
-        let mut best = Estimate {
-            value: f64::NEG_INFINITY,
-            standard_error: 0.0,
-        };
+        let mut best = Estimate { value: f64::NEG_INFINITY, standard_error: 0.0 };
         let mut worse_in_a_row = 0;
         for &candidate in &lambdas {
-            let problem = Problem {
-                features: train,
-                standard: &standard,
-                rows: &fit,
-                classes,
-                lambda: candidate,
-            };
+            let problem = Problem { features: train, standard: &standard, rows: &fit, classes, lambda: candidate };
             let (_, iterations, _) = solve(&mut x, &problem, &curvature, logistic)?;
             let model = model(&x, &standard, classes);
             let predictions = largest(&model.scores_of(train, &held), classes);
             let reached = accuracy(&predictions, &held_labels)?;
-            trials.push(Trial {
-                lambda: candidate,
-                accuracy: reached.value,
-                iterations,
-            });
+            trials.push(Trial { lambda: candidate, accuracy: reached.value, iterations });
             if reached.value > best.value {
                 (best, lambda) = (reached, candidate);
                 start.copy_from_slice(&x);
@@ -169,42 +139,18 @@ pub fn fit(train: &Features, logistic: &Logistic) -> Result<Fit, EvalError> {
             }
         }
     }
-    let problem = Problem {
-        features: train,
-        standard: &standard,
-        rows: &all(train),
-        classes,
-        lambda,
-    };
+    let problem = Problem { features: train, standard: &standard, rows: &all(train), classes, lambda };
     let (loss, iterations, converged) = solve(&mut start, &problem, &curvature, logistic)?;
-    Ok(Fit {
-        model: model(&start, &standard, classes),
-        lambda,
-        trials,
-        loss,
-        iterations,
-        converged,
-    })
+    Ok(Fit { model: model(&start, &standard, classes), lambda, trials, loss, iterations, converged })
 }
 
 /// The penalties from the largest down, each once.
 pub(crate) fn descending(lambdas: &[f64]) -> Result<Vec<f64>, EvalError> {
     if lambdas.is_empty() {
-        return Err(EvalError::Setting {
-            setting: "number of penalties",
-            value: 0.0,
-            expected: "at least one",
-        });
+        return Err(EvalError::Setting { setting: "number of penalties", value: 0.0, expected: "at least one" });
     }
-    if let Some(&value) = lambdas
-        .iter()
-        .find(|lambda| !(lambda.is_finite() && **lambda > 0.0))
-    {
-        return Err(EvalError::Setting {
-            setting: "penalty",
-            value,
-            expected: "a positive number",
-        });
+    if let Some(&value) = lambdas.iter().find(|lambda| !(lambda.is_finite() && **lambda > 0.0)) {
+        return Err(EvalError::Setting { setting: "penalty", value, expected: "a positive number" });
     }
     let mut sorted = lambdas.to_vec();
     sorted.sort_by(|a, b| b.total_cmp(a));
@@ -228,13 +174,8 @@ fn solve(
     logistic: &Logistic,
 ) -> Result<(f64, usize, bool), EvalError> {
     let lambda = problem.lambda;
-    let preconditioner = curvature
-        .at(lambda, problem.classes)
-        .ok_or(EvalError::Singular { lambda })?;
-    let limits = Limits {
-        iterations: logistic.iterations,
-        tolerance: logistic.tolerance,
-    };
+    let preconditioner = curvature.at(lambda, problem.classes).ok_or(EvalError::Singular { lambda })?;
+    let limits = Limits { iterations: logistic.iterations, tolerance: logistic.tolerance };
     let objective = |x: &[f64], gradient: &mut [f64]| loss(x, gradient, problem);
     let minimum = minimise(x, objective, |v, out| preconditioner.apply(v, out), limits);
     Ok((minimum.value, minimum.iterations, minimum.converged))
@@ -243,44 +184,24 @@ fn solve(
 fn model(x: &[f64], standard: &Standard, classes: usize) -> Affine {
     let (weights, bias) = x.split_at(x.len() - classes);
     let single = |values: &[f64]| values.iter().map(|&value| value as f32).collect();
-    Affine {
-        standard: standard.clone(),
-        outputs: classes,
-        weights: single(weights),
-        bias: single(bias),
-    }
+    Affine { standard: standard.clone(), outputs: classes, weights: single(weights), bias: single(bias) }
 }
 
 /// f at x = W (c, d) then b (c), and its gradient in the same order.
 fn loss(x: &[f64], gradient: &mut [f64], problem: &Problem<'_>) -> f64 {
-    let Problem {
-        features,
-        classes,
-        rows,
-        lambda,
-        ..
-    } = *problem;
+    let Problem { features, classes, rows, lambda, .. } = *problem;
     let single: Vec<f32> = x.iter().map(|&value| value as f32).collect();
     let (weights, bias) = single.split_at(classes * features.width);
     let piece = rows.len().div_ceil(PIECES);
-    let parts: Vec<Share> = rows
-        .par_chunks(piece)
-        .map(|rows| share(weights, bias, &Problem { rows, ..*problem }))
-        .collect();
+    let parts: Vec<Share> =
+        rows.par_chunks(piece).map(|rows| share(weights, bias, &Problem { rows, ..*problem })).collect();
     let scale = 1.0 / rows.len() as f64;
     gradient.fill(0.0);
     let mut value = 0.0;
     for part in parts {
         value += part.loss * scale;
-        let slopes = part
-            .weights
-            .iter()
-            .map(|&slope| f64::from(slope))
-            .chain(part.bias);
-        gradient
-            .iter_mut()
-            .zip(slopes)
-            .for_each(|(gradient, slope)| *gradient += slope * scale);
+        let slopes = part.weights.iter().map(|&slope| f64::from(slope)).chain(part.bias);
+        gradient.iter_mut().zip(slopes).for_each(|(gradient, slope)| *gradient += slope * scale);
     }
     let penalised = classes * features.width;
     for (gradient, x) in gradient[..penalised].iter_mut().zip(x) {
@@ -298,22 +219,12 @@ struct Share {
 }
 
 fn share(weights: &[f32], bias: &[f32], problem: &Problem<'_>) -> Share {
-    let Problem {
-        features,
-        standard,
-        rows,
-        classes,
-        ..
-    } = *problem;
+    let Problem { features, standard, rows, classes, .. } = *problem;
     let width = features.width;
     let count = block_rows(width).min(rows.len());
     let mut block = vec![0.0; count * width]; // (rows, d)
     let mut scores = vec![0.0; count * classes]; // (rows, c) scores, then p − onehot(y)
-    let mut share = Share {
-        loss: 0.0,
-        weights: vec![0.0; classes * width],
-        bias: vec![0.0; classes],
-    };
+    let mut share = Share { loss: 0.0, weights: vec![0.0; classes * width], bias: vec![0.0; classes] };
     for rows in rows.chunks(count) {
         let block = &mut block[..rows.len() * width];
         let scores = &mut scores[..rows.len() * classes];
@@ -322,31 +233,13 @@ fn share(weights: &[f32], bias: &[f32], problem: &Problem<'_>) -> Share {
             row.copy_from_slice(bias);
         }
         let m = rows.len();
-        let shape = Gemm {
-            m,
-            n: classes,
-            k: width,
-            a: Layout::Plain,
-            b: Layout::Transposed,
-            accumulate: true,
-        };
+        let shape = Gemm { m, n: classes, k: width, a: Layout::Plain, b: Layout::Transposed, accumulate: true };
         gemm(scores, block, weights, shape);
         for (row, &image) in scores.chunks_exact_mut(classes).zip(rows) {
             share.loss += residual(row, features.labels[image as usize] as usize);
-            share
-                .bias
-                .iter_mut()
-                .zip(&*row)
-                .for_each(|(sum, &value)| *sum += f64::from(value));
+            share.bias.iter_mut().zip(&*row).for_each(|(sum, &value)| *sum += f64::from(value));
         }
-        let shape = Gemm {
-            m: classes,
-            n: width,
-            k: m,
-            a: Layout::Transposed,
-            b: Layout::Plain,
-            accumulate: true,
-        };
+        let shape = Gemm { m: classes, n: width, k: m, a: Layout::Transposed, b: Layout::Plain, accumulate: true };
         gemm(&mut share.weights, scores, block, shape);
     }
     share
@@ -376,21 +269,10 @@ mod tests {
     fn noise(rows: usize, width: usize, classes: u32) -> Features {
         let a = signs(rows, width, 1);
         let b = signs(rows, width, 2);
-        let values = a
-            .iter()
-            .zip(&b)
-            .enumerate()
-            .map(|(i, (a, b))| (a + 0.5 * b) * (1 + i % width) as f32 + 3.0);
+        let values = a.iter().zip(&b).enumerate().map(|(i, (a, b))| (a + 0.5 * b) * (1 + i % width) as f32 + 3.0);
         let bits = signs(rows, 8, 3);
-        let labels = bits
-            .chunks(8)
-            .map(|bits| bits.iter().filter(|&&bit| bit > 0.0).count() as u32 % classes);
-        Features {
-            rows,
-            width,
-            values: values.collect(),
-            labels: labels.collect(),
-        }
+        let labels = bits.chunks(8).map(|bits| bits.iter().filter(|&&bit| bit > 0.0).count() as u32 % classes);
+        Features { rows, width, values: values.collect(), labels: labels.collect() }
     }
 
     #[test]
@@ -398,18 +280,9 @@ mod tests {
         let features = noise(90, 5, 3);
         let standard = Standard::of(&features);
         let rows = all(&features);
-        let problem = Problem {
-            features: &features,
-            standard: &standard,
-            rows: &rows,
-            classes: 3,
-            lambda: 0.3,
-        };
-        let x: Vec<f64> = signs(1, 18, 4)
-            .iter()
-            .zip(signs(1, 18, 5))
-            .map(|(a, b)| f64::from(0.3 * a + 0.1 * b))
-            .collect();
+        let problem = Problem { features: &features, standard: &standard, rows: &rows, classes: 3, lambda: 0.3 };
+        let x: Vec<f64> =
+            signs(1, 18, 4).iter().zip(signs(1, 18, 5)).map(|(a, b)| f64::from(0.3 * a + 0.1 * b)).collect();
         let mut gradient = vec![0.0; 18];
         loss(&x, &mut gradient, &problem);
         for i in 0..18 {
@@ -420,47 +293,23 @@ mod tests {
             };
             // Scores are in single precision: a wide step keeps their rounding below the third digit.
             let numeric = (at(0.01) - at(-0.01)) / 0.02;
-            assert!(
-                (numeric - gradient[i]).abs() < 2e-4,
-                "parameter {i}: {numeric} {}",
-                gradient[i]
-            );
+            assert!((numeric - gradient[i]).abs() < 2e-4, "parameter {i}: {numeric} {}", gradient[i]);
         }
     }
 
     #[test]
     fn the_gradient_vanishes_at_the_solution() {
         let features = noise(300, 6, 4);
-        let logistic = Logistic {
-            lambdas: vec![1e-3],
-            seed: 0,
-            iterations: 100,
-            tolerance: 1e-10,
-        };
+        let logistic = Logistic { lambdas: vec![1e-3], seed: 0, iterations: 100, tolerance: 1e-10 };
         let fit = fit(&features, &logistic).expect("valid");
         assert!(fit.converged, "{fit:?}");
         let standard = Standard::of(&features);
         let rows = all(&features);
-        let problem = Problem {
-            features: &features,
-            standard: &standard,
-            rows: &rows,
-            classes: 4,
-            lambda: 1e-3,
-        };
-        let x: Vec<f64> = fit
-            .model
-            .weights
-            .iter()
-            .chain(&fit.model.bias)
-            .map(|&value| f64::from(value))
-            .collect();
+        let problem = Problem { features: &features, standard: &standard, rows: &rows, classes: 4, lambda: 1e-3 };
+        let x: Vec<f64> = fit.model.weights.iter().chain(&fit.model.bias).map(|&value| f64::from(value)).collect();
         let mut gradient = vec![0.0; x.len()];
         loss(&x, &mut gradient, &problem);
-        assert!(
-            gradient.iter().all(|slope| slope.abs() < 3e-5),
-            "{gradient:?}"
-        );
+        assert!(gradient.iter().all(|slope| slope.abs() < 3e-5), "{gradient:?}");
     }
 
     #[test]
@@ -468,13 +317,7 @@ mod tests {
         let features = noise(64, 3, 4);
         let standard = Standard::of(&features);
         let rows = all(&features);
-        let problem = Problem {
-            features: &features,
-            standard: &standard,
-            rows: &rows,
-            classes: 4,
-            lambda: 1.0,
-        };
+        let problem = Problem { features: &features, standard: &standard, rows: &rows, classes: 4, lambda: 1.0 };
         let value = loss(&[0.0; 16], &mut [0.0; 16], &problem);
         assert!((value - 4f64.ln()).abs() < 1e-6, "{value}");
     }

@@ -22,53 +22,34 @@ pub(crate) struct Lower {
 impl Lower {
     /// The zero matrix.
     pub(crate) fn zeros(size: usize) -> Lower {
-        let blocks = (0..size)
-            .step_by(BLOCK)
-            .map(|first| vec![0.0; (size - first) * BLOCK])
-            .collect();
+        let blocks = (0..size).step_by(BLOCK).map(|first| vec![0.0; (size - first) * BLOCK]).collect();
         Lower { size, blocks }
     }
 
     /// A += U·Uᵀ for `u` (size, length).
     pub(crate) fn add_outer(&mut self, u: &[f32], length: usize) {
         let size = self.size;
-        self.blocks
-            .par_iter_mut()
-            .enumerate()
-            .for_each(|(k, block)| {
-                let first = k * BLOCK;
-                let width = BLOCK.min(size - first);
-                let below = &u[first * length..];
-                if width == BLOCK {
-                    product(
-                        block,
-                        below,
-                        &below[..width * length],
-                        (size - first, width, length),
-                    );
-                } else {
-                    // The last block column is its diagonal square, with unused columns between its rows.
-                    let mut square = vec![0.0; width * width];
-                    product(&mut square, below, below, (width, width, length));
-                    for (row, values) in block
-                        .chunks_exact_mut(BLOCK)
-                        .zip(square.chunks_exact(width))
-                    {
-                        row[..width]
-                            .iter_mut()
-                            .zip(values)
-                            .for_each(|(out, value)| *out += value);
-                    }
+        self.blocks.par_iter_mut().enumerate().for_each(|(k, block)| {
+            let first = k * BLOCK;
+            let width = BLOCK.min(size - first);
+            let below = &u[first * length..];
+            if width == BLOCK {
+                product(block, below, &below[..width * length], (size - first, width, length));
+            } else {
+                // The last block column is its diagonal square, with unused columns between its rows.
+                let mut square = vec![0.0; width * width];
+                product(&mut square, below, below, (width, width, length));
+                for (row, values) in block.chunks_exact_mut(BLOCK).zip(square.chunks_exact(width)) {
+                    row[..width].iter_mut().zip(values).for_each(|(out, value)| *out += value);
                 }
-            });
+            }
+        });
     }
 
     /// A ×= scale, then `shift` is added to the diagonal.
     pub(crate) fn scale_and_shift(&mut self, scale: f64, shift: f64) {
         for block in &mut self.blocks {
-            block
-                .iter_mut()
-                .for_each(|value| *value = (f64::from(*value) * scale) as f32);
+            block.iter_mut().for_each(|value| *value = (f64::from(*value) * scale) as f32);
         }
         for i in 0..self.size {
             let at = self.at(i, i);
@@ -78,20 +59,13 @@ impl Lower {
 
     /// Sum of the diagonal.
     pub(crate) fn trace(&self) -> f64 {
-        (0..self.size)
-            .map(|i| f64::from(self.blocks[i / BLOCK][self.at(i, i)]))
-            .sum()
+        (0..self.size).map(|i| f64::from(self.blocks[i / BLOCK][self.at(i, i)])).sum()
     }
 
     /// The first `size` rows and columns.
     pub(crate) fn leading(&self, size: usize) -> Lower {
         let blocks = (0..size).step_by(BLOCK).zip(&self.blocks);
-        Lower {
-            size,
-            blocks: blocks
-                .map(|(first, block)| block[..(size - first) * BLOCK].to_vec())
-                .collect(),
-        }
+        Lower { size, blocks: blocks.map(|(first, block)| block[..(size - first) * BLOCK].to_vec()).collect() }
     }
 
     /// The factor L of a positive definite matrix, or none when a pivot is not positive.
@@ -103,9 +77,7 @@ impl Lower {
             let (diagonal, below) = block.split_at_mut(width * BLOCK);
             factor_diagonal(diagonal, width)?;
             let diagonal = &*diagonal;
-            below
-                .par_chunks_exact_mut(BLOCK)
-                .for_each(|row| solve_forward(row, diagonal, width));
+            below.par_chunks_exact_mut(BLOCK).for_each(|row| solve_forward(row, diagonal, width));
             let below = &*below;
             tail.par_iter_mut().enumerate().for_each(|(j, later)| {
                 let rows = &below[j * BLOCK * BLOCK..];
@@ -117,14 +89,8 @@ impl Lower {
                 } else {
                     let mut square = vec![0.0; width * width];
                     product(&mut square, rows, &minus, (width, width, BLOCK));
-                    for (row, values) in later
-                        .chunks_exact_mut(BLOCK)
-                        .zip(square.chunks_exact(width))
-                    {
-                        row[..width]
-                            .iter_mut()
-                            .zip(values)
-                            .for_each(|(out, value)| *out += value);
+                    for (row, values) in later.chunks_exact_mut(BLOCK).zip(square.chunks_exact(width)) {
+                        row[..width].iter_mut().zip(values).for_each(|(out, value)| *out += value);
                     }
                 }
             });
@@ -142,9 +108,7 @@ impl Lower {
 
     /// Replaces each row b of `right` by the solution x of L·x = b.
     pub(crate) fn solve_half(&self, right: &mut [f32]) {
-        right
-            .par_chunks_exact_mut(self.size)
-            .for_each(|x| self.forward(x));
+        right.par_chunks_exact_mut(self.size).for_each(|x| self.forward(x));
     }
 
     fn forward(&self, x: &mut [f32]) {
@@ -163,19 +127,13 @@ impl Lower {
             let width = BLOCK.min(self.size - k * BLOCK);
             let (unknown, below) = x[k * BLOCK..].split_at_mut(width);
             for (value, row) in below.iter().zip(block.chunks_exact(BLOCK).skip(width)) {
-                unknown
-                    .iter_mut()
-                    .zip(row)
-                    .for_each(|(unknown, l)| *unknown -= l * value);
+                unknown.iter_mut().zip(row).for_each(|(unknown, l)| *unknown -= l * value);
             }
             for i in (0..width).rev() {
                 unknown[i] /= block[i * BLOCK + i];
                 let value = unknown[i];
                 let row = &block[i * BLOCK..i * BLOCK + i];
-                unknown[..i]
-                    .iter_mut()
-                    .zip(row)
-                    .for_each(|(unknown, l)| *unknown -= l * value);
+                unknown[..i].iter_mut().zip(row).for_each(|(unknown, l)| *unknown -= l * value);
             }
         }
     }
@@ -187,14 +145,7 @@ impl Lower {
 
 /// c (m, n) += a (m, k) · bᵀ for b (n, k); takes the leading rows of a and c.
 fn product(c: &mut [f32], a: &[f32], b: &[f32], (m, n, k): (usize, usize, usize)) {
-    let shape = Gemm {
-        m,
-        n,
-        k,
-        a: Layout::Plain,
-        b: Layout::Transposed,
-        accumulate: true,
-    };
+    let shape = Gemm { m, n, k, a: Layout::Plain, b: Layout::Transposed, accumulate: true };
     gemm(&mut c[..m * n], &a[..m * k], &b[..n * k], shape);
 }
 
@@ -203,9 +154,7 @@ fn factor_diagonal(block: &mut [f32], width: usize) -> Option<()> {
     let mut lower = vec![0.0f64; width * width];
     for i in 0..width {
         for j in 0..=i {
-            let sum: f64 = (0..j)
-                .map(|p| lower[i * width + p] * lower[j * width + p])
-                .sum();
+            let sum: f64 = (0..j).map(|p| lower[i * width + p] * lower[j * width + p]).sum();
             let rest = f64::from(block[i * BLOCK + j]) - sum;
             lower[i * width + j] = if i > j {
                 rest / lower[j * width + j]
@@ -233,12 +182,7 @@ fn solve_forward(x: &mut [f32], block: &[f32], width: usize) {
 fn dot(a: &[f32], b: &[f32]) -> f32 {
     let mut lanes = [0.0f32; 8];
     let (a_chunks, b_chunks) = (a.chunks_exact(8), b.chunks_exact(8));
-    let rest: f32 = a_chunks
-        .remainder()
-        .iter()
-        .zip(b_chunks.remainder())
-        .map(|(a, b)| a * b)
-        .sum();
+    let rest: f32 = a_chunks.remainder().iter().zip(b_chunks.remainder()).map(|(a, b)| a * b).sum();
     for (a, b) in a_chunks.zip(b_chunks) {
         for lane in 0..8 {
             lanes[lane] += a[lane] * b[lane];
@@ -260,9 +204,7 @@ mod tests {
         let full = (0..size * size)
             .map(|at| {
                 let (i, j) = (at / size, at % size);
-                (0..length)
-                    .map(|p| f64::from(u[i * length + p]) * f64::from(u[j * length + p]))
-                    .sum()
+                (0..length).map(|p| f64::from(u[i * length + p]) * f64::from(u[j * length + p])).sum()
             })
             .collect();
         (lower, full)
@@ -273,25 +215,15 @@ mod tests {
         for size in [1, 5, 127, 128, 129, 300] {
             let (mut lower, full) = gram(size, size + 30);
             lower.scale_and_shift(1.0, 2.0);
-            assert!(
-                (lower.trace() - full.iter().step_by(size + 1).sum::<f64>() - 2.0 * size as f64)
-                    .abs()
-                    < 1e-3
-            );
+            assert!((lower.trace() - full.iter().step_by(size + 1).sum::<f64>() - 2.0 * size as f64).abs() < 1e-3);
             let right = signs(2, size, 9);
             let mut x = right.clone();
             lower.factor().expect("positive definite").solve(&mut x);
             for (x, right) in x.chunks_exact(size).zip(right.chunks_exact(size)) {
                 for i in 0..size {
-                    let product: f64 = (0..size)
-                        .map(|j| full[i * size + j] * f64::from(x[j]))
-                        .sum();
+                    let product: f64 = (0..size).map(|j| full[i * size + j] * f64::from(x[j])).sum();
                     let got = product + 2.0 * f64::from(x[i]);
-                    assert!(
-                        (got - f64::from(right[i])).abs() < 1e-3,
-                        "size {size}, row {i}: {got} {}",
-                        right[i]
-                    );
+                    assert!((got - f64::from(right[i])).abs() < 1e-3, "size {size}, row {i}: {got} {}", right[i]);
                 }
             }
         }
@@ -304,11 +236,7 @@ mod tests {
         let part = lower.leading(150).factor().expect("positive definite");
         let whole = lower.factor().expect("positive definite").leading(150);
         for (part, whole) in part.blocks.iter().zip(&whole.blocks) {
-            for (row, (part, whole)) in part
-                .chunks_exact(BLOCK)
-                .zip(whole.chunks_exact(BLOCK))
-                .enumerate()
-            {
+            for (row, (part, whole)) in part.chunks_exact(BLOCK).zip(whole.chunks_exact(BLOCK)).enumerate() {
                 for column in 0..BLOCK.min(row + 1) {
                     assert!((part[column] - whole[column]).abs() < 1e-3);
                 }

@@ -23,14 +23,8 @@ impl Estimate {
     pub fn of(numbers: impl Iterator<Item = f64> + Clone) -> Estimate {
         let count = numbers.clone().count().max(1) as f64;
         let value = numbers.clone().sum::<f64>() / count;
-        let variance = numbers
-            .map(|number| (number - value) * (number - value))
-            .sum::<f64>()
-            / count;
-        Estimate {
-            value,
-            standard_error: (variance / count).sqrt(),
-        }
+        let variance = numbers.map(|number| (number - value) * (number - value)).sum::<f64>() / count;
+        Estimate { value, standard_error: (variance / count).sqrt() }
     }
 }
 
@@ -40,12 +34,7 @@ impl Estimate {
 /// No rows, or lists of different lengths.
 pub fn accuracy(predictions: &[u32], labels: &[u32]) -> Result<Estimate, EvalError> {
     same_length("predictions", predictions.len(), labels.len())?;
-    Ok(Estimate::of(
-        predictions
-            .iter()
-            .zip(labels)
-            .map(|(prediction, label)| right(prediction, label)),
-    ))
+    Ok(Estimate::of(predictions.iter().zip(labels).map(|(prediction, label)| right(prediction, label))))
 }
 
 /// Accuracy of `a` less accuracy of `b` on the same rows, with the error of the paired difference.
@@ -56,49 +45,26 @@ pub fn difference(a: &[u32], b: &[u32], labels: &[u32]) -> Result<Estimate, Eval
     same_length("predictions of the first method", a.len(), labels.len())?;
     same_length("predictions of the second method", b.len(), labels.len())?;
     let pairs = a.iter().zip(b).zip(labels);
-    Ok(Estimate::of(
-        pairs.map(|((a, b), label)| right(a, label) - right(b, label)),
-    ))
+    Ok(Estimate::of(pairs.map(|((a, b), label)| right(a, label) - right(b, label))))
 }
 
 /// Share of rows whose class is among the k largest of their scores (n, c); equal scores count for the lower class.
 ///
 /// # Errors
 /// No rows, k or c = 0, or a length that does not fit.
-pub fn top_k(
-    scores: &[f32],
-    classes: usize,
-    labels: &[u32],
-    k: usize,
-) -> Result<Estimate, EvalError> {
+pub fn top_k(scores: &[f32], classes: usize, labels: &[u32], k: usize) -> Result<Estimate, EvalError> {
     if k == 0 || classes == 0 {
         let setting = if k == 0 { "k" } else { "number of classes" };
-        return Err(EvalError::Setting {
-            setting,
-            value: 0.0,
-            expected: "at least 1",
-        });
+        return Err(EvalError::Setting { setting, value: 0.0, expected: "at least 1" });
     }
     same_length("scores", scores.len(), labels.len() * classes)?;
-    let hits = scores
-        .chunks_exact(classes)
-        .zip(labels)
-        .map(|(scores, &label)| {
-            let Some(&own) = scores.get(label as usize) else {
-                return 0.0;
-            };
-            let before = |(class, &score): (usize, &f32)| {
-                score > own || (score == own && class < label as usize)
-            };
-            f64::from(u8::from(
-                scores
-                    .iter()
-                    .enumerate()
-                    .filter(|&item| before(item))
-                    .count()
-                    < k,
-            ))
-        });
+    let hits = scores.chunks_exact(classes).zip(labels).map(|(scores, &label)| {
+        let Some(&own) = scores.get(label as usize) else {
+            return 0.0;
+        };
+        let before = |(class, &score): (usize, &f32)| score > own || (score == own && class < label as usize);
+        f64::from(u8::from(scores.iter().enumerate().filter(|&item| before(item)).count() < k))
+    });
     Ok(Estimate::of(hits))
 }
 
@@ -108,11 +74,7 @@ pub fn top_k(
 /// No rows, or lists of different lengths.
 pub fn confusion(predictions: &[u32], labels: &[u32]) -> Result<Vec<Vec<u64>>, EvalError> {
     same_length("predictions", predictions.len(), labels.len())?;
-    let classes = predictions
-        .iter()
-        .chain(labels)
-        .max()
-        .map_or(0, |&class| class as usize + 1);
+    let classes = predictions.iter().chain(labels).max().map_or(0, |&class| class as usize + 1);
     let mut counts = vec![vec![0; classes]; classes];
     for (&prediction, &label) in predictions.iter().zip(labels) {
         counts[label as usize][prediction as usize] += 1;
@@ -170,18 +132,10 @@ fn right(prediction: &u32, label: &u32) -> f64 {
 
 fn same_length(what: &'static str, got: usize, expected: usize) -> Result<(), EvalError> {
     if expected == 0 {
-        return Err(EvalError::Empty {
-            what: "labels",
-            rows: 0,
-            width: 1,
-        });
+        return Err(EvalError::Empty { what: "labels", rows: 0, width: 1 });
     }
     if got != expected {
-        return Err(EvalError::Length {
-            what,
-            expected,
-            got,
-        });
+        return Err(EvalError::Length { what, expected, got });
     }
     Ok(())
 }

@@ -38,10 +38,7 @@ pub struct Ridge {
 impl Ridge {
     /// The protocol of this program: [`LAMBDAS`].
     pub fn standard(seed: u64) -> Ridge {
-        Ridge {
-            lambdas: LAMBDAS.to_vec(),
-            seed,
-        }
+        Ridge { lambdas: LAMBDAS.to_vec(), seed }
     }
 }
 
@@ -80,59 +77,34 @@ pub fn classify(train: &Features, queries: &Features, ridge: &Ridge) -> Result<J
         row[label as usize] = 1.0;
     }
     let score = |predicted: &[f32], rows: &[u32]| {
-        let right = largest(predicted, classes)
-            .iter()
-            .zip(rows)
-            .filter(|(p, r)| **p == train.labels[**r as usize])
-            .count();
+        let right =
+            largest(predicted, classes).iter().zip(rows).filter(|(p, r)| **p == train.labels[**r as usize]).count();
         right as f64 / rows.len() as f64
     };
     let fit = fit(train, &targets, classes, ridge, score)?;
     let predictions = fit.model.predict(queries)?;
     let accuracy = accuracy(&predictions, &queries.labels)?;
-    Ok(Judged {
-        fit,
-        predictions,
-        accuracy,
-    })
+    Ok(Judged { fit, predictions, accuracy })
 }
 
 /// Fits quantities: `targets` (n, outputs).
 ///
 /// # Errors
 /// Features or targets that cannot be used, fewer than ten training rows, a setting that cannot be met.
-pub fn regress(
-    train: &Features,
-    targets: &[f32],
-    outputs: usize,
-    ridge: &Ridge,
-) -> Result<Fit, EvalError> {
+pub fn regress(train: &Features, targets: &[f32], outputs: usize, ridge: &Ridge) -> Result<Fit, EvalError> {
     train.check(TRAIN)?;
     if targets.len() != train.rows * outputs || outputs == 0 {
-        return Err(EvalError::Length {
-            what: "targets",
-            expected: train.rows * outputs.max(1),
-            got: targets.len(),
-        });
+        return Err(EvalError::Length { what: "targets", expected: train.rows * outputs.max(1), got: targets.len() });
     }
     if let Some(at) = targets.iter().position(|target| !target.is_finite()) {
         let (row, column, value) = (at / outputs, at % outputs, targets[at]);
-        return Err(EvalError::NotFinite {
-            what: "targets",
-            row,
-            column,
-            value,
-        });
+        return Err(EvalError::NotFinite { what: "targets", row, column, value });
     }
     let score = |predicted: &[f32], rows: &[u32]| {
         let mut squares = 0.0;
         for (predicted, &row) in predicted.chunks_exact(outputs).zip(rows) {
             let expected = &targets[row as usize * outputs..][..outputs];
-            squares += predicted
-                .iter()
-                .zip(expected)
-                .map(|(p, t)| f64::from(p - t) * f64::from(p - t))
-                .sum::<f64>();
+            squares += predicted.iter().zip(expected).map(|(p, t)| f64::from(p - t) * f64::from(p - t)).sum::<f64>();
         }
         -squares / predicted.len() as f64
     };
@@ -143,37 +115,15 @@ pub fn regress(
 ///
 /// # Errors
 /// Lists of different lengths, no rows.
-pub fn squared_error(
-    predicted: &[f32],
-    targets: &[f32],
-    outputs: usize,
-) -> Result<Estimate, EvalError> {
+pub fn squared_error(predicted: &[f32], targets: &[f32], outputs: usize) -> Result<Estimate, EvalError> {
     if targets.is_empty() || outputs == 0 {
-        return Err(EvalError::Empty {
-            what: "targets",
-            rows: targets.len(),
-            width: outputs,
-        });
+        return Err(EvalError::Empty { what: "targets", rows: targets.len(), width: outputs });
     }
     if predicted.len() != targets.len() {
-        return Err(EvalError::Length {
-            what: "predictions",
-            expected: targets.len(),
-            got: predicted.len(),
-        });
+        return Err(EvalError::Length { what: "predictions", expected: targets.len(), got: predicted.len() });
     }
-    let row = |(p, t): (&[f32], &[f32])| {
-        p.iter()
-            .zip(t)
-            .map(|(p, t)| f64::from(p - t) * f64::from(p - t))
-            .sum()
-    };
-    Ok(Estimate::of(
-        predicted
-            .chunks_exact(outputs)
-            .zip(targets.chunks_exact(outputs))
-            .map(row),
-    ))
+    let row = |(p, t): (&[f32], &[f32])| p.iter().zip(t).map(|(p, t)| f64::from(p - t) * f64::from(p - t)).sum();
+    Ok(Estimate::of(predicted.chunks_exact(outputs).zip(targets.chunks_exact(outputs)).map(row)))
 }
 
 fn fit(
@@ -185,20 +135,11 @@ fn fit(
 ) -> Result<Fit, EvalError> {
     let lambdas = descending(&ridge.lambdas)?;
     let standard = Standard::of(train);
-    let system = System {
-        train,
-        standard: &standard,
-        targets,
-        outputs,
-    };
+    let system = System { train, standard: &standard, targets, outputs };
     if let [lambda] = lambdas[..] {
         let rows = all(train);
         let model = system.solve(&system.moments(&rows), &rows, lambda)?;
-        return Ok(Fit {
-            model,
-            lambda,
-            trials: Vec::new(),
-        });
+        return Ok(Fit { model, lambda, trials: Vec::new() });
     }
     let HeldOut { fit, held } = held_out(&train.labels, train.rows, ridge.seed)?;
     let rows = [fit.clone(), held.clone()].concat();
@@ -224,11 +165,7 @@ fn fit(
         add_gram(&mut whole, train, &standard, &held);
         whole
     });
-    Ok(Fit {
-        model: system.solve(&whole, &rows, lambda)?,
-        lambda,
-        trials,
-    })
+    Ok(Fit { model: system.solve(&whole, &rows, lambda)?, lambda, trials })
 }
 
 /// Features and what they should predict.
@@ -246,28 +183,17 @@ impl System<'_> {
 
     /// X̃ᵀX̃ (d, d) or X̃X̃ᵀ (rows, rows), whichever is smaller for all rows.
     fn moments(&self, rows: &[u32]) -> Lower {
-        if self.is_kernel() {
-            kernel(self.train, self.standard, rows)
-        } else {
-            gram(self.train, self.standard, rows)
-        }
+        if self.is_kernel() { kernel(self.train, self.standard, rows) } else { gram(self.train, self.standard, rows) }
     }
 
     /// The map at a penalty, from the moments of the same rows.
     fn solve(&self, moments: &Lower, rows: &[u32], lambda: f64) -> Result<Affine, EvalError> {
-        let System {
-            train,
-            standard,
-            targets,
-            outputs,
-        } = *self;
+        let System { train, standard, targets, outputs } = *self;
         let (count, width) = (rows.len(), train.width);
         let mut bias = vec![0.0f64; outputs];
         for &row in rows {
             let target = &targets[row as usize * outputs..][..outputs];
-            bias.iter_mut()
-                .zip(target)
-                .for_each(|(sum, &target)| *sum += f64::from(target) / count as f64);
+            bias.iter_mut().zip(target).for_each(|(sum, &target)| *sum += f64::from(target) / count as f64);
         }
         let bias: Vec<f32> = bias.iter().map(|&mean| mean as f32).collect();
         let centred = |out: usize, row: u32| targets[row as usize * outputs + out] - bias[out];
@@ -276,10 +202,7 @@ impl System<'_> {
         let factor = shifted.factor().ok_or(EvalError::Singular { lambda })?;
         let mut right = vec![0.0; outputs * count]; // (o, rows) Yᵀ
         for (out, right) in right.chunks_exact_mut(count).enumerate() {
-            right
-                .iter_mut()
-                .zip(rows)
-                .for_each(|(right, &row)| *right = centred(out, row));
+            right.iter_mut().zip(rows).for_each(|(right, &row)| *right = centred(out, row));
         }
         if self.is_kernel() {
             factor.solve(&mut right);
@@ -292,25 +215,13 @@ impl System<'_> {
             for right in right.chunks_exact(count) {
                 part.extend_from_slice(&right[done..done + here]);
             }
-            let shape = Gemm {
-                m: outputs,
-                n: width,
-                k: here,
-                a: Layout::Plain,
-                b: Layout::Plain,
-                accumulate: true,
-            };
+            let shape = Gemm { m: outputs, n: width, k: here, a: Layout::Plain, b: Layout::Plain, accumulate: true };
             gemm(&mut weights, &part, block, shape);
             done += here;
         });
         if !self.is_kernel() {
             factor.solve(&mut weights);
         }
-        Ok(Affine {
-            standard: standard.clone(),
-            outputs,
-            weights,
-            bias,
-        })
+        Ok(Affine { standard: standard.clone(), outputs, weights, bias })
     }
 }

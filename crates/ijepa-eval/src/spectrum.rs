@@ -38,23 +38,15 @@ pub fn singular_values(features: &Features, centre: Centre) -> Result<Vec<f64>, 
     const SLAB: usize = 256;
     for first in (0..length).step_by(SLAB) {
         let count = SLAB.min(length - first);
-        let slab: Vec<f64> = (0..size * count)
-            .into_par_iter()
-            .map(|p| at(p / count, first + p % count))
-            .collect(); // (s, count)
-        gram.par_chunks_exact_mut(size)
-            .enumerate()
-            .for_each(|(i, out)| {
-                let own = &slab[i * count..(i + 1) * count];
-                for (out, other) in out[..=i].iter_mut().zip(slab.chunks_exact(count)) {
-                    *out += dot(own, other);
-                }
-            });
+        let slab: Vec<f64> = (0..size * count).into_par_iter().map(|p| at(p / count, first + p % count)).collect(); // (s, count)
+        gram.par_chunks_exact_mut(size).enumerate().for_each(|(i, out)| {
+            let own = &slab[i * count..(i + 1) * count];
+            for (out, other) in out[..=i].iter_mut().zip(slab.chunks_exact(count)) {
+                *out += dot(own, other);
+            }
+        });
     }
-    let mut values: Vec<f64> = eigenvalues(gram, size)
-        .iter()
-        .map(|value| value.max(0.0).sqrt())
-        .collect();
+    let mut values: Vec<f64> = eigenvalues(gram, size).iter().map(|value| value.max(0.0).sqrt()).collect();
     values.sort_by(|a, b| b.total_cmp(a));
     Ok(values)
 }
@@ -65,12 +57,7 @@ pub fn entropy_rank(values: &[f64]) -> f64 {
     if sum <= 0.0 {
         return 0.0;
     }
-    let entropy: f64 = values
-        .iter()
-        .map(|value| value / sum)
-        .filter(|&p| p > 0.0)
-        .map(|p| -p * p.ln())
-        .sum();
+    let entropy: f64 = values.iter().map(|value| value / sum).filter(|&p| p > 0.0).map(|p| -p * p.ln()).sum();
     entropy.exp()
 }
 
@@ -93,11 +80,7 @@ fn tridiagonal(a: &mut [f64], n: usize) -> (Vec<f64>, Vec<f64>) {
             off[last - 1] = v[last - 1];
             continue;
         }
-        let norm = scale
-            * v.iter()
-                .map(|value| (value / scale) * (value / scale))
-                .sum::<f64>()
-                .sqrt();
+        let norm = scale * v.iter().map(|value| (value / scale) * (value / scale)).sum::<f64>().sqrt();
         let beside = if v[last - 1] > 0.0 { -norm } else { norm };
         off[last - 1] = beside;
         v[last - 1] -= beside;
@@ -107,15 +90,12 @@ fn tridiagonal(a: &mut [f64], n: usize) -> (Vec<f64>, Vec<f64>) {
         p.iter_mut().for_each(|value| *value /= half);
         let share = dot(&v, &p) / (2.0 * half);
         p.iter_mut().zip(&v).for_each(|(p, v)| *p -= share * v);
-        a[..last * n]
-            .par_chunks_exact_mut(n)
-            .enumerate()
-            .for_each(|(i, row)| {
-                let (vi, pi) = (v[i], p[i]);
-                for ((value, v), p) in row[..=i].iter_mut().zip(&v).zip(&p) {
-                    *value -= vi * p + pi * v;
-                }
-            });
+        a[..last * n].par_chunks_exact_mut(n).enumerate().for_each(|(i, row)| {
+            let (vi, pi) = (v[i], p[i]);
+            for ((value, v), p) in row[..=i].iter_mut().zip(&v).zip(&p) {
+                *value -= vi * p + pi * v;
+            }
+        });
     }
     ((0..n).map(|i| a[i * n + i]).collect(), off)
 }
@@ -128,10 +108,7 @@ fn symmetric_product(a: &[f64], n: usize, v: &[f64]) -> Vec<f64> {
         let row = &a[i * n..i * n + i];
         out[i] += dot(row, &v[..i]) + a[i * n + i] * v[i];
         let vi = v[i];
-        out[..i]
-            .iter_mut()
-            .zip(row)
-            .for_each(|(out, a)| *out += a * vi);
+        out[..i].iter_mut().zip(row).for_each(|(out, a)| *out += a * vi);
     }
     out
 }
@@ -142,9 +119,8 @@ fn implicit_ql(d: &mut [f64], e: &mut [f64]) {
     for low in 0..n {
         // Thirty sweeps an eigenvalue have never been needed; the bound only guards against looping for ever.
         for _ in 0..60 {
-            let split = (low..n - 1)
-                .find(|&m| e[m].abs() <= f64::EPSILON * (d[m].abs() + d[m + 1].abs()))
-                .unwrap_or(n - 1);
+            let split =
+                (low..n - 1).find(|&m| e[m].abs() <= f64::EPSILON * (d[m].abs() + d[m + 1].abs())).unwrap_or(n - 1);
             if split == low {
                 break;
             }
@@ -184,12 +160,7 @@ fn implicit_ql(d: &mut [f64], e: &mut [f64]) {
 fn dot(a: &[f64], b: &[f64]) -> f64 {
     let mut lanes = [0.0f64; 8];
     let (a_chunks, b_chunks) = (a.chunks_exact(8), b.chunks_exact(8));
-    let rest: f64 = a_chunks
-        .remainder()
-        .iter()
-        .zip(b_chunks.remainder())
-        .map(|(a, b)| a * b)
-        .sum();
+    let rest: f64 = a_chunks.remainder().iter().zip(b_chunks.remainder()).map(|(a, b)| a * b).sum();
     for (a, b) in a_chunks.zip(b_chunks) {
         for lane in 0..8 {
             lanes[lane] += a[lane] * b[lane];
@@ -216,8 +187,7 @@ mod tests {
         let mut found = eigenvalues(a, n);
         found.sort_by(f64::total_cmp);
         for (k, found) in found.iter().enumerate() {
-            let expected =
-                2.0 - 2.0 * ((k + 1) as f64 * std::f64::consts::PI / (n + 1) as f64).cos();
+            let expected = 2.0 - 2.0 * ((k + 1) as f64 * std::f64::consts::PI / (n + 1) as f64).cos();
             assert!((found - expected).abs() < 1e-12, "{k}: {found} {expected}");
         }
     }
@@ -225,43 +195,23 @@ mod tests {
     #[test]
     fn eigenvalues_keep_trace_and_squares_of_a_dense_matrix() {
         let n = 40;
-        let u: Vec<f64> = signs(n, 60, 1)
-            .iter()
-            .map(|&sign| f64::from(sign))
-            .collect();
-        let full: Vec<f64> = (0..n * n)
-            .map(|p| dot(&u[p / n * 60..][..60], &u[p % n * 60..][..60]))
-            .collect();
+        let u: Vec<f64> = signs(n, 60, 1).iter().map(|&sign| f64::from(sign)).collect();
+        let full: Vec<f64> = (0..n * n).map(|p| dot(&u[p / n * 60..][..60], &u[p % n * 60..][..60])).collect();
         let found = eigenvalues(full.clone(), n);
         let trace: f64 = (0..n).map(|i| full[i * n + i]).sum();
         let squares: f64 = full.iter().map(|value| value * value).sum();
         assert!((found.iter().sum::<f64>() - trace).abs() < 1e-9 * trace);
-        assert!(
-            (found.iter().map(|value| value * value).sum::<f64>() - squares).abs() < 1e-9 * squares
-        );
+        assert!((found.iter().map(|value| value * value).sum::<f64>() - squares).abs() < 1e-9 * squares);
     }
 
     #[test]
     fn singular_values_do_not_depend_on_which_side_is_longer() {
         let values = signs(12, 30, 2);
         let turned: Vec<f32> = (0..360).map(|p| values[p % 12 * 30 + p / 12]).collect();
-        let wide = Features {
-            rows: 12,
-            width: 30,
-            values,
-            labels: vec![],
-        };
-        let tall = Features {
-            rows: 30,
-            width: 12,
-            values: turned,
-            labels: vec![],
-        };
+        let wide = Features { rows: 12, width: 30, values, labels: vec![] };
+        let tall = Features { rows: 30, width: 12, values: turned, labels: vec![] };
         let wide = singular_values(&wide, Centre::Nothing).expect("valid");
         let tall = singular_values(&tall, Centre::Nothing).expect("valid");
-        assert!(
-            wide.iter().zip(&tall).all(|(a, b)| (a - b).abs() < 1e-9),
-            "{wide:?} {tall:?}"
-        );
+        assert!(wide.iter().zip(&tall).all(|(a, b)| (a - b).abs() < 1e-9), "{wide:?} {tall:?}");
     }
 }

@@ -27,18 +27,9 @@ impl Standard {
         let inverse = mean
             .iter()
             .zip(&deviation)
-            .map(|(mean, std)| {
-                if *std <= CONSTANT * mean.abs() {
-                    0.0
-                } else {
-                    (1.0 / std) as f32
-                }
-            })
+            .map(|(mean, std)| if *std <= CONSTANT * mean.abs() { 0.0 } else { (1.0 / std) as f32 })
             .collect();
-        Standard {
-            mean: mean.iter().map(|&mean| mean as f32).collect(),
-            inverse,
-        }
+        Standard { mean: mean.iter().map(|&mean| mean as f32).collect(), inverse }
     }
 
     /// out (rows, d) = the named rows, standardised.
@@ -53,11 +44,8 @@ impl Standard {
     pub(crate) fn columns(&self, out: &mut [f32], features: &Features, row: u32, first: usize) {
         let part = first..first + out.len();
         let values = &features.row(row as usize)[part.clone()];
-        for (((out, value), mean), inverse) in out
-            .iter_mut()
-            .zip(values)
-            .zip(&self.mean[part.clone()])
-            .zip(&self.inverse[part])
+        for (((out, value), mean), inverse) in
+            out.iter_mut().zip(values).zip(&self.mean[part.clone()]).zip(&self.inverse[part])
         {
             *out = (value - mean) * inverse;
         }
@@ -67,10 +55,8 @@ impl Standard {
 /// Mean and deviation (with 1/n) of every column, in f64 and two passes.
 pub(crate) fn columns(features: &Features) -> (Vec<f64>, Vec<f64>) {
     let rows = features.rows as f64;
-    let mean: Vec<f64> = sums(features, |sum, _, value| *sum += f64::from(value))
-        .iter()
-        .map(|sum| sum / rows)
-        .collect();
+    let mean: Vec<f64> =
+        sums(features, |sum, _, value| *sum += f64::from(value)).iter().map(|sum| sum / rows).collect();
     let squares = sums(features, |sum, column, value| {
         let off = f64::from(value) - mean[column];
         *sum += off * off;
@@ -98,10 +84,7 @@ fn sums(features: &Features, add: impl Fn(&mut f64, usize, f32) + Sync) -> Vec<f
         .collect();
     let mut total = vec![0.0; width];
     for part in parts {
-        total
-            .iter_mut()
-            .zip(part)
-            .for_each(|(total, part)| *total += part);
+        total.iter_mut().zip(part).for_each(|(total, part)| *total += part);
     }
     total
 }

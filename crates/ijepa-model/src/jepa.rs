@@ -58,12 +58,7 @@ impl Jepa {
         let vit = Vit::declare(&mut layout, "encoder.", encoder);
         let encoder_len = layout.len;
         let predictor = Predictor::declare(&mut layout, "predictor.", predictor, encoder);
-        Jepa {
-            layout,
-            encoder_len,
-            encoder: vit,
-            predictor,
-        }
+        Jepa { layout, encoder_len, encoder: vit, predictor }
     }
 
     /// Fresh networks; the target encoder begins as a copy of the encoder.
@@ -71,82 +66,37 @@ impl Jepa {
         let params = self.layout.init(seed);
         let target = Buf::from_slice(&params.as_slice()[..self.encoder_len]);
         let zeros = || Buf::zeros(self.layout.len);
-        State {
-            params,
-            target,
-            exp_avg: zeros(),
-            exp_avg_sq: zeros(),
-            step: 0,
-        }
+        State { params, target, exp_avg: zeros(), exp_avg_sq: zeros(), step: 0 }
     }
 
     /// What the target encoder says about the target blocks, layer-normed: (m·k·b·t, d). Masks the *output* of an
     /// encoder that saw every patch.
     pub fn targets(&self, pool: &Pool, target: View, batch: Batch) -> Var {
-        let Masks {
-            batch: images,
-            ref context,
-            ref targets,
-        } = *batch.masks;
+        let Masks { batch: images, ref context, ref targets } = *batch.masks;
         let n = self.encoder.config.patches();
         let mut tape = Tape::inference(pool, target);
         let index = all_patches(images, n);
-        let tokens = self.encoder.forward(
-            &mut tape,
-            Patches {
-                images: batch.images,
-                batch: images,
-                index: &index,
-                kept: n,
-            },
-        );
+        let tokens =
+            self.encoder.forward(&mut tape, Patches { images: batch.images, batch: images, index: &index, kept: n });
         let rows = |set: &ijepa_data::IndexSet| -> Vec<u32> {
-            set.indices
-                .iter()
-                .enumerate()
-                .map(|(i, patch)| (i / set.per_image * n) as u32 + patch)
-                .collect()
+            set.indices.iter().enumerate().map(|(i, patch)| (i / set.per_image * n) as u32 + patch).collect()
         };
-        let rows: Index = targets
-            .iter()
-            .flat_map(|set| rows(set).repeat(context.len()))
-            .collect(); // (m, k, b, t)
+        let rows: Index = targets.iter().flat_map(|set| rows(set).repeat(context.len())).collect(); // (m, k, b, t)
         let tokens = tape.gather(&tokens, rows);
         tape.layer_norm(&tokens, None, TARGET_NORM_EPS)
     }
 
     /// What the predictor guesses from the context: (m·k·b·t, d).
     pub fn predict(&self, tape: &mut Tape, batch: Batch) -> Var {
-        let Masks {
-            batch: images,
-            ref context,
-            ref targets,
-        } = *batch.masks;
-        let index: Vec<u32> = context
-            .iter()
-            .flat_map(|set| &set.indices)
-            .copied()
-            .collect(); // (k, b, c)
-        let patches = Patches {
-            images: batch.images,
-            batch: images,
-            index: &index,
-            kept: context[0].per_image,
-        };
+        let Masks { batch: images, ref context, ref targets } = *batch.masks;
+        let index: Vec<u32> = context.iter().flat_map(|set| &set.indices).copied().collect(); // (k, b, c)
+        let patches = Patches { images: batch.images, batch: images, index: &index, kept: context[0].per_image };
         let tokens = self.encoder.forward(tape, patches); // (k·b·c, d)
-        self.predictor
-            .forward(tape, &tokens, context, targets, images)
+        self.predictor.forward(tape, &tokens, context, targets, images)
     }
 
     /// The loss of a batch, and its gradients added to `grads`, a blob laid out as `params`.
-    pub fn loss_and_gradients(
-        &self,
-        pool: &Pool,
-        params: &Buf,
-        grads: &mut Buf,
-        batch: Batch,
-        targets: &Var,
-    ) -> f32 {
+    pub fn loss_and_gradients(&self, pool: &Pool, params: &Buf, grads: &mut Buf, batch: Batch, targets: &Var) -> f32 {
         let mut tape = Tape::training(pool, params.view(), grads.view_mut());
         let predictions = self.predict(&mut tape, batch);
         let loss = tape.smooth_l1(&predictions, targets);

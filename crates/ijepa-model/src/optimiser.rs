@@ -31,10 +31,6 @@ pub fn step(model: &Jepa, state: &mut State, grads: &Buf, schedule: &Schedule) {
         );
     }
     let encoder = state.params.view().range(0..model.encoder_len);
-    ema::forward(
-        state.target.view_mut(),
-        encoder,
-        schedule.momentum(state.step),
-    );
+    ema::forward(state.target.view_mut(), encoder, schedule.momentum(state.step));
     state.step = number;
 }

@@ -59,27 +59,15 @@ pub struct Layout {
 impl Layout {
     /// Adds a parameter at the end of the blob, on a cache line of its own.
     pub fn add(&mut self, name: String, shape: &[usize], init: Init) -> Slot {
-        let slot = Slot {
-            offset: self.len,
-            len: shape.iter().product(),
-        };
+        let slot = Slot { offset: self.len, len: shape.iter().product() };
         self.len = (slot.offset + slot.len).next_multiple_of(16);
-        self.entries.push(Entry {
-            name,
-            shape: shape.to_vec(),
-            slot,
-            init,
-        });
+        self.entries.push(Entry { name, shape: shape.to_vec(), slot, init });
         slot
     }
 
     /// Number of learnt values.
     pub fn learnt(&self) -> usize {
-        self.entries
-            .iter()
-            .filter(|entry| entry.learnt())
-            .map(|entry| entry.slot.len)
-            .sum()
+        self.entries.iter().filter(|entry| entry.learnt()).map(|entry| entry.slot.len).sum()
     }
 
     /// A blob of initial values; each tensor draws from a stream of its own.

@@ -26,58 +26,23 @@ pub struct Predictor {
 
 impl Predictor {
     /// Adds the predictor's parameters to a layout, their names starting with `prefix`.
-    pub fn declare(
-        layout: &mut Layout,
-        prefix: &str,
-        config: PredictorConfig,
-        encoder: VitConfig,
-    ) -> Predictor {
+    pub fn declare(layout: &mut Layout, prefix: &str, config: PredictorConfig, encoder: VitConfig) -> Predictor {
         let PredictorConfig { width, depth } = config;
         let positions = Init::Fixed(sin_cos_positions(encoder.grid(), width));
         let mask_token = layout.add(format!("{prefix}mask_token"), &[1, 1, width], Init::Normal);
-        let predictor_pos_embed = layout.add(
-            format!("{prefix}predictor_pos_embed"),
-            &[1, encoder.patches(), width],
-            positions,
-        );
-        let predictor_embed = linear(
-            layout,
-            &format!("{prefix}predictor_embed"),
-            encoder.width,
-            width,
-        );
+        let predictor_pos_embed =
+            layout.add(format!("{prefix}predictor_pos_embed"), &[1, encoder.patches(), width], positions);
+        let predictor_embed = linear(layout, &format!("{prefix}predictor_embed"), encoder.width, width);
         let block = |i| format!("{prefix}predictor_blocks.{i}.");
-        let blocks = (0..depth)
-            .map(|i| Block::declare(layout, &block(i), width, 4 * width, encoder.heads))
-            .collect();
+        let blocks = (0..depth).map(|i| Block::declare(layout, &block(i), width, 4 * width, encoder.heads)).collect();
         let predictor_norm = affine(layout, &format!("{prefix}predictor_norm"), width);
-        let predictor_proj = linear(
-            layout,
-            &format!("{prefix}predictor_proj"),
-            width,
-            encoder.width,
-        );
-        Predictor {
-            config,
-            mask_token,
-            predictor_pos_embed,
-            predictor_embed,
-            blocks,
-            predictor_norm,
-            predictor_proj,
-        }
+        let predictor_proj = linear(layout, &format!("{prefix}predictor_proj"), width, encoder.width);
+        Predictor { config, mask_token, predictor_pos_embed, predictor_embed, blocks, predictor_norm, predictor_proj }
     }
 
     /// x (k·b·c, d) tokens of the context patches, context and targets as the batch's masks say → predictions
     /// (m·k·b·t, d), target block by target block.
-    pub fn forward(
-        &self,
-        tape: &mut Tape,
-        x: &Var,
-        context: &[IndexSet],
-        targets: &[IndexSet],
-        batch: usize,
-    ) -> Var {
+    pub fn forward(&self, tape: &mut Tape, x: &Var, context: &[IndexSet], targets: &[IndexSet], batch: usize) -> Var {
         let shape = assemble::Shape {
             blocks: targets.len(),
             batch: context.len() * batch,
@@ -85,34 +50,21 @@ impl Predictor {
             target: targets[0].per_image,
             width: self.config.width,
         };
-        let context_index: Vec<u32> = context
-            .iter()
-            .flat_map(|set| &set.indices)
-            .copied()
-            .collect(); // (k, b, c)
-        let repeated = targets
-            .iter()
-            .flat_map(|set| std::iter::repeat_n(&set.indices, context.len()));
+        let context_index: Vec<u32> = context.iter().flat_map(|set| &set.indices).copied().collect(); // (k, b, c)
+        let repeated = targets.iter().flat_map(|set| std::iter::repeat_n(&set.indices, context.len()));
         let target_index: Index = repeated.flatten().copied().collect(); // (m, k, b, t)
 
         let z = tape.linear(x, self.predictor_embed);
         let z = tape.position(&z, self.predictor_pos_embed, &context_index); // (k·b·c, p)
-        let mut y = tape.assemble(
-            &z,
-            self.mask_token,
-            self.predictor_pos_embed,
-            target_index,
-            shape,
-        ); // (m·k·b·(c+t), p)
+        let mut y = tape.assemble(&z, self.mask_token, self.predictor_pos_embed, target_index, shape); // (m·k·b·(c+t), p)
         drop(z);
         let tokens = shape.context + shape.target;
         for block in &self.blocks {
             y = block.forward(tape, y, tokens);
         }
         let sequences = shape.blocks * shape.batch;
-        let last: Index = (0..sequences)
-            .flat_map(|s| (shape.context..tokens).map(move |t| (s * tokens + t) as u32))
-            .collect();
+        let last: Index =
+            (0..sequences).flat_map(|s| (shape.context..tokens).map(move |t| (s * tokens + t) as u32)).collect();
         let y = tape.gather(&y, last); // (m·k·b·t, p)
         let y = tape.layer_norm(&y, Some(self.predictor_norm), NORM_EPS);
         tape.linear(&y, self.predictor_proj)

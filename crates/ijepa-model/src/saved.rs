@@ -15,18 +15,12 @@ pub const CONTEXT: &str = "encoder.";
 
 /// The name in checkpoints of an encoder's parameter in network `network` ([`TARGET`] or [`CONTEXT`]).
 fn renamed(entry: &Entry, network: &str) -> String {
-    format!(
-        "{network}{}",
-        entry.name.strip_prefix(CONTEXT).unwrap_or(&entry.name)
-    )
+    format!("{network}{}", entry.name.strip_prefix(CONTEXT).unwrap_or(&entry.name))
 }
 
 impl Jepa {
     fn encoder_entries(&self) -> impl Iterator<Item = &Entry> {
-        self.layout
-            .entries
-            .iter()
-            .filter(|entry| entry.slot.offset < self.encoder_len)
+        self.layout.entries.iter().filter(|entry| entry.slot.offset < self.encoder_len)
     }
 
     /// Everything that a checkpoint holds, as a state.
@@ -36,64 +30,28 @@ impl Jepa {
     /// # Errors
     /// When tensors are missing, surplus or of another shape, in the networks or in the optimiser's state.
     pub fn restore(&self, checkpoint: &Checkpoint) -> Result<State, CheckpointError> {
-        let mut expected: Vec<(String, Vec<usize>)> = self
-            .layout
-            .entries
-            .iter()
-            .map(|entry| (entry.name.clone(), entry.shape.clone()))
-            .collect();
-        expected.extend(
-            self.encoder_entries()
-                .map(|entry| (renamed(entry, TARGET), entry.shape.clone())),
-        );
+        let mut expected: Vec<(String, Vec<usize>)> =
+            self.layout.entries.iter().map(|entry| (entry.name.clone(), entry.shape.clone())).collect();
+        expected.extend(self.encoder_entries().map(|entry| (renamed(entry, TARGET), entry.shape.clone())));
         require(checkpoint, &expected)?;
 
-        let params = fill(
-            self.layout.len,
-            self.layout.entries.iter(),
-            &checkpoint.tensors,
-            |entry| entry.name.clone(),
-        );
-        let target = fill(
-            self.encoder_len,
-            self.encoder_entries(),
-            &checkpoint.tensors,
-            |entry| renamed(entry, TARGET),
-        );
-        let (mut exp_avg, mut exp_avg_sq, mut step) =
-            (Buf::zeros(self.layout.len), Buf::zeros(self.layout.len), 0);
+        let params = fill(self.layout.len, self.layout.entries.iter(), &checkpoint.tensors, |entry| entry.name.clone());
+        let target =
+            fill(self.encoder_len, self.encoder_entries(), &checkpoint.tensors, |entry| renamed(entry, TARGET));
+        let (mut exp_avg, mut exp_avg_sq, mut step) = (Buf::zeros(self.layout.len), Buf::zeros(self.layout.len), 0);
         if let Some(moments) = &checkpoint.moments {
-            let learnt: Vec<(String, Vec<usize>)> = self
-                .layout
-                .entries
-                .iter()
-                .filter(|e| e.learnt())
-                .map(|e| (e.name.clone(), e.shape.clone()))
-                .collect();
+            let learnt: Vec<(String, Vec<usize>)> =
+                self.layout.entries.iter().filter(|e| e.learnt()).map(|e| (e.name.clone(), e.shape.clone())).collect();
             for tensors in [&moments.exp_avg, &moments.exp_avg_sq] {
-                let held = Checkpoint {
-                    tensors: tensors.clone(),
-                    moments: None,
-                    meta: checkpoint.meta.clone(),
-                };
+                let held = Checkpoint { tensors: tensors.clone(), moments: None, meta: checkpoint.meta.clone() };
                 require(&held, &learnt)?;
             }
             let learnt = || self.layout.entries.iter().filter(|entry| entry.learnt());
-            exp_avg = fill(self.layout.len, learnt(), &moments.exp_avg, |entry| {
-                entry.name.clone()
-            });
-            exp_avg_sq = fill(self.layout.len, learnt(), &moments.exp_avg_sq, |entry| {
-                entry.name.clone()
-            });
+            exp_avg = fill(self.layout.len, learnt(), &moments.exp_avg, |entry| entry.name.clone());
+            exp_avg_sq = fill(self.layout.len, learnt(), &moments.exp_avg_sq, |entry| entry.name.clone());
             step = moments.step;
         }
-        Ok(State {
-            params,
-            target,
-            exp_avg,
-            exp_avg_sq,
-            step,
-        })
+        Ok(State { params, target, exp_avg, exp_avg_sq, step })
     }
 
     /// Writes a state as one checkpoint file, whole or not at all.
@@ -109,16 +67,8 @@ impl Jepa {
             views.push(view(renamed(entry, TARGET), entry, &state.target));
         }
         for entry in self.layout.entries.iter().filter(|entry| entry.learnt()) {
-            views.push(view(
-                format!("optimizer.exp_avg.{}", entry.name),
-                entry,
-                &state.exp_avg,
-            ));
-            views.push(view(
-                format!("optimizer.exp_avg_sq.{}", entry.name),
-                entry,
-                &state.exp_avg_sq,
-            ));
+            views.push(view(format!("optimizer.exp_avg.{}", entry.name), entry, &state.exp_avg));
+            views.push(view(format!("optimizer.exp_avg_sq.{}", entry.name), entry, &state.exp_avg_sq));
         }
         write_views(path, meta, Some(state.step), &views)
     }
@@ -128,23 +78,11 @@ impl Jepa {
 ///
 /// # Errors
 /// When tensors of that network are missing, surplus or of another shape.
-pub fn restore_encoder(
-    layout: &Layout,
-    checkpoint: &Checkpoint,
-    network: &str,
-) -> Result<Buf, CheckpointError> {
-    let expected: Vec<(String, Vec<usize>)> = layout
-        .entries
-        .iter()
-        .map(|entry| (renamed(entry, network), entry.shape.clone()))
-        .collect();
+pub fn restore_encoder(layout: &Layout, checkpoint: &Checkpoint, network: &str) -> Result<Buf, CheckpointError> {
+    let expected: Vec<(String, Vec<usize>)> =
+        layout.entries.iter().map(|entry| (renamed(entry, network), entry.shape.clone())).collect();
     require(checkpoint, &expected)?;
-    Ok(fill(
-        layout.len,
-        layout.entries.iter(),
-        &checkpoint.tensors,
-        |entry| renamed(entry, network),
-    ))
+    Ok(fill(layout.len, layout.entries.iter(), &checkpoint.tensors, |entry| renamed(entry, network)))
 }
 
 /// A lone encoder and its layout, for evaluation.
@@ -155,11 +93,7 @@ pub fn encoder(config: crate::VitConfig) -> (Layout, Vit) {
 }
 
 fn view<'a>(name: String, entry: &'a Entry, blob: &'a Buf) -> View<'a> {
-    View {
-        name,
-        shape: &entry.shape,
-        values: &blob.as_slice()[entry.slot.range()],
-    }
+    View { name, shape: &entry.shape, values: &blob.as_slice()[entry.slot.range()] }
 }
 
 fn fill<'a>(
@@ -170,9 +104,7 @@ fn fill<'a>(
 ) -> Buf {
     let mut blob = Buf::zeros(len);
     for entry in entries {
-        let tensor = tensors
-            .get(&name(entry))
-            .expect("`require` found every tensor");
+        let tensor = tensors.get(&name(entry)).expect("`require` found every tensor");
         blob.as_mut_slice()[entry.slot.range()].copy_from_slice(&tensor.values);
     }
     blob

@@ -46,11 +46,7 @@ impl Schedule {
     /// Weight decay of step `step`.
     pub fn weight_decay(&self, step: u64) -> f64 {
         let progress = (step + 1) as f64 / self.cosine_steps.max(1) as f64;
-        cosine(
-            self.weight_decay,
-            self.final_weight_decay,
-            progress.min(1.0),
-        )
+        cosine(self.weight_decay, self.final_weight_decay, progress.min(1.0))
     }
 
     /// Momentum of the target encoder after step `step`.
@@ -84,14 +80,8 @@ mod tests {
         assert!((s.lr(0) - (1e-4 + 0.1 * 9e-4)).abs() < 1e-12);
         assert!((s.lr(9) - 1e-3).abs() < 1e-12, "warm-up ends at the peak");
         assert!((s.lr(109) - 1e-6).abs() < 1e-12);
-        assert!(
-            (s.lr(5000) - 1e-6).abs() < 1e-12,
-            "after its end the schedule stays"
-        );
-        assert!(
-            (1..120).all(|i| (s.lr(i) - s.lr(i - 1)).abs() < 1e-4),
-            "without jumps"
-        );
+        assert!((s.lr(5000) - 1e-6).abs() < 1e-12, "after its end the schedule stays");
+        assert!((1..120).all(|i| (s.lr(i) - s.lr(i - 1)).abs() < 1e-4), "without jumps");
     }
 
     #[test]

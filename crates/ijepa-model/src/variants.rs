@@ -36,19 +36,8 @@ impl VitConfig {
     /// # Errors
     /// A sentence with the numbers.
     pub fn validate(&self) -> Result<(), String> {
-        let VitConfig {
-            image,
-            patch,
-            width,
-            heads,
-            ..
-        } = *self;
-        if patch == 0
-            || image.0 == 0
-            || image.1 == 0
-            || image.0 % patch != 0
-            || image.1 % patch != 0
-        {
+        let VitConfig { image, patch, width, heads, .. } = *self;
+        if patch == 0 || image.0 == 0 || image.1 == 0 || image.0 % patch != 0 || image.1 % patch != 0 {
             return Err(format!(
                 "an image of {}×{} pixels is not a whole number of patches of {patch}×{patch}",
                 image.0, image.1
@@ -90,48 +79,12 @@ pub struct Variant {
 
 /// The reference's encoders, smallest first. The MLP of `vit_giant` is 48/11 times as wide as its tokens.
 pub const VARIANTS: [Variant; 6] = [
-    Variant {
-        name: "vit_tiny",
-        width: 192,
-        depth: 12,
-        heads: 3,
-        hidden: 768,
-    },
-    Variant {
-        name: "vit_small",
-        width: 384,
-        depth: 12,
-        heads: 6,
-        hidden: 1536,
-    },
-    Variant {
-        name: "vit_base",
-        width: 768,
-        depth: 12,
-        heads: 12,
-        hidden: 3072,
-    },
-    Variant {
-        name: "vit_large",
-        width: 1024,
-        depth: 24,
-        heads: 16,
-        hidden: 4096,
-    },
-    Variant {
-        name: "vit_huge",
-        width: 1280,
-        depth: 32,
-        heads: 16,
-        hidden: 5120,
-    },
-    Variant {
-        name: "vit_giant",
-        width: 1408,
-        depth: 40,
-        heads: 16,
-        hidden: 6144,
-    },
+    Variant { name: "vit_tiny", width: 192, depth: 12, heads: 3, hidden: 768 },
+    Variant { name: "vit_small", width: 384, depth: 12, heads: 6, hidden: 1536 },
+    Variant { name: "vit_base", width: 768, depth: 12, heads: 12, hidden: 3072 },
+    Variant { name: "vit_large", width: 1024, depth: 24, heads: 16, hidden: 4096 },
+    Variant { name: "vit_huge", width: 1280, depth: 32, heads: 16, hidden: 5120 },
+    Variant { name: "vit_giant", width: 1408, depth: 40, heads: 16, hidden: 6144 },
 ];
 
 /// The encoder of that name.

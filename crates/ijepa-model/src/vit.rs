@@ -55,77 +55,32 @@ pub fn all_patches(batch: usize, patches: usize) -> Vec<u32> {
 impl Vit {
     /// Adds an encoder's parameters to a layout, their names starting with `prefix`.
     pub fn declare(layout: &mut Layout, prefix: &str, config: VitConfig) -> Vit {
-        let VitConfig {
-            patch,
-            channels,
-            width,
-            depth,
-            heads,
-            hidden,
-            ..
-        } = config;
+        let VitConfig { patch, channels, width, depth, heads, hidden, .. } = config;
         let positions = Init::Fixed(sin_cos_positions(config.grid(), width));
-        let pos_embed = layout.add(
-            format!("{prefix}pos_embed"),
-            &[1, config.patches(), width],
-            positions,
-        );
+        let pos_embed = layout.add(format!("{prefix}pos_embed"), &[1, config.patches(), width], positions);
         let patch_embed = Linear {
             weight: layout.add(
                 format!("{prefix}patch_embed.proj.weight"),
                 &[width, channels, patch, patch],
                 Init::Normal,
             ),
-            bias: layout.add(
-                format!("{prefix}patch_embed.proj.bias"),
-                &[width],
-                Init::Zero,
-            ),
+            bias: layout.add(format!("{prefix}patch_embed.proj.bias"), &[width], Init::Zero),
         };
-        let blocks = (0..depth)
-            .map(|i| {
-                Block::declare(
-                    layout,
-                    &format!("{prefix}blocks.{i}."),
-                    width,
-                    hidden,
-                    heads,
-                )
-            })
-            .collect();
+        let blocks =
+            (0..depth).map(|i| Block::declare(layout, &format!("{prefix}blocks.{i}."), width, hidden, heads)).collect();
         let norm = affine(layout, &format!("{prefix}norm"), width);
-        Vit {
-            config,
-            pos_embed,
-            patch_embed,
-            blocks,
-            norm,
-        }
+        Vit { config, pos_embed, patch_embed, blocks, norm }
     }
 
     /// Tokens (k·b·c, d) after the final norm.
     pub fn forward(&self, tape: &mut Tape, patches: Patches) -> Var {
-        self.forward_last(tape, patches, 1)
-            .pop()
-            .expect("an encoder has at least one block")
+        self.forward_last(tape, patches, 1).pop().expect("an encoder has at least one block")
     }
 
     /// Tokens (k·b·c, d) after each of the last `layers` blocks, earliest first, each through the final norm.
     pub fn forward_last(&self, tape: &mut Tape, patches: Patches, layers: usize) -> Vec<Var> {
-        let VitConfig {
-            image,
-            patch,
-            channels,
-            depth,
-            ..
-        } = self.config;
-        let shape = patchify::Shape {
-            batch: patches.batch,
-            channels,
-            size: image,
-            patch,
-            kept: patches.kept,
-        };
+        let VitConfig { image, patch, channels, depth, .. } = self.config;
+        let shape = patchify::Shape { batch: patches.batch, channels, size: image, patch, kept: patches.kept };
         let pixels = tape.patchify(patches.images, patches.index, shape); // (k·b·c, 3·p·p)
         let tokens = tape.linear(&pixels, self.patch_embed);
         let mut x = tape.position(&tokens, self.pos_embed, patches.index); // (k·b·c, d)
@@ -141,13 +96,7 @@ impl Vit {
 }
 
 impl Block {
-    pub(crate) fn declare(
-        layout: &mut Layout,
-        prefix: &str,
-        width: usize,
-        hidden: usize,
-        heads: usize,
-    ) -> Block {
+    pub(crate) fn declare(layout: &mut Layout, prefix: &str, width: usize, hidden: usize, heads: usize) -> Block {
         Block {
             norm1: affine(layout, &format!("{prefix}norm1"), width),
             qkv: linear(layout, &format!("{prefix}attn.qkv"), width, 3 * width),

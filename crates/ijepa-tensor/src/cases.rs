@@ -4,7 +4,9 @@
 //! backward against the reference on dual numbers). An op that has no row here is not tested.
 
 use crate::gemm::{self, Gemm, Layout};
-use crate::ops::{assemble, attention, cross_entropy, gather, gelu, layer_norm, linear, mean_tokens, position, smooth_l1};
+use crate::ops::{
+    assemble, attention, cross_entropy, gather, gelu, layer_norm, linear, mean_tokens, position, smooth_l1,
+};
 use crate::scalar::Scalar;
 use crate::tape::{Index, Slot, Tape, Var};
 
@@ -89,7 +91,11 @@ impl Case {
         use Kind::{Activation, Constant, Parameter};
         match *self {
             Case::Linear(linear::Shape { rows, inputs, outputs }, residual) => {
-                let mut all = vec![input(Activation, rows, inputs), input(Parameter, outputs, inputs), input(Parameter, 1, outputs)];
+                let mut all = vec![
+                    input(Activation, rows, inputs),
+                    input(Parameter, outputs, inputs),
+                    input(Parameter, 1, outputs),
+                ];
                 all.extend(residual.then(|| input(Activation, rows, outputs)));
                 all
             }
@@ -99,11 +105,19 @@ impl Case {
                 all
             }
             Case::Gelu(rows, width) => vec![input(Activation, rows, width)],
-            Case::Attention(attention::Shape { batch, tokens, width, .. }) => vec![input(Activation, batch * tokens, 3 * width)],
-            Case::Position(width, table, ref index) => vec![input(Activation, index.len(), width), input(Parameter, table, width)],
+            Case::Attention(attention::Shape { batch, tokens, width, .. }) => {
+                vec![input(Activation, batch * tokens, 3 * width)]
+            }
+            Case::Position(width, table, ref index) => {
+                vec![input(Activation, index.len(), width), input(Parameter, table, width)]
+            }
             Case::Gather(width, rows, _) => vec![input(Activation, rows, width)],
             Case::Assemble(assemble::Shape { batch, context, width, .. }, table, _) => {
-                vec![input(Activation, batch * context, width), input(Parameter, 1, width), input(Parameter, table, width)]
+                vec![
+                    input(Activation, batch * context, width),
+                    input(Parameter, 1, width),
+                    input(Parameter, table, width),
+                ]
             }
             Case::MeanTokens(batch, tokens, width) => vec![input(Activation, batch * tokens, width)],
             Case::SmoothL1(rows, width) => vec![input(Activation, rows, width), input(Constant, rows, width)],

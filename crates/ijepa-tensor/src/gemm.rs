@@ -43,7 +43,12 @@ impl Operand<'_> {
     fn assert_holds(&self, name: &str, rows: usize, columns: usize) {
         if rows > 0 && columns > 0 {
             let last = (rows - 1) * self.row_stride + (columns - 1) * self.column_stride;
-            assert!(last < self.values.len(), "{name}: ({rows}, {columns}) needs {} values, got {}", last + 1, self.values.len());
+            assert!(
+                last < self.values.len(),
+                "{name}: ({rows}, {columns}) needs {} values, got {}",
+                last + 1,
+                self.values.len()
+            );
         }
     }
 }

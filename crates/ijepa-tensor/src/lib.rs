@@ -11,12 +11,12 @@
 #![allow(unsafe_code)]
 
 pub mod buf;
-pub mod tape;
-pub mod ops;
-pub mod gemm;
-pub mod threads;
-pub mod scalar;
 pub mod cases;
+pub mod gemm;
+pub mod ops;
+pub mod scalar;
+pub mod tape;
+pub mod threads;
 mod vector;
 
 pub use buf::{Buf, View, ViewMut};

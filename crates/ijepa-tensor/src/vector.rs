@@ -142,7 +142,7 @@ pub(crate) fn exp(x: f32) -> f32 {
 ///
 /// Coefficients: weighted least squares on Chebyshev points for the relative error (2e-8 in exact arithmetic).
 #[inline(always)]
-#[allow(clippy::manual_clamp)]
+#[allow(clippy::manual_clamp, clippy::excessive_precision)]
 pub(crate) fn erf(x: f32) -> f32 {
     let clamped = if x < -3.925 { -3.925 } else { x };
     let clamped = if clamped > 3.925 { 3.925 } else { clamped };
@@ -152,7 +152,7 @@ pub(crate) fn erf(x: f32) -> f32 {
     p = p * z + 3.772_106_5e-3;
     p = p * z + 5.276_789_5e-2;
     p = p * z + 1.905_845_6e-1;
-    p = p * z + 1.128_379_1;
+    p = p * z + std::f32::consts::FRAC_2_SQRT_PI;
     let mut q = 3.804_649_2e-5;
     q = q * z + 1.163_735_5e-3;
     q = q * z + 1.498_231_3e-2;

@@ -46,15 +46,22 @@ impl Batches {
                 .remedy("a replay file holds step0.images, step0.context0, step0.target0, …, step1.images, … (see ijepa pretrain --help)")
         };
         let bytes = std::fs::read(path).map_err(|error| unreadable("cannot be read".to_owned()).because(error))?;
-        let file = SafeTensors::deserialize(&bytes).map_err(|error| unreadable("is not a .safetensors file".to_owned()).because(error))?;
+        let file = SafeTensors::deserialize(&bytes)
+            .map_err(|error| unreadable("is not a .safetensors file".to_owned()).because(error))?;
         let mut batches = Vec::new();
         while let Ok(images) = file.tensor(&format!("step{}.images", batches.len())) {
             let step = batches.len();
             let batch = match *images.shape() {
-                [batch, 3, height, width] if (height, width) == image && batch > 0 && images.dtype() == Dtype::F32 => batch,
+                [batch, 3, height, width] if (height, width) == image && batch > 0 && images.dtype() == Dtype::F32 => {
+                    batch
+                }
                 _ => {
                     let got = format!("{:?} of {:?}", images.dtype(), images.shape());
-                    return Err(unreadable(format!("step{step}.images: expected F32 of [b, 3, {}, {}], got {got}", image.0, image.1)).into());
+                    return Err(unreadable(format!(
+                        "step{step}.images: expected F32 of [b, 3, {}, {}], got {got}",
+                        image.0, image.1
+                    ))
+                    .into());
                 }
             };
             let sets = |kind: &str| index_sets(&file, step, kind, batch, patches).map_err(unreadable);
@@ -71,13 +78,22 @@ impl Batches {
 }
 
 /// `step{step}.{kind}0`, `…1`, … as far as the file has them, all of one length.
-fn index_sets(file: &SafeTensors, step: usize, kind: &str, batch: usize, patches: usize) -> Result<Vec<IndexSet>, String> {
+fn index_sets(
+    file: &SafeTensors,
+    step: usize,
+    kind: &str,
+    batch: usize,
+    patches: usize,
+) -> Result<Vec<IndexSet>, String> {
     let mut sets: Vec<IndexSet> = Vec::new();
     while let Ok(tensor) = file.tensor(&format!("step{step}.{kind}{}", sets.len())) {
         let name = format!("step{step}.{kind}{}", sets.len());
         let set = index_set(&tensor, batch, patches).map_err(|problem| format!("{name}: {problem}"))?;
         if let Some(first) = sets.first().filter(|first| first.per_image != set.per_image) {
-            return Err(format!("{name}: expected {} patches of each image as in {kind}0, got {}", first.per_image, set.per_image));
+            return Err(format!(
+                "{name}: expected {} patches of each image as in {kind}0, got {}",
+                first.per_image, set.per_image
+            ));
         }
         sets.push(set);
     }
@@ -90,10 +106,14 @@ fn index_sets(file: &SafeTensors, step: usize, kind: &str, batch: usize, patches
 fn index_set(tensor: &TensorView, batch: usize, patches: usize) -> Result<IndexSet, String> {
     let per_image = match *tensor.shape() {
         [rows, per_image] if rows == batch && per_image > 0 && tensor.dtype() == Dtype::I64 => per_image,
-        _ => return Err(format!("expected I64 of [{batch}, patches], got {:?} of {:?}", tensor.dtype(), tensor.shape())),
+        _ => {
+            return Err(format!("expected I64 of [{batch}, patches], got {:?} of {:?}", tensor.dtype(), tensor.shape()));
+        }
     };
-    let numbers = tensor.data().chunks_exact(8).map(|b| i64::from_le_bytes([b[0], b[1], b[2], b[3], b[4], b[5], b[6], b[7]]));
+    let numbers =
+        tensor.data().chunks_exact(8).map(|b| i64::from_le_bytes([b[0], b[1], b[2], b[3], b[4], b[5], b[6], b[7]]));
     let index = |number: i64| u32::try_from(number).ok().filter(|&index| (index as usize) < patches);
-    let indices = numbers.map(|number| index(number).ok_or_else(|| format!("expected patch numbers below {patches}, got {number}")));
+    let indices = numbers
+        .map(|number| index(number).ok_or_else(|| format!("expected patch numbers below {patches}, got {number}")));
     Ok(IndexSet { per_image, indices: indices.collect::<Result<_, _>>()? })
 }

@@ -29,8 +29,8 @@ pub(crate) struct Cli {
 const EXIT_CODES: &str = "\
 Begin with `ijepa demo`: it needs no data and takes a few minutes.
 
-Exit codes: 0 done, 1 failed, 2 command line or configuration, 3 data, 4 checkpoint, 5 device, 6 the loss is not finite,
-75 stopped by a signal after saving (start again with --resume).";
+Exit codes: 0 done, 1 failed, 2 command line or configuration, 3 data, 4 checkpoint, 5 device,
+6 the loss is not finite, 75 stopped by a signal after saving (start again with --resume).";
 
 /// The commands.
 #[derive(Debug, Subcommand)]
@@ -193,18 +193,14 @@ pub(crate) struct EncoderArgs {
 /// The two encoders of a checkpoint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub(crate) enum Network {
-    /// The slowly moving average.
     Target,
-    /// The one that is trained.
     Context,
 }
 
 /// Features of an image.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub(crate) enum Pool {
-    /// Mean over tokens of the last layer.
     Last,
-    /// Means over tokens of the last four layers, each normalised, side by side.
     Last4,
 }
 
@@ -215,7 +211,7 @@ What is written:
   F.npy          `pooled` (n,d) f32; beside it F.labels.npy (n) i64, F.paths.txt, and F.tokens.npy (n,l,d) with --tokens
   F.safetensors  tensors `pooled`, `labels`, and `tokens` with --tokens; beside it F.paths.txt
   F.parquet      columns `path`, `label`, `pooled`, and `tokens` with --tokens (a list of l lists of d)
-Labels are written where the images have them: sub-folders are classes, in the order of their names.
+Labels are written where the images have them: sub-folders are classes, in the order of names.
 
 Example:
   ijepa embed --checkpoint runs/photos/checkpoints/latest.safetensors --data photos/ --out photos.parquet")]
@@ -263,8 +259,9 @@ pub(crate) enum ViewCommand {
 /// Options of `view masks`.
 #[derive(Args, Clone, Debug)]
 #[command(after_help = "\
-The picture has a row an image: the image, what the context encoder sees, then each target block with a frame of its own colour.
-Below stand two maps, context and targets: the brighter a patch, the more often it is kept.
+The picture has a row an image: the image, what the context encoder sees, then each target block
+with a frame of its own colour. Below stand two maps, context and targets: the brighter a patch,
+the more often it is kept.
 
 Example:
   ijepa view masks configs/imagenette96.yaml --data photos/ --out masks.png

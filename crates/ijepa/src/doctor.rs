@@ -57,7 +57,9 @@ fn look() -> Findings {
     });
     let memory = system.as_ref().map(|system| match system.cgroup_limits() {
         // In a container the limit is what counts.
-        Some(limits) => (limits.total_memory.min(system.total_memory()), limits.free_memory.min(system.available_memory())),
+        Some(limits) => {
+            (limits.total_memory.min(system.total_memory()), limits.free_memory.min(system.available_memory()))
+        }
         None => (system.total_memory(), system.available_memory()),
     });
     let brand = system.as_ref().and_then(|system| system.cpus().first()).map(|cpu| cpu.brand().trim().to_owned());
@@ -65,7 +67,11 @@ fn look() -> Findings {
     let mut findings = Findings {
         version: env!("CARGO_PKG_VERSION"),
         release_build: !cfg!(debug_assertions),
-        system: format!("{} ({})", System::long_os_version().unwrap_or_else(|_| "unknown".into()), std::env::consts::ARCH),
+        system: format!(
+            "{} ({})",
+            System::long_os_version().unwrap_or_else(|_| "unknown".into()),
+            std::env::consts::ARCH
+        ),
         cpu: brand.filter(|brand| !brand.is_empty()).unwrap_or_else(|| "unknown".into()),
         cores: std::thread::available_parallelism().map_or(1, usize::from),
         threads: ijepa_tensor::threads::count(),
@@ -129,14 +135,19 @@ fn advice(findings: &Findings) -> Vec<String> {
         ));
     }
     if let Some(free) = findings.disk_free_bytes.filter(|free| *free < 2_000_000_000) {
-        advice.push(format!("{} are left on the disk of {}: put the run folder elsewhere with --out", bytes(free), findings.folder));
+        advice.push(format!(
+            "{} are left on the disk of {}: put the run folder elsewhere with --out",
+            bytes(free),
+            findings.folder
+        ));
     }
     advice
 }
 
 fn table(findings: &Findings) -> String {
     let yes = |terminal: bool| if terminal { "a terminal" } else { "not a terminal" };
-    let instructions = if findings.instructions.is_empty() { "none known".to_owned() } else { findings.instructions.join(" ") };
+    let instructions =
+        if findings.instructions.is_empty() { "none known".to_owned() } else { findings.instructions.join(" ") };
     let known = |count: Option<u64>| count.map_or("unknown".to_owned(), bytes);
     let mut lines = vec![
         format!("ijepa     {} ({} build)", findings.version, if findings.release_build { "release" } else { "debug" }),

@@ -4,10 +4,10 @@ use std::sync::Arc;
 
 use anyhow::Result;
 use ijepa_data::{Dataset, Split};
+use ijepa_eval::Features;
 use ijepa_eval::knn::{self, Knn};
 use ijepa_eval::linear::{self, Logistic};
 use ijepa_eval::metrics::{Estimate, accuracy};
-use ijepa_eval::Features;
 use serde::Serialize;
 
 use crate::cli::{EvalCommand, EvalSource, Pool};
@@ -58,7 +58,16 @@ pub(crate) fn run(command: &EvalCommand) -> Result<Exit> {
         };
         let Estimate { value, standard_error } = value;
         output::note(&format!("{features}: {head}: {:.2} % ± {:.2}", 100.0 * value, 100.0 * standard_error));
-        results.push(Row { features, head, metric: "accuracy", value, standard_error, n_train: train.rows, n_val: val.rows, width: train.width });
+        results.push(Row {
+            features,
+            head,
+            metric: "accuracy",
+            value,
+            standard_error,
+            n_train: train.rows,
+            n_val: val.rows,
+            width: train.width,
+        });
         Ok(())
     })?;
     let protocol = match command {
@@ -74,19 +83,36 @@ pub(crate) fn run(command: &EvalCommand) -> Result<Exit> {
 }
 
 /// Calls `judge` with the features of the checkpoint and, with `--baselines`, of an untrained encoder and of raw pixels.
-fn each_features(source: &EvalSource, mut judge: impl FnMut(&'static str, Features, Features) -> Result<()>) -> Result<()> {
+fn each_features(
+    source: &EvalSource,
+    mut judge: impl FnMut(&'static str, Features, Features) -> Result<()>,
+) -> Result<()> {
     let encoder = Encoder::load(&source.checkpoint, source.encoder.network, source.encoder.config.as_deref())?;
     let train = labelled(&source.train, Split::Train, source.seed)?;
     let val = labelled(&source.val, Split::Val, source.seed)?;
     if train.classes() != val.classes() {
-        let names = |classes: Option<&[String]>| classes.map_or_else(|| "none".to_owned(), |names| format!("{} ({}, …)", names.len(), names.first().map_or("", String::as_str)));
-        return Err(Failure::new(Exit::Data, format!("--train and --val must have the same classes: {} has {}, {} has {}", source.train, names(train.classes()), source.val, names(val.classes())))
-            .remedy("class folders of the same names on both sides")
-            .into());
+        let names = |classes: Option<&[String]>| {
+            classes.map_or_else(
+                || "none".to_owned(),
+                |names| format!("{} ({}, …)", names.len(), names.first().map_or("", String::as_str)),
+            )
+        };
+        return Err(Failure::new(
+            Exit::Data,
+            format!(
+                "--train and --val must have the same classes: {} has {}, {} has {}",
+                source.train,
+                names(train.classes()),
+                source.val,
+                names(val.classes())
+            ),
+        )
+        .remedy("class folders of the same names on both sides")
+        .into());
     }
     let (pool, batch) = (source.encoder.pool, source.encoder.batch);
     let both = |encoder: &Encoder, pool: Pool| -> Result<(Features, Features)> {
-        Ok((encoder.extract(&train, pool, batch)?.features, encoder.extract(&val, pool, batch)?.features))
+        Ok((encoder.extract(&train, pool, batch)?, encoder.extract(&val, pool, batch)?))
     };
     let (a, b) = both(&encoder, pool)?;
     judge("trained", a, b)?;
@@ -94,7 +120,7 @@ fn each_features(source: &EvalSource, mut judge: impl FnMut(&'static str, Featur
         let (a, b) = both(&encoder.untrained(source.seed), pool)?;
         judge("untrained", a, b)?;
         let side = encoder.vit.config.image.0;
-        let raw = |data| Ok::<_, anyhow::Error>(pixels(data, side, encoder.normalisation, batch)?.features);
+        let raw = |data| pixels(data, side, encoder.normalisation, batch);
         judge("pixels", raw(&train)?, raw(&val)?)?;
     }
     Ok(())
@@ -103,17 +129,29 @@ fn each_features(source: &EvalSource, mut judge: impl FnMut(&'static str, Featur
 fn labelled(spec: &str, split: Split, seed: u64) -> Result<Arc<Dataset>> {
     let dataset = Dataset::open(spec, split, seed)?;
     if dataset.labels().is_none() {
-        return Err(Failure::new(Exit::Data, format!("{spec}: expected labelled images, got {} without classes", dataset.len()))
-            .remedy("a folder with one sub-folder for each class, or a .safetensors with `labels`")
-            .into());
+        return Err(Failure::new(
+            Exit::Data,
+            format!("{spec}: expected labelled images, got {} without classes", dataset.len()),
+        )
+        .remedy("a folder with one sub-folder for each class, or a .safetensors with `labels`")
+        .into());
     }
     Ok(Arc::new(dataset))
 }
 
 fn table(protocol: &str, results: &[Row]) -> String {
-    let mut lines = vec![format!("{protocol:<12} {:<22} {:>8}  {:>6}  {:>8} {:>8}", "head", "accuracy", "±", "n_train", "n_val")];
+    let mut lines =
+        vec![format!("{protocol:<12} {:<22} {:>8}  {:>6}  {:>8} {:>8}", "head", "accuracy", "±", "n_train", "n_val")];
     lines.extend(results.iter().map(|row| {
-        format!("{:<12} {:<22} {:>7.2}%  {:>5.2}  {:>8} {:>8}", row.features, row.head, 100.0 * row.value, 100.0 * row.standard_error, row.n_train, row.n_val)
+        format!(
+            "{:<12} {:<22} {:>7.2}%  {:>5.2}  {:>8} {:>8}",
+            row.features,
+            row.head,
+            100.0 * row.value,
+            100.0 * row.standard_error,
+            row.n_train,
+            row.n_val
+        )
     }));
     lines.join("\n")
 }

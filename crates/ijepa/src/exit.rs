@@ -155,7 +155,10 @@ mod tests {
         let source = std::io::Error::other("disk on fire");
         let failure = Failure::usage("cannot write runs/a").because(source).remedy("give another --out");
         let text = describe(&anyhow::Error::from(failure).context("pretrain"));
-        assert_eq!(text, "pretrain\n  because: cannot write runs/a\n  because: disk on fire\n  try: give another --out");
+        assert_eq!(
+            text,
+            "pretrain\n  because: cannot write runs/a\n  because: disk on fire\n  try: give another --out"
+        );
         let repeated = anyhow::anyhow!("disk on fire").context("cannot write: disk on fire");
         assert_eq!(describe(&repeated), "cannot write: disk on fire");
     }

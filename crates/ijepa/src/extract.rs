@@ -4,21 +4,20 @@ use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::Result;
-use ijepa_data::{Dataset, EvalConfig, EvalLoader, EvalTransform, Normalisation, Unreadable};
+use ijepa_data::{Dataset, EvalConfig, EvalLoader, EvalTransform, Normalisation};
 use ijepa_eval::Features;
+use ijepa_model::VitConfig;
 use ijepa_model::checkpoint::{self, Checkpoint};
 use ijepa_model::params::Layout;
 use ijepa_model::saved::{self, CONTEXT, TARGET};
 use ijepa_model::variants::VARIANTS;
 use ijepa_model::vit::{Patches, Vit, all_patches};
-use ijepa_model::VitConfig;
 use ijepa_tensor::{Buf, Tape, View};
 
 use crate::cli::{Network, Pool};
 use crate::config::{self, Config};
 use crate::exit::{Exit, Failure};
 use crate::log::progress::Progress;
-use crate::output;
 
 /// Side in pixels of the pictures that stand for raw pixels: larger ones are made smaller, which costs a linear probe nothing and saves
 /// it from fitting noise.
@@ -30,16 +29,6 @@ pub(crate) struct Encoder {
     layout: Layout,
     params: Buf,
     pub(crate) normalisation: Normalisation,
-}
-
-/// Features of the images of a data set, in its order.
-pub(crate) struct Extracted {
-    /// Labels are empty where the data has none.
-    pub(crate) features: Features,
-    /// Which image each row is.
-    pub(crate) indices: Vec<usize>,
-    /// Images that were left out.
-    pub(crate) unreadable: Vec<Unreadable>,
 }
 
 impl Encoder {
@@ -59,7 +48,8 @@ impl Encoder {
         let sizes = sizes(path, &held, network, config.as_ref())?;
         let (layout, vit) = saved::encoder(sizes);
         let params = saved::restore_encoder(&layout, &held, network)?;
-        let normalisation = config.map_or_else(Normalisation::default, |config| config::train_transform(&config).normalisation);
+        let normalisation =
+            config.map_or_else(Normalisation::default, |config| config::train_transform(&config).normalisation);
         Ok(Encoder { vit, layout, params, normalisation })
     }
 
@@ -72,7 +62,12 @@ impl Encoder {
 
     /// Fresh weights of the same sizes.
     pub(crate) fn untrained(&self, seed: u64) -> Encoder {
-        Encoder { vit: self.vit.clone(), layout: self.layout.clone(), params: self.layout.init(seed), normalisation: self.normalisation }
+        Encoder {
+            vit: self.vit.clone(),
+            layout: self.layout.clone(),
+            params: self.layout.init(seed),
+            normalisation: self.normalisation,
+        }
     }
 
     /// How its images are cut and normalised.
@@ -86,37 +81,58 @@ impl Encoder {
     }
 
     /// Features (b, width) of images (b, 3, h, w), and the tokens (b·n, d) of the last layer.
-    pub(crate) fn forward(&self, memory: &ijepa_tensor::Pool, images: &[f32], batch: usize, pool: Pool) -> (Vec<f32>, ijepa_tensor::Var) {
+    pub(crate) fn forward(
+        &self,
+        memory: &ijepa_tensor::Pool,
+        images: &[f32],
+        batch: usize,
+        pool: Pool,
+    ) -> (Vec<f32>, ijepa_tensor::Var) {
         let n = self.vit.config.patches();
         let width = self.width(pool);
         let mut tape = Tape::inference(memory, self.params.view());
         let index = all_patches(batch, n);
-        let mut outputs = self.vit.forward_last(&mut tape, Patches { images: View::Cpu(images), batch, index: &index, kept: n }, layers(pool));
+        let mut outputs = self.vit.forward_last(
+            &mut tape,
+            Patches { images: View::Cpu(images), batch, index: &index, kept: n },
+            layers(pool),
+        );
         let mut features = vec![0.0; batch * width];
         for (layer, tokens) in outputs.iter().enumerate() {
             let pooled = tape.mean_tokens(tokens, n);
-            for (features, pooled) in features.chunks_exact_mut(width).zip(pooled.as_slice().chunks_exact(pooled.width())) {
+            for (features, pooled) in
+                features.chunks_exact_mut(width).zip(pooled.as_slice().chunks_exact(pooled.width()))
+            {
                 features[layer * pooled.len()..][..pooled.len()].copy_from_slice(pooled);
             }
         }
         (features, outputs.pop().expect("an encoder has at least one layer"))
     }
 
-    /// Features of every image.
-    pub(crate) fn extract(&self, dataset: &Arc<Dataset>, pool: Pool, batch: usize) -> Result<Extracted> {
+    /// Features of every image that can be read, in the order of the data; labels where it has them.
+    pub(crate) fn extract(&self, dataset: &Arc<Dataset>, pool: Pool, batch: usize) -> Result<Features> {
         let memory = ijepa_tensor::Pool::new();
-        extract(dataset, self.transform(), self.width(pool), batch, |images, count| self.forward(&memory, images, count, pool).0)
+        extract(dataset, self.transform(), self.width(pool), batch, |images, count| {
+            self.forward(&memory, images, count, pool).0
+        })
     }
 }
 
 /// Raw pixels of every image, as an encoder of images of `side` pixels would get them, at most [`PIXELS_SIDE`] wide and high.
-pub(crate) fn pixels(dataset: &Arc<Dataset>, side: usize, normalisation: Normalisation, batch: usize) -> Result<Extracted> {
+pub(crate) fn pixels(
+    dataset: &Arc<Dataset>,
+    side: usize,
+    normalisation: Normalisation,
+    batch: usize,
+) -> Result<Features> {
     let side = match &**dataset {
         // Ready-made tensors cannot be cut to size.
         Dataset::Tensors(tensors) => tensors.size().0,
         _ => side.min(PIXELS_SIDE),
     };
-    extract(dataset, EvalTransform { crop_size: side, normalisation }, 3 * side * side, batch, |images, _| images.to_vec())
+    extract(dataset, EvalTransform { crop_size: side, normalisation }, 3 * side * side, batch, |images, _| {
+        images.to_vec()
+    })
 }
 
 fn extract(
@@ -125,25 +141,25 @@ fn extract(
     width: usize,
     batch: usize,
     mut features_of: impl FnMut(&[f32], usize) -> Vec<f32>,
-) -> Result<Extracted> {
+) -> Result<Features> {
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
-    let mut loader = EvalLoader::start(Arc::clone(dataset), EvalConfig { batch_size: batch, threads, queue: 4, transform })?;
+    let mut loader =
+        EvalLoader::start(Arc::clone(dataset), EvalConfig { batch_size: batch, threads, queue: 4, transform })?;
     let mut progress = Progress::start(dataset.len() as u64, 0);
-    let (mut values, mut indices, mut unreadable) = (Vec::with_capacity(dataset.len() * width), Vec::new(), Vec::new());
+    let (mut values, mut indices) = (Vec::with_capacity(dataset.len() * width), Vec::new());
     let mut seen = 0;
     while let Some(images) = loader.next()? {
         values.extend(features_of(&images.images, images.indices.len()));
         seen += images.indices.len() + images.unreadable.len();
         indices.extend(images.indices);
-        unreadable.extend(images.unreadable);
+        for image in images.unreadable {
+            progress.warning(&format!("left out: {}", image.error));
+        }
         progress.advance(seen as u64, "images");
     }
     progress.finish();
-    for image in &unreadable {
-        output::warning(&format!("left out: {}", image.error));
-    }
     let labels = dataset.labels().map_or_else(Vec::new, |labels| indices.iter().map(|&index| labels[index]).collect());
-    Ok(Extracted { features: Features { rows: indices.len(), width, values, labels }, indices, unreadable })
+    Ok(Features { rows: indices.len(), width, values, labels })
 }
 
 fn layers(pool: Pool) -> usize {
@@ -156,7 +172,8 @@ fn layers(pool: Pool) -> usize {
 /// An encoder's sizes, from its tensors' shapes and its configuration.
 fn sizes(path: &Path, held: &Checkpoint, network: &str, config: Option<&Config>) -> Result<VitConfig> {
     let unfit = |what: String| {
-        Failure::new(Exit::Checkpoint, format!("{}: {what}", path.display())).remedy("see what the file holds: ijepa inspect FILE; choose the network with --network")
+        Failure::new(Exit::Checkpoint, format!("{}: {what}", path.display()))
+            .remedy("see what the file holds: ijepa inspect FILE; choose the network with --network")
     };
     let shape = |name: &str| held.tensors.get(&format!("{network}{name}")).map(|tensor| tensor.shape.as_slice());
     let missing = |name: &str| unfit(format!("expected a tensor {network}{name} of an encoder"));
@@ -174,11 +191,18 @@ fn sizes(path: &Path, held: &Checkpoint, network: &str, config: Option<&Config>)
     };
     let depth = (0..).take_while(|block| shape(&format!("blocks.{block}.norm1.weight")).is_some()).count();
     let configured = config.map(config::encoder_config).filter(|sizes| sizes.width == width);
-    let heads = configured.map(|sizes| sizes.heads).or_else(|| VARIANTS.iter().find(|v| v.width == width).map(|v| v.heads));
+    let heads =
+        configured.map(|sizes| sizes.heads).or_else(|| VARIANTS.iter().find(|v| v.width == width).map(|v| v.heads));
     let Some(heads) = heads else {
-        return Err(Failure::new(Exit::Checkpoint, format!("{}: the number of attention heads is not in the file, and width {width} is none of the reference's", path.display()))
-            .remedy("name the run file that the encoder was trained with: --config FILE")
-            .into());
+        return Err(Failure::new(
+            Exit::Checkpoint,
+            format!(
+                "{}: the number of attention heads is not in the file, and width {width} is none of the reference's",
+                path.display()
+            ),
+        )
+        .remedy("name the run file that the encoder was trained with: --config FILE")
+        .into());
     };
     let side = (patches as f64).sqrt().round() as usize;
     let image = match configured {

@@ -57,7 +57,12 @@ pub(crate) fn run(args: &InspectArgs) -> Result<Exit> {
 
 fn shown<'s>(args: &InspectArgs, summary: &'s Summary) -> Shown<'s> {
     let meta = &summary.meta;
-    let part = |part: &checkpoint::Part| Part { name: part.name, tensors: part.tensors, parameters: part.parameters, bytes: part.bytes };
+    let part = |part: &checkpoint::Part| Part {
+        name: part.name,
+        tensors: part.tensors,
+        parameters: part.parameters,
+        bytes: part.bytes,
+    };
     Shown {
         file: args.file.display().to_string(),
         format: summary.format,

@@ -3,23 +3,24 @@
 //! Reading order: [`cli`] (what can be asked) → [`config`] (run files) → [`run`] (what will be done) → the command's own module →
 //! [`log`] (what is left behind) → [`exit`] (how it ends).
 
+mod batches;
 mod cli;
 mod config;
-mod run;
-mod pretrain;
-mod batches;
-mod train;
-mod extract;
-mod eval;
 mod demo;
-mod embed;
-mod inspect;
-mod view;
 mod doctor;
+mod embed;
+mod eval;
+mod exit;
+mod extract;
+mod inspect;
 mod log;
 mod output;
+mod pretrain;
+mod report;
+mod run;
 mod stop;
-mod exit;
+mod train;
+mod view;
 
 use std::process::ExitCode;
 

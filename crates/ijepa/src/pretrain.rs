@@ -49,7 +49,9 @@ pub(crate) fn run(args: &PretrainArgs) -> Result<Exit> {
     let done = pretrain(&settings, args.replay.as_deref())?;
     let folder = done.run.folder.display();
     match done.exit {
-        Exit::Stopped => output::note(&format!("stopped and saved; go on with: ijepa pretrain --resume --out {folder}")),
+        Exit::Stopped => {
+            output::note(&format!("stopped and saved; go on with: ijepa pretrain --resume --out {folder}"))
+        }
         _ => output::note(&format!("done: {}", latest(&done.run).display())),
     }
     Ok(done.exit)
@@ -90,8 +92,13 @@ fn resolve(settings: &Settings, replay: Option<&Path>) -> Result<(Run, Input)> {
     let steps = steps.len() as u64;
     let epochs = settings.config.optimization.epochs as u64;
     if steps < epochs || !steps.is_multiple_of(epochs) {
-        let problem = format!("{}: {steps} steps are not a whole number of steps for each of optimization.epochs = {epochs}", path.display());
-        return Err(Failure::usage(problem).remedy("--set optimization.epochs=…, a divisor of the number of steps").into());
+        let problem = format!(
+            "{}: {steps} steps are not a whole number of steps for each of optimization.epochs = {epochs}",
+            path.display()
+        );
+        return Err(Failure::usage(problem)
+            .remedy("--set optimization.epochs=…, a divisor of the number of steps")
+            .into());
     }
     Ok((settings.resolve_steps(steps / epochs), Input::Replay(batches)))
 }
@@ -134,7 +141,7 @@ fn batches(run: &Run, input: Input, start_step: u64) -> Result<Batches> {
         queue: QUEUE,
         start_step,
         stop_step: run.steps,
-        transform: run.transform.clone(),
+        transform: run.transform,
         masks: run.masks.clone(),
         skip_limit: run.config.data.skip_limit as u64,
     };

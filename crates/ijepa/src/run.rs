@@ -79,7 +79,11 @@ pub(crate) struct Run {
 /// Reads and checks what was typed for `pretrain`. Nothing is written and no data is opened.
 pub(crate) fn settings(args: &PretrainArgs) -> Result<Settings> {
     // Going on with a run needs no second mention of its run file.
-    let own = args.out.as_ref().map(|out| out.join(PARAMS)).filter(|params| args.resume && args.config.is_none() && params.is_file());
+    let own = args
+        .out
+        .as_ref()
+        .map(|out| out.join(PARAMS))
+        .filter(|params| args.resume && args.config.is_none() && params.is_file());
     let file = args.config.as_deref().or(own.as_deref());
     settings_of(args, config::load(file, &args.set)?)
 }
@@ -97,7 +101,10 @@ pub(crate) fn settings_of(args: &PretrainArgs, (mut config, mut origins): (Confi
     }
     config::mask_config(&config).validate().map_err(|error| mask_failure(&error))?;
     let folder = folder(args, &config);
-    config.logging.folder = folder.to_str().ok_or_else(|| Failure::usage(format!("--out {}: expected UTF-8", folder.display())))?.to_owned();
+    config.logging.folder = folder
+        .to_str()
+        .ok_or_else(|| Failure::usage(format!("--out {}: expected UTF-8", folder.display())))?
+        .to_owned();
     if args.out.is_some() {
         origins.set("logging.folder", "--out");
     }
@@ -118,8 +125,16 @@ impl Settings {
             return Ok(path.clone());
         }
         if data.root_path.is_empty() || is_placeholder(&data.root_path) {
-            let what = if data.root_path.is_empty() { "no data is named" } else { "data.root_path still is the placeholder of the example" };
-            return Err(Failure::usage(what).remedy("give --data PATH (a folder of images, a .safetensors, or scenes:N), or data.path in the run file").into());
+            let what = if data.root_path.is_empty() {
+                "no data is named"
+            } else {
+                "data.root_path still is the placeholder of the example"
+            };
+            return Err(Failure::usage(what)
+                .remedy(
+                    "give --data PATH (a folder of images, a .safetensors, or scenes:N), or data.path in the run file",
+                )
+                .into());
         }
         let root = Path::new(&data.root_path).join(&data.image_folder);
         Ok(root.to_string_lossy().into_owned())
@@ -132,7 +147,10 @@ impl Settings {
         if steps_per_epoch == 0 {
             return Err(Failure::new(
                 Exit::Data,
-                format!("the data has {images} images, fewer than one batch: {} is {batch}", self.origins.of("data.batch_size")),
+                format!(
+                    "the data has {images} images, fewer than one batch: {} is {batch}",
+                    self.origins.of("data.batch_size")
+                ),
             )
             .remedy(format!("--set data.batch_size={}, or more images", images.max(1)))
             .into());
@@ -188,7 +206,8 @@ fn check_device(device: &str) -> Result<()> {
 }
 
 fn no_cuda(device: &str) -> Failure {
-    Failure::new(Exit::Device, format!("--device {device}: this build computes on the CPU only")).remedy("--device cpu, or leave it out")
+    Failure::new(Exit::Device, format!("--device {device}: this build computes on the CPU only"))
+        .remedy("--device cpu, or leave it out")
 }
 
 /// Masks that the grid cannot give are a fault of the configuration.
@@ -205,7 +224,8 @@ fn folder(args: &PretrainArgs, config: &Config) -> PathBuf {
     if !folder.is_empty() && !is_placeholder(folder) {
         return PathBuf::from(folder);
     }
-    let name = args.config.as_deref().and_then(Path::file_stem).map_or_else(|| "pretrain".into(), |stem| stem.to_owned());
+    let name =
+        args.config.as_deref().and_then(Path::file_stem).map_or_else(|| "pretrain".into(), |stem| stem.to_owned());
     Path::new("runs").join(name)
 }
 
@@ -233,8 +253,15 @@ fn refuse_changes(config: &Config, folder: &Path) -> Result<()> {
         key.starts_with("logging.")
             || matches!(
                 key,
-                "data.num_workers" | "data.pin_mem" | "data.skip_limit" | "data.path" | "data.root_path" | "data.image_folder"
-                    | "meta.copy_data" | "meta.load_checkpoint" | "meta.read_checkpoint"
+                "data.num_workers"
+                    | "data.pin_mem"
+                    | "data.skip_limit"
+                    | "data.path"
+                    | "data.root_path"
+                    | "data.image_folder"
+                    | "meta.copy_data"
+                    | "meta.load_checkpoint"
+                    | "meta.read_checkpoint"
             )
     };
     let changed: Vec<String> = before
@@ -297,9 +324,17 @@ mod tests {
 
     #[test]
     fn durations_are_steps_and_schedules_round_as_the_reference_does() {
-        let settings = with(&["optimization.epochs=2", "optimization.warmup=1", "optimization.ipe_scale=1.25", "logging.save_every=0.5 epochs"]);
+        let settings = with(&[
+            "optimization.epochs=2",
+            "optimization.warmup=1",
+            "optimization.ipe_scale=1.25",
+            "logging.save_every=0.5 epochs",
+        ]);
         let run = settings.resolve_steps(5);
-        assert_eq!((run.steps, run.schedule.warmup_steps, run.schedule.cosine_steps, run.schedule.ema_steps), (10, 5, 12, 12.5));
+        assert_eq!(
+            (run.steps, run.schedule.warmup_steps, run.schedule.cosine_steps, run.schedule.ema_steps),
+            (10, 5, 12, 12.5)
+        );
         assert_eq!((run.save_every, run.log_every), (3, 1));
     }
 
@@ -329,8 +364,12 @@ mod tests {
             settings(&PretrainArgs { set: sets, ..PretrainArgs::default() }).expect("it is valid")
         };
         assert_eq!(without(&["data.path=elsewhere"]).data().expect("data.path is given"), "elsewhere");
-        assert_eq!(without(&["data.root_path=/d", "data.image_folder=in1k/"]).data().expect("both are given"), "/d/in1k/");
-        let placeholder = without(&["data.root_path=$replace_this_with_a_path"]).data().expect_err("it is a placeholder");
+        assert_eq!(
+            without(&["data.root_path=/d", "data.image_folder=in1k/"]).data().expect("both are given"),
+            "/d/in1k/"
+        );
+        let placeholder =
+            without(&["data.root_path=$replace_this_with_a_path"]).data().expect_err("it is a placeholder");
         assert_eq!(crate::exit::code(&placeholder), Exit::Usage);
         assert_eq!(crate::exit::code(&without(&[]).data().expect_err("nothing is named")), Exit::Usage);
     }
@@ -360,7 +399,8 @@ mod tests {
         let resume = PretrainArgs { out: Some(out), resume: true, ..PretrainArgs::default() };
         let resumed = settings(&resume).expect("nothing has changed");
         assert_eq!(resumed.config, begun.config);
-        let changed = settings(&PretrainArgs { set: vec!["optimization.lr=0.5".into()], ..resume.clone() }).expect_err("lr has changed");
+        let changed = settings(&PretrainArgs { set: vec!["optimization.lr=0.5".into()], ..resume.clone() })
+            .expect_err("lr has changed");
         assert!(changed.to_string().contains("optimization.lr was 0.001, now 0.5"), "{changed}");
         settings(&PretrainArgs { set: vec!["data.num_workers=1".into()], ..resume }).expect("threads change nothing");
     }

@@ -17,7 +17,14 @@ use crate::run::Run;
 use crate::stop::Stop;
 
 /// Trains from `state.step` to `run.steps`; [`Exit::Stopped`] when a signal came and everything is saved.
-pub(crate) fn train(run: &Run, model: &Jepa, state: &mut State, batches: &mut Batches, log: &mut Log, stop: &Stop) -> Result<Exit> {
+pub(crate) fn train(
+    run: &Run,
+    model: &Jepa,
+    state: &mut State,
+    batches: &mut Batches,
+    log: &mut Log,
+    stop: &Stop,
+) -> Result<Exit> {
     let pool = Pool::new(); // every activation and gradient, used again from step to step
     let mut grads = Buf::zeros(model.layout.len);
     let mut saved = state.step;

@@ -31,7 +31,10 @@ pub(super) fn problems() -> Result<Vec<String>> {
     let mut used = Vec::new();
     for package in list(&metadata["packages"]) {
         let dependencies = list(&package["dependencies"]);
-        let ours = dependencies.iter().filter(|dependency| !dependency["path"].is_null()).map(|dependency| text(&dependency["name"]));
+        let ours = dependencies
+            .iter()
+            .filter(|dependency| !dependency["path"].is_null())
+            .map(|dependency| text(&dependency["name"]));
         used.push((text(&package["name"]), ours.collect()));
     }
     Ok(outside_the_table(&used))
@@ -41,11 +44,15 @@ fn outside_the_table(used: &[(String, Vec<String>)]) -> Vec<String> {
     let mut problems = Vec::new();
     for (name, dependencies) in used {
         let Some((_, allowed)) = EDGES.iter().find(|(known, _)| known == name) else {
-            problems.push(format!("{name}: a crate that has no floor; give it one in ARCHITECTURE.md and in xtask/src/tidy/edges.rs"));
+            problems.push(format!(
+                "{name}: a crate that has no floor; give it one in ARCHITECTURE.md and in xtask/src/tidy/edges.rs"
+            ));
             continue;
         };
         for dependency in dependencies.iter().filter(|dependency| !allowed.contains(&dependency.as_str())) {
-            problems.push(format!("{name} uses {dependency}: arrows point down only; move what is shared to a lower floor"));
+            problems.push(format!(
+                "{name} uses {dependency}: arrows point down only; move what is shared to a lower floor"
+            ));
         }
     }
     problems

@@ -56,7 +56,11 @@ fn files() -> Result<Vec<File>> {
         // A file that was deleted but is not committed yet.
         let Ok(meta) = std::fs::metadata(&path) else { continue };
         let read = [".rs", ".yaml", ".toml", ".md"].iter().any(|ending| name.ends_with(ending));
-        let text = if read { std::fs::read_to_string(&path).with_context(|| format!("{name} cannot be read"))? } else { String::new() };
+        let text = if read {
+            std::fs::read_to_string(&path).with_context(|| format!("{name} cannot be read"))?
+        } else {
+            String::new()
+        };
         files.push(File { path: name.to_owned(), bytes: meta.len(), text });
     }
     Ok(files)

@@ -65,7 +65,7 @@ fn function_lines(lines: &[&str], first: &str) -> usize {
     if first.trim_end().ends_with(['}', ';']) {
         return 1;
     }
-    lines.iter().skip(1).position(|line| closes(line)).map_or(1, |at| at + 2)
+    lines.iter().skip(1).position(closes).map_or(1, |at| at + 2)
 }
 
 /// Words that do not belong. Put together here, so that this file does not hold them.
@@ -97,7 +97,8 @@ fn words(file: &File) -> Vec<String> {
 fn uses_unsafe(line: &str) -> bool {
     let code = line.split("//").next().unwrap_or_default();
     let keyword = concat!("un", "safe");
-    let forms = [format!("{keyword} {{"), format!("{keyword} fn "), format!("{keyword} impl "), format!("({keyword}_code)")];
+    let forms =
+        [format!("{keyword} {{"), format!("{keyword} fn "), format!("{keyword} impl "), format!("({keyword}_code)")];
     forms.iter().any(|form| code.contains(form.as_str())) && !code.contains('"')
 }
 
@@ -137,7 +138,12 @@ mod tests {
 
     #[test]
     fn a_long_function_is_found_at_its_line_and_a_short_one_is_not() {
-        let function = |lines: usize| format!("//! Head.\n\nimpl X {{\n    pub(crate) fn long(\n        x: u8,\n    ) {{\n{}    }}\n\n    fn short() {{}}\n}}\n", "        let y = 1;\n".repeat(lines));
+        let function = |lines: usize| {
+            format!(
+                "//! Head.\n\nimpl X {{\n    pub(crate) fn long(\n        x: u8,\n    ) {{\n{}    }}\n\n    fn short() {{}}\n}}\n",
+                "        let y = 1;\n".repeat(lines)
+            )
+        };
         assert_eq!(found("a.rs", &function(FUNCTION_LINES - 4)), Vec::<String>::new());
         let problems = found("a.rs", &function(FUNCTION_LINES));
         assert!(problems.len() == 1 && problems[0].starts_with("a.rs:4: a function of 104 lines"), "{problems:?}");
@@ -152,7 +158,9 @@ mod tests {
 
     #[test]
     fn what_was_left_behind_is_found() {
-        for line in [concat!("to", "do!()"), concat!("db", "g!(x)"), concat!("#[ign", "ore]"), concat!("// TO", "DO: later")] {
+        for line in
+            [concat!("to", "do!()"), concat!("db", "g!(x)"), concat!("#[ign", "ore]"), concat!("// TO", "DO: later")]
+        {
             assert_eq!(found("a.rs", &format!("//! Head.\n{line}\n")).len(), 1, "{line}");
         }
     }
@@ -167,7 +175,10 @@ mod tests {
 
     #[test]
     fn a_run_file_without_its_head_is_found() {
-        assert_eq!(found("configs/a.yaml", "# $ ijepa pretrain configs/a.yaml\n# cost: 1 min\n# expect: 40 %\nmeta:\n").len(), 0);
+        assert_eq!(
+            found("configs/a.yaml", "# $ ijepa pretrain configs/a.yaml\n# cost: 1 min\n# expect: 40 %\nmeta:\n").len(),
+            0
+        );
         assert_eq!(found("configs/a.yaml", "# a run\nmeta:\n").len(), 3);
     }
 }

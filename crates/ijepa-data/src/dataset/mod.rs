@@ -58,41 +58,29 @@ impl Dataset {
                 Ok(count) if count > 0 => Ok(Dataset::Scenes(Scenes::new(count, split, seed))),
                 _ => Err(DataError::Source {
                     spec: spec.into(),
-                    problem:
-                        "after `scenes:` a number of scenes above 0 is expected, as in scenes:20000"
-                            .into(),
+                    problem: "after `scenes:` a number of scenes above 0 is expected, as in scenes:20000".into(),
                 }),
             };
         }
         let path = Path::new(spec);
         let metadata = std::fs::metadata(path).map_err(|error| DataError::Source {
             spec: spec.into(),
-            problem: format!(
-                "{error}; a folder of images, a .safetensors file or scenes:N is expected"
-            ),
+            problem: format!("{error}; a folder of images, a .safetensors file or scenes:N is expected"),
         })?;
         if metadata.is_dir() {
             return Tree::open(path, split).map(Dataset::Tree);
         }
-        if path
-            .extension()
-            .is_some_and(|ending| ending.eq_ignore_ascii_case("safetensors"))
-        {
+        if path.extension().is_some_and(|ending| ending.eq_ignore_ascii_case("safetensors")) {
             return Tensors::open(path).map(Dataset::Tensors);
         }
         Err(DataError::Source {
             spec: spec.into(),
-            problem:
-                "this is a file; a folder of images, a .safetensors file or scenes:N is expected"
-                    .into(),
+            problem: "this is a file; a folder of images, a .safetensors file or scenes:N is expected".into(),
         })
     }
 
     /// Number of samples.
-    #[expect(
-        clippy::len_without_is_empty,
-        reason = "an empty data set cannot be opened"
-    )]
+    #[expect(clippy::len_without_is_empty, reason = "an empty data set cannot be opened")]
     pub fn len(&self) -> usize {
         match self {
             Dataset::Tree(tree) => tree.files().len(),
@@ -106,11 +94,7 @@ impl Dataset {
         match self {
             Dataset::Tree(tree) => tree.labels(),
             Dataset::Tensors(tensors) => tensors.labels().map(<[u32]>::to_vec),
-            Dataset::Scenes(scenes) => Some(
-                (0..scenes.len())
-                    .map(|index| scenes.labels(index).class)
-                    .collect(),
-            ),
+            Dataset::Scenes(scenes) => Some((0..scenes.len()).map(|index| scenes.labels(index).class).collect()),
         }
     }
 
@@ -134,9 +118,7 @@ impl Dataset {
     /// Reads or renders one sample.
     pub fn sample(&self, index: usize) -> Result<Sample, DataError> {
         match self {
-            Dataset::Tree(tree) => {
-                crate::decode::decode_file(&tree.files()[index]).map(Sample::Picture)
-            }
+            Dataset::Tree(tree) => crate::decode::decode_file(&tree.files()[index]).map(Sample::Picture),
             Dataset::Tensors(tensors) => tensors.sample(index),
             Dataset::Scenes(scenes) => Ok(Sample::Picture(scenes.picture(index))),
         }

@@ -30,20 +30,13 @@ pub struct Tensors {
 impl Tensors {
     /// Reads the header and the labels of the file at `path`, and checks that all it declares is there.
     pub fn open(path: &Path) -> Result<Tensors, DataError> {
-        let io = |source| DataError::Io {
-            path: path.to_owned(),
-            source,
-        };
-        let wrong = |problem: String| DataError::Tensors {
-            path: path.to_owned(),
-            problem,
-        };
+        let io = |source| DataError::Io { path: path.to_owned(), source };
+        let wrong = |problem: String| DataError::Tensors { path: path.to_owned(), problem };
         let mut file = File::open(path).map_err(io)?;
         let file_bytes = file.metadata().map_err(io)?.len();
 
         let mut length = [0u8; 8];
-        file.read_exact(&mut length)
-            .map_err(|_| wrong("shorter than 8 bytes: not a .safetensors file".into()))?;
+        file.read_exact(&mut length).map_err(|_| wrong("shorter than 8 bytes: not a .safetensors file".into()))?;
         let header_bytes = u64::from_le_bytes(length);
         if header_bytes > HEADER_BYTES_MAX || header_bytes > file_bytes - 8 {
             return Err(wrong(format!(
@@ -52,21 +45,15 @@ impl Tensors {
         }
         let mut header = vec![0u8; header_bytes as usize];
         file.read_exact(&mut header).map_err(io)?;
-        let metadata: Metadata = serde_json::from_slice(&header)
-            .map_err(|error| wrong(format!("the header does not parse: {error}")))?;
+        let metadata: Metadata =
+            serde_json::from_slice(&header).map_err(|error| wrong(format!("the header does not parse: {error}")))?;
 
         let start = 8 + header_bytes;
         let images = metadata.info("images").ok_or_else(|| {
-            wrong(format!(
-                "no tensor `images` (n,3,h,w); the file has {}",
-                metadata.offset_keys().join(", ")
-            ))
+            wrong(format!("no tensor `images` (n,3,h,w); the file has {}", metadata.offset_keys().join(", ")))
         })?;
         let &[count, 3, height, width] = images.shape.as_slice() else {
-            return Err(wrong(format!(
-                "`images` has shape {:?}, (n,3,h,w) is expected",
-                images.shape
-            )));
+            return Err(wrong(format!("`images` has shape {:?}, (n,3,h,w) is expected", images.shape)));
         };
         if images.dtype != Dtype::F32 || count == 0 || height == 0 || width == 0 {
             return Err(wrong(format!(
@@ -78,39 +65,24 @@ impl Tensors {
             let bytes = elements.and_then(|elements| elements.checked_mul(element_bytes));
             range.1.checked_sub(range.0) == bytes && range.1 as u64 <= file_bytes - start
         };
-        let values = count
-            .checked_mul(3)
-            .and_then(|n| n.checked_mul(height))
-            .and_then(|n| n.checked_mul(width));
+        let values = count.checked_mul(3).and_then(|n| n.checked_mul(height)).and_then(|n| n.checked_mul(width));
         if !within(images.data_offsets, values, 4) {
-            return Err(wrong(format!(
-                "the values of `images` {:?} are not all there: truncated?",
-                images.shape
-            )));
+            return Err(wrong(format!("the values of `images` {:?} are not all there: truncated?", images.shape)));
         }
 
         let labels = match metadata.info("labels") {
             None => None,
             Some(info)
-                if info.dtype == Dtype::I64
-                    && info.shape == [count]
-                    && within(info.data_offsets, Some(count), 8) =>
+                if info.dtype == Dtype::I64 && info.shape == [count] && within(info.data_offsets, Some(count), 8) =>
             {
                 let mut bytes = vec![0u8; count * 8];
-                file.seek(SeekFrom::Start(start + info.data_offsets.0 as u64))
-                    .map_err(io)?;
+                file.seek(SeekFrom::Start(start + info.data_offsets.0 as u64)).map_err(io)?;
                 file.read_exact(&mut bytes).map_err(io)?;
                 let label = |bytes: &[u8]| {
                     let label = i64::from_le_bytes(bytes.try_into().expect("a chunk has 8 bytes"));
-                    u32::try_from(label)
-                        .map_err(|_| wrong(format!("label {label} is not a class number from 0")))
+                    u32::try_from(label).map_err(|_| wrong(format!("label {label} is not a class number from 0")))
                 };
-                Some(
-                    bytes
-                        .chunks_exact(8)
-                        .map(label)
-                        .collect::<Result<Vec<u32>, _>>()?,
-                )
+                Some(bytes.chunks_exact(8).map(label).collect::<Result<Vec<u32>, _>>()?)
             }
             Some(info) => {
                 return Err(wrong(format!(
@@ -130,10 +102,7 @@ impl Tensors {
     }
 
     /// Number of images.
-    #[expect(
-        clippy::len_without_is_empty,
-        reason = "a file without images cannot be opened"
-    )]
+    #[expect(clippy::len_without_is_empty, reason = "a file without images cannot be opened")]
     pub fn len(&self) -> usize {
         self.count
     }
@@ -154,25 +123,15 @@ impl Tensors {
 
     pub(super) fn sample(&self, index: usize) -> Result<Sample, DataError> {
         assert!(index < self.count, "image {index} of {}", self.count);
-        let io = |source| DataError::Io {
-            path: self.path.clone(),
-            source,
-        };
+        let io = |source| DataError::Io { path: self.path.clone(), source };
         let mut bytes = vec![0u8; 3 * self.size.0 * self.size.1 * 4];
         {
             // A thread that died while reading left only the file position behind, and that is set here.
             let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
-            file.seek(SeekFrom::Start(
-                self.first_image + (index * bytes.len()) as u64,
-            ))
-            .map_err(io)?;
+            file.seek(SeekFrom::Start(self.first_image + (index * bytes.len()) as u64)).map_err(io)?;
             file.read_exact(&mut bytes).map_err(io)?;
         }
-        let value =
-            |bytes: &[u8]| f32::from_le_bytes(bytes.try_into().expect("a chunk has 4 bytes"));
-        Ok(Sample::Normalised {
-            size: self.size,
-            values: bytes.chunks_exact(4).map(value).collect(),
-        })
+        let value = |bytes: &[u8]| f32::from_le_bytes(bytes.try_into().expect("a chunk has 4 bytes"));
+        Ok(Sample::Normalised { size: self.size, values: bytes.chunks_exact(4).map(value).collect() })
     }
 }

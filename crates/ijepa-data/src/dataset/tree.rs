@@ -28,11 +28,7 @@ impl Tree {
     /// Lists the images of a split of the tree at `path`, or of all of it when it has no splits.
     pub fn open(path: &Path, split: Split) -> Result<Tree, DataError> {
         let root = split_folder(path, split)?;
-        let mut found = Found {
-            files: Vec::new(),
-            other_files: 0,
-            broken_links: 0,
-        };
+        let mut found = Found { files: Vec::new(), other_files: 0, broken_links: 0 };
         walk(&root, &mut Vec::new(), &mut found)?;
         if found.files.is_empty() {
             let note = match (found.other_files, found.broken_links) {
@@ -42,20 +38,11 @@ impl Tree {
                     format!(" and found {others} other files and {broken} broken links")
                 }
             };
-            return Err(DataError::NoImages {
-                path: root,
-                looked_for: ENDINGS.join(", "),
-                note,
-            });
+            return Err(DataError::NoImages { path: root, looked_for: ENDINGS.join(", "), note });
         }
         found.files.sort();
         let classes = classes(&root, &found.files);
-        Ok(Tree {
-            root,
-            files: found.files,
-            classes,
-            broken_links: found.broken_links,
-        })
+        Ok(Tree { root, files: found.files, classes, broken_links: found.broken_links })
     }
 
     /// The folder that was searched: the split folder where there is one.
@@ -85,8 +72,7 @@ impl Tree {
 }
 
 fn split_folder(path: &Path, split: Split) -> Result<PathBuf, DataError> {
-    let present =
-        |names: &[&'static str]| names.iter().copied().find(|name| path.join(name).is_dir());
+    let present = |names: &[&'static str]| names.iter().copied().find(|name| path.join(name).is_dir());
     let (wanted, other): (&[&'static str], &[&'static str]) = match split {
         Split::Train => (&TRAIN, &VAL[..2]), // a lone `test` may be a class
         Split::Val => (&VAL, &TRAIN),
@@ -97,11 +83,7 @@ fn split_folder(path: &Path, split: Split) -> Result<PathBuf, DataError> {
         (None, Some(found)) => Err(DataError::NoSplit {
             path: path.to_owned(),
             found: found.into(),
-            wanted: wanted
-                .iter()
-                .map(|name| format!("{name}/"))
-                .collect::<Vec<_>>()
-                .join(", "),
+            wanted: wanted.iter().map(|name| format!("{name}/")).collect::<Vec<_>>().join(", "),
         }),
     }
 }
@@ -114,10 +96,7 @@ struct Found {
 
 /// Collects images below `folder`. `above` holds the real paths of the folders on the way down, against links in a circle.
 fn walk(folder: &Path, above: &mut Vec<PathBuf>, found: &mut Found) -> Result<(), DataError> {
-    let io = |source| DataError::Io {
-        path: folder.to_owned(),
-        source,
-    };
+    let io = |source| DataError::Io { path: folder.to_owned(), source };
     let real = fs::canonicalize(folder).map_err(io)?;
     if above.contains(&real) {
         return Ok(());
@@ -152,11 +131,7 @@ fn walk(folder: &Path, above: &mut Vec<PathBuf>, found: &mut Found) -> Result<()
 }
 
 fn has_image_ending(path: &Path) -> bool {
-    path.extension().is_some_and(|found| {
-        ENDINGS
-            .iter()
-            .any(|ending| found.eq_ignore_ascii_case(ending))
-    })
+    path.extension().is_some_and(|found| ENDINGS.iter().any(|ending| found.eq_ignore_ascii_case(ending)))
 }
 
 /// Class names and the label of every file, if all files lie in sub-folders of `root`.
@@ -167,17 +142,8 @@ fn classes(root: &Path, files: &[PathBuf]) -> Option<(Vec<String>, Vec<u32>)> {
         parts.next().map(|_| first)
     };
     let folders: Vec<String> = files.iter().map(folder_of).collect::<Option<_>>()?;
-    let names: Vec<String> = folders
-        .iter()
-        .cloned()
-        .collect::<BTreeSet<_>>()
-        .into_iter()
-        .collect();
-    let label = |folder: &String| {
-        names
-            .binary_search(folder)
-            .expect("every folder is among the names") as u32
-    };
+    let names: Vec<String> = folders.iter().cloned().collect::<BTreeSet<_>>().into_iter().collect();
+    let label = |folder: &String| names.binary_search(folder).expect("every folder is among the names") as u32;
     let labels = folders.iter().map(label).collect();
     Some((names, labels))
 }

@@ -50,10 +50,7 @@ impl<T: Send + 'static> Ordered<T> {
             stopped: false,
             panicked: false,
         };
-        let shared = Arc::new(Shared {
-            state: Mutex::new(state),
-            changed: Condvar::new(),
-        });
+        let shared = Arc::new(Shared { state: Mutex::new(state), changed: Condvar::new() });
         let make = Arc::new(make);
         let threads = (0..threads.max(1))
             .map(|_| {
@@ -61,9 +58,7 @@ impl<T: Send + 'static> Ordered<T> {
                 std::thread::spawn(move || {
                     let mut kept = S::default();
                     // A panic must reach the taker, or it would wait for ever.
-                    if catch_unwind(AssertUnwindSafe(|| shared.work(|job| make(job, &mut kept))))
-                        .is_err()
-                    {
+                    if catch_unwind(AssertUnwindSafe(|| shared.work(|job| make(job, &mut kept)))).is_err() {
                         shared.lock().panicked = true;
                         shared.changed.notify_all();
                     }
@@ -89,11 +84,7 @@ impl<T: Send + 'static> Ordered<T> {
             if state.panicked {
                 return Err(DataError::LoaderPanicked);
             }
-            state = self
-                .shared
-                .changed
-                .wait(state)
-                .unwrap_or_else(PoisonError::into_inner);
+            state = self.shared.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
     }
 }
@@ -111,10 +102,7 @@ impl<T> Shared<T> {
                 return;
             }
             if state.next_job >= state.due + state.window {
-                state = self
-                    .changed
-                    .wait(state)
-                    .unwrap_or_else(PoisonError::into_inner);
+                state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
                 continue;
             }
             let job = state.next_job;
@@ -141,9 +129,7 @@ impl<T> Drop for Ordered<T> {
 
 impl<T> fmt::Debug for Ordered<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Ordered")
-            .field("threads", &self.threads.len())
-            .finish_non_exhaustive()
+        f.debug_struct("Ordered").field("threads", &self.threads.len()).finish_non_exhaustive()
     }
 }
 
@@ -190,18 +176,14 @@ mod tests {
     fn dropping_early_ends_all_threads() {
         let alive = Arc::new(());
         let held = Arc::clone(&alive);
-        let jobs = Ordered::start(0..u64::MAX, 3, 2, move |job, (): &mut ()| {
-            (job, Arc::strong_count(&held))
-        });
+        let jobs = Ordered::start(0..u64::MAX, 3, 2, move |job, (): &mut ()| (job, Arc::strong_count(&held)));
         drop(jobs);
         assert_eq!(Arc::strong_count(&alive), 1);
     }
 
     #[test]
     fn a_panic_in_a_thread_is_an_error_and_not_a_wait() {
-        let mut jobs = Ordered::start(0..10, 2, 2, |job, (): &mut ()| {
-            assert_ne!(job, 4, "job 4 is meant to panic")
-        });
+        let mut jobs = Ordered::start(0..10, 2, 2, |job, (): &mut ()| assert_ne!(job, 4, "job 4 is meant to panic"));
         let error = (0..10).find_map(|_| jobs.next().err());
         assert!(matches!(error, Some(DataError::LoaderPanicked)));
     }

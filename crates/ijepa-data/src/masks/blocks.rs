@@ -36,9 +36,8 @@ pub(super) struct Block {
 impl Block {
     /// The numbers of its patches on a grid of `grid_cols` columns, ascending.
     pub(super) fn patches(self, grid_cols: usize) -> impl Iterator<Item = u32> {
-        (self.top..self.top + self.rows).flat_map(move |row| {
-            (self.left..self.left + self.cols).map(move |col| (row * grid_cols + col) as u32)
-        })
+        (self.top..self.top + self.rows)
+            .flat_map(move |row| (self.left..self.left + self.cols).map(move |col| (row * grid_cols + col) as u32))
     }
 }
 
@@ -60,24 +59,13 @@ fn block_size(grid: (usize, usize), sampler: Sampler, patches: usize, aspect: f6
     let rows = (patches as f64 * aspect).sqrt().round_ties_even() as usize;
     let cols = (patches as f64 / aspect).sqrt().round_ties_even() as usize;
     match sampler {
-        Sampler::Reference => Size {
-            rows: rows.min(grid.0 - 1),
-            cols: cols.min(grid.1 - 1),
-        },
-        Sampler::Fixed => Size {
-            rows: rows.min(grid.0),
-            cols: cols.min(grid.1),
-        },
+        Sampler::Reference => Size { rows: rows.min(grid.0 - 1), cols: cols.min(grid.1 - 1) },
+        Sampler::Fixed => Size { rows: rows.min(grid.0), cols: cols.min(grid.1) },
     }
 }
 
 /// The size of this batch's blocks of one kind, from the batch's stream of sizes.
-pub(super) fn draw_size(
-    config: &MaskConfig,
-    scale: (f64, f64),
-    aspect: (f64, f64),
-    rng: &mut ChaCha8Rng,
-) -> Size {
+pub(super) fn draw_size(config: &MaskConfig, scale: (f64, f64), aspect: (f64, f64), rng: &mut ChaCha8Rng) -> Size {
     let draw = uniform(rng);
     let second = match config.sampler {
         Sampler::Reference => draw, // Q1: one number decides both
@@ -117,12 +105,7 @@ fn sizes(config: &MaskConfig, scale: (f64, f64), aspect: (f64, f64)) -> BTreeSet
         edges.sort_by(f64::total_cmp);
         found.insert(block_size(grid, config.sampler, patches, low));
         for pair in edges.windows(2) {
-            found.insert(block_size(
-                grid,
-                config.sampler,
-                patches,
-                (pair[0] + pair[1]) / 2.0,
-            ));
+            found.insert(block_size(grid, config.sampler, patches, (pair[0] + pair[1]) / 2.0));
         }
     }
     found
@@ -134,8 +117,7 @@ fn patch_counts(grid: (usize, usize), scale: (f64, f64)) -> Vec<(usize, (f64, f6
     if scale.0 == scale.1 {
         return vec![(wanted_patches(grid, scale.0), (0.0, 1.0))];
     }
-    let draw_of =
-        |patches: usize| ((patches as f64 / total - scale.0) / (scale.1 - scale.0)).clamp(0.0, 1.0);
+    let draw_of = |patches: usize| ((patches as f64 / total - scale.0) / (scale.1 - scale.0)).clamp(0.0, 1.0);
     (wanted_patches(grid, scale.0)..=wanted_patches(grid, scale.1))
         .map(|patches| (patches, (draw_of(patches), draw_of(patches + 1))))
         .filter(|(_, (low, high))| low < high)

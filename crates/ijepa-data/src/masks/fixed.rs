@@ -23,11 +23,7 @@ const REDRAWS: usize = 8;
 /// Refuses sizes with which no placing leaves enough context.
 pub(super) fn check(config: &MaskConfig, target: Size, context: Size) -> Result<(), MaskError> {
     let keep = config.min_keep.max(1);
-    let most = if config.allow_overlap {
-        context.area()
-    } else {
-        most_context(config.grid, target, context)
-    };
+    let most = if config.allow_overlap { context.area() } else { most_context(config.grid, target, context) };
     if most >= keep {
         return Ok(());
     }
@@ -35,27 +31,14 @@ pub(super) fn check(config: &MaskConfig, target: Size, context: Size) -> Result<
         format!(
             "on the {}×{} grid a context block of {}×{} keeps at most {most} patches beside targets of {}×{}, but every \
              context must keep at least {keep} (mask.min_keep {})",
-            config.grid.0,
-            config.grid.1,
-            context.rows,
-            context.cols,
-            target.rows,
-            target.cols,
-            config.min_keep
+            config.grid.0, config.grid.1, context.rows, context.cols, target.rows, target.cols, config.min_keep
         ),
         "lower mask.min_keep or mask.pred_mask_scale, raise mask.enc_mask_scale, or take a smaller patch",
     ))
 }
 
 /// Needs sizes that passed [`check`]; then every context holds at least `min_keep` patches.
-pub(super) fn sample(
-    config: &MaskConfig,
-    target: Size,
-    context: Size,
-    seed: u64,
-    step: u64,
-    batch: usize,
-) -> Masks {
+pub(super) fn sample(config: &MaskConfig, target: Size, context: Size, seed: u64, step: u64, batch: usize) -> Masks {
     let mut images: Vec<(ChaCha8Rng, Layout)> = (0..batch as u64)
         .map(|row| {
             let mut rng = Key::new(seed, Purpose::MaskPosition, step, row).rng();
@@ -64,10 +47,7 @@ pub(super) fn sample(
         })
         .collect();
 
-    let mut counts: Vec<usize> = images
-        .iter()
-        .map(|(_, image)| image.smallest_context())
-        .collect();
+    let mut counts: Vec<usize> = images.iter().map(|(_, image)| image.smallest_context()).collect();
     counts.sort_unstable();
     let enough = counts[batch / 2] / 2;
     for (rng, image) in &mut images {
@@ -82,11 +62,7 @@ pub(super) fn sample(
         }
     }
 
-    let kept = images
-        .iter()
-        .map(|(_, image)| image.smallest_context())
-        .min()
-        .expect("a batch has images");
+    let kept = images.iter().map(|(_, image)| image.smallest_context()).min().expect("a batch has images");
     for (rng, image) in &mut images {
         for mask in &mut image.context {
             shuffle(rng, mask);
@@ -97,31 +73,17 @@ pub(super) fn sample(
     Masks {
         batch,
         context: (0..config.num_enc_masks)
-            .map(|k| {
-                stack(
-                    images.iter().map(|(_, image)| image.context[k].clone()),
-                    kept,
-                )
-            })
+            .map(|k| stack(images.iter().map(|(_, image)| image.context[k].clone()), kept))
             .collect(),
         targets: (0..config.num_pred_masks)
-            .map(|k| {
-                stack(
-                    images.iter().map(|(_, image)| image.targets[k].clone()),
-                    target.area(),
-                )
-            })
+            .map(|k| stack(images.iter().map(|(_, image)| image.targets[k].clone()), target.area()))
             .collect(),
     }
 }
 
 impl Layout {
     fn smallest_context(&self) -> usize {
-        self.context
-            .iter()
-            .map(Vec::len)
-            .min()
-            .expect("an image has a context mask")
+        self.context.iter().map(Vec::len).min().expect("an image has a context mask")
     }
 }
 
@@ -129,13 +91,9 @@ fn layout(config: &MaskConfig, target: Size, context: Size, rng: &mut ChaCha8Rng
     let keep = config.min_keep.max(1);
     for tries in 0..TRIES * config.num_pred_masks {
         let independent = config.num_pred_masks - tries / TRIES;
-        let mut targets: Vec<Block> = (0..independent)
-            .map(|_| place(config.grid, target, rng))
-            .collect();
+        let mut targets: Vec<Block> = (0..independent).map(|_| place(config.grid, target, rng)).collect();
         targets.resize(config.num_pred_masks, targets[0]);
-        let contexts: Vec<Block> = (0..config.num_enc_masks)
-            .map(|_| place(config.grid, context, rng))
-            .collect();
+        let contexts: Vec<Block> = (0..config.num_enc_masks).map(|_| place(config.grid, context, rng)).collect();
         let drawn = lay(config, &targets, &contexts);
         if drawn.smallest_context() >= keep {
             return drawn;
@@ -161,10 +119,7 @@ fn lay(config: &MaskConfig, targets: &[Block], contexts: &[Block]) -> Layout {
         targets.iter().for_each(|&block| cells.take(block));
     }
     Layout {
-        targets: targets
-            .iter()
-            .map(|block| block.patches(config.grid.1).collect())
-            .collect(),
+        targets: targets.iter().map(|block| block.patches(config.grid.1).collect()).collect(),
         context: contexts.iter().map(|&block| cells.left_of(block)).collect(),
     }
 }
@@ -172,12 +127,7 @@ fn lay(config: &MaskConfig, targets: &[Block], contexts: &[Block]) -> Layout {
 fn place(grid: (usize, usize), size: Size, rng: &mut ChaCha8Rng) -> Block {
     let top = below(rng, (grid.0 - size.rows) as u64 + 1) as usize;
     let left = below(rng, (grid.1 - size.cols) as u64 + 1) as usize;
-    Block {
-        top,
-        left,
-        rows: size.rows,
-        cols: size.cols,
-    }
+    Block { top, left, rows: size.rows, cols: size.cols }
 }
 
 /// Patches of a context block that are left when all targets lie in the corner opposite to it: no placing leaves more.

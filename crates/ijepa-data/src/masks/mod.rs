@@ -91,10 +91,7 @@ impl MaskConfig {
     /// share.
     pub fn sample(&self, seed: u64, step: u64, batch: usize) -> Result<Masks, MaskError> {
         if batch == 0 {
-            return Err(refusal(
-                "a batch of 0 images has no masks".into(),
-                "draw for 1 image or more",
-            ));
+            return Err(refusal("a batch of 0 images has no masks".into(), "draw for 1 image or more"));
         }
         self.validate_numbers()?;
         let mut sizes = Key::new(seed, Purpose::MaskSize, step, 0).rng();
@@ -128,16 +125,11 @@ impl MaskConfig {
                 "check crop_size and patch_size",
             ));
         }
-        let scales = [
-            ("mask.pred_mask_scale", self.pred_mask_scale),
-            ("mask.enc_mask_scale", self.enc_mask_scale),
-        ];
+        let scales = [("mask.pred_mask_scale", self.pred_mask_scale), ("mask.enc_mask_scale", self.enc_mask_scale)];
         for (name, (low, high)) in scales {
             if !(low > 0.0 && low <= high && high <= 1.0) {
                 return Err(refusal(
-                    format!(
-                        "{name} is [{low}, {high}], a share of the grid with 0 < least ≤ most ≤ 1 is expected"
-                    ),
+                    format!("{name} is [{low}, {high}], a share of the grid with 0 < least ≤ most ≤ 1 is expected"),
                     "correct the two numbers",
                 ));
             }
@@ -145,22 +137,14 @@ impl MaskConfig {
         let (low, high) = self.aspect_ratio;
         if !(low > 0.0 && low <= high && high.is_finite()) {
             return Err(refusal(
-                format!(
-                    "mask.aspect_ratio is [{low}, {high}], height over width with 0 < least ≤ most is expected"
-                ),
+                format!("mask.aspect_ratio is [{low}, {high}], height over width with 0 < least ≤ most is expected"),
                 "correct the two numbers",
             ));
         }
-        let counts = [
-            ("mask.num_pred_masks", self.num_pred_masks),
-            ("mask.num_enc_masks", self.num_enc_masks),
-        ];
+        let counts = [("mask.num_pred_masks", self.num_pred_masks), ("mask.num_enc_masks", self.num_enc_masks)];
         for (name, count) in counts {
             if !(1..=64).contains(&count) {
-                return Err(refusal(
-                    format!("{name} is {count}, 1 to 64 is expected"),
-                    "correct the number",
-                ));
+                return Err(refusal(format!("{name} is {count}, 1 to 64 is expected"), "correct the number"));
             }
         }
         Ok(())
@@ -175,10 +159,7 @@ struct Cells {
 
 impl Cells {
     fn new((rows, cols): (usize, usize)) -> Cells {
-        Cells {
-            cols,
-            taken: vec![false; rows * cols],
-        }
+        Cells { cols, taken: vec![false; rows * cols] }
     }
 
     fn take(&mut self, block: Block) {
@@ -189,10 +170,7 @@ impl Cells {
 
     /// Patch numbers of `block` that are not taken, ascending.
     fn left_of(&self, block: Block) -> Vec<u32> {
-        block
-            .patches(self.cols)
-            .filter(|&patch| !self.taken[patch as usize])
-            .collect()
+        block.patches(self.cols).filter(|&patch| !self.taken[patch as usize]).collect()
     }
 }
 
@@ -205,32 +183,18 @@ struct Layout {
 /// Stacks one mask of every image; all must have the same count by now.
 fn stack(masks: impl Iterator<Item = Vec<u32>>, per_image: usize) -> IndexSet {
     let indices: Vec<u32> = masks.flatten().collect();
-    debug_assert_eq!(
-        indices.len() % per_image,
-        0,
-        "every mask of a set holds {per_image} patches"
-    );
+    debug_assert_eq!(indices.len() % per_image, 0, "every mask of a set holds {per_image} patches");
     IndexSet { per_image, indices }
 }
 
 fn refusal(problem: String, remedy: impl Into<String>) -> MaskError {
-    MaskError {
-        problem,
-        remedy: remedy.into(),
-    }
+    MaskError { problem, remedy: remedy.into() }
 }
 
 fn zero_size(kind: &str, size: Size, grid: (usize, usize)) -> MaskError {
-    let key = if kind == "target" {
-        "mask.pred_mask_scale"
-    } else {
-        "mask.enc_mask_scale"
-    };
+    let key = if kind == "target" { "mask.pred_mask_scale" } else { "mask.enc_mask_scale" };
     refusal(
-        format!(
-            "a {kind} block can come out as {}×{} patches on the {}×{} grid",
-            size.rows, size.cols, grid.0, grid.1
-        ),
+        format!("a {kind} block can come out as {}×{} patches on the {}×{} grid", size.rows, size.cols, grid.0, grid.1),
         format!("raise {key}, or take a smaller patch or a larger crop"),
     )
 }

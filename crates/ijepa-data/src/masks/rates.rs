@@ -20,12 +20,7 @@ pub struct KeepRates {
 }
 
 /// Draws the masks of steps 0 to `batches` and counts.
-pub fn keep_rates(
-    config: &MaskConfig,
-    seed: u64,
-    batch: usize,
-    batches: usize,
-) -> Result<KeepRates, MaskError> {
+pub fn keep_rates(config: &MaskConfig, seed: u64, batch: usize, batches: usize) -> Result<KeepRates, MaskError> {
     let cells = config.grid.0 * config.grid.1;
     let (mut context_keep, mut target_keep) = (vec![0.0; cells], vec![0.0; cells]);
     let count = |keep: &mut [f64], sets: &[IndexSet]| {
@@ -39,12 +34,8 @@ pub fn keep_rates(
         count(&mut target_keep, &masks.targets);
     }
     let images = (batch * batches).max(1) as f64;
-    context_keep
-        .iter_mut()
-        .for_each(|rate| *rate /= images * config.num_enc_masks as f64);
-    target_keep
-        .iter_mut()
-        .for_each(|rate| *rate /= images * config.num_pred_masks as f64);
+    context_keep.iter_mut().for_each(|rate| *rate /= images * config.num_enc_masks as f64);
+    target_keep.iter_mut().for_each(|rate| *rate /= images * config.num_pred_masks as f64);
     Ok(KeepRates {
         grid: config.grid,
         batch,

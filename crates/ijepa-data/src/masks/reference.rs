@@ -24,10 +24,7 @@ const TRIES: usize = 20;
 
 /// Refuses sizes with which no context or target can hold enough patches.
 pub(super) fn check(config: &MaskConfig, target: Size, context: Size) -> Result<(), MaskError> {
-    for (kind, key, size) in [
-        ("target", "mask.pred_mask_scale", target),
-        ("context", "mask.enc_mask_scale", context),
-    ] {
+    for (kind, key, size) in [("target", "mask.pred_mask_scale", target), ("context", "mask.enc_mask_scale", context)] {
         if size.area() <= config.min_keep {
             return Err(refusal(
                 format!(
@@ -41,10 +38,7 @@ pub(super) fn check(config: &MaskConfig, target: Size, context: Size) -> Result<
                     config.min_keep,
                     config.min_keep + 1
                 ),
-                format!(
-                    "set mask.min_keep to {} or less, raise {key}, or take mask.sampler: fixed",
-                    size.area() - 1
-                ),
+                format!("set mask.min_keep to {} or less, raise {key}, or take mask.sampler: fixed", size.area() - 1),
             ));
         }
     }
@@ -52,80 +46,35 @@ pub(super) fn check(config: &MaskConfig, target: Size, context: Size) -> Result<
 }
 
 /// Needs sizes that passed [`check`]; then every loop ends.
-pub(super) fn sample(
-    config: &MaskConfig,
-    target: Size,
-    context: Size,
-    seed: u64,
-    step: u64,
-    batch: usize,
-) -> Masks {
+pub(super) fn sample(config: &MaskConfig, target: Size, context: Size, seed: u64, step: u64, batch: usize) -> Masks {
     let layouts: Vec<Layout> = (0..batch as u64)
-        .map(|row| {
-            layout(
-                config,
-                target,
-                context,
-                &mut Key::new(seed, Purpose::MaskPosition, step, row).rng(),
-            )
-        })
+        .map(|row| layout(config, target, context, &mut Key::new(seed, Purpose::MaskPosition, step, row).rng()))
         .collect();
 
-    let smallest = |of: fn(&Layout) -> &Vec<Vec<u32>>| {
-        layouts
-            .iter()
-            .flat_map(of)
-            .map(Vec::len)
-            .min()
-            .expect("a batch has masks")
-    };
-    let (kept_context, kept_target) = (
-        smallest(|layout| &layout.context),
-        smallest(|layout| &layout.targets),
-    );
+    let smallest =
+        |of: fn(&Layout) -> &Vec<Vec<u32>>| layouts.iter().flat_map(of).map(Vec::len).min().expect("a batch has masks");
+    let (kept_context, kept_target) = (smallest(|layout| &layout.context), smallest(|layout| &layout.targets));
     Masks {
         batch,
         context: (0..config.num_enc_masks)
-            .map(|k| {
-                stack(
-                    layouts
-                        .iter()
-                        .map(|image| image.context[k][..kept_context].to_vec()),
-                    kept_context,
-                )
-            }) // Q7
+            .map(|k| stack(layouts.iter().map(|image| image.context[k][..kept_context].to_vec()), kept_context)) // Q7
             .collect(),
         targets: (0..config.num_pred_masks)
-            .map(|k| {
-                stack(
-                    layouts
-                        .iter()
-                        .map(|image| image.targets[k][..kept_target].to_vec()),
-                    kept_target,
-                )
-            })
+            .map(|k| stack(layouts.iter().map(|image| image.targets[k][..kept_target].to_vec()), kept_target))
             .collect(),
     }
 }
 
 fn layout(config: &MaskConfig, target: Size, context: Size, rng: &mut ChaCha8Rng) -> Layout {
-    let targets: Vec<Block> = (0..config.num_pred_masks)
-        .map(|_| place(config.grid, target, rng))
-        .collect();
+    let targets: Vec<Block> = (0..config.num_pred_masks).map(|_| place(config.grid, target, rng)).collect();
     let context = (0..config.num_enc_masks)
         .map(|_| {
             let mut tries = 0;
             loop {
                 // Q5: `tries / TRIES` targets, the last ones, are no longer kept out.
-                let kept_out = if config.allow_overlap {
-                    0
-                } else {
-                    targets.len().saturating_sub(tries / TRIES)
-                };
+                let kept_out = if config.allow_overlap { 0 } else { targets.len().saturating_sub(tries / TRIES) };
                 let mut cells = Cells::new(config.grid);
-                targets[..kept_out]
-                    .iter()
-                    .for_each(|&block| cells.take(block));
+                targets[..kept_out].iter().for_each(|&block| cells.take(block));
                 let patches = cells.left_of(place(config.grid, context, rng));
                 if patches.len() > config.min_keep {
                     break patches;
@@ -134,23 +83,12 @@ fn layout(config: &MaskConfig, target: Size, context: Size, rng: &mut ChaCha8Rng
             }
         })
         .collect();
-    Layout {
-        targets: targets
-            .iter()
-            .map(|block| block.patches(config.grid.1).collect())
-            .collect(),
-        context,
-    }
+    Layout { targets: targets.iter().map(|block| block.patches(config.grid.1).collect()).collect(), context }
 }
 
 /// A position for a block; the last one that would fit is never drawn (Q3).
 fn place(grid: (usize, usize), size: Size, rng: &mut ChaCha8Rng) -> Block {
     let top = below(rng, (grid.0 - size.rows) as u64) as usize;
     let left = below(rng, (grid.1 - size.cols) as u64) as usize;
-    Block {
-        top,
-        left,
-        rows: size.rows,
-        cols: size.cols,
-    }
+    Block { top, left, rows: size.rows, cols: size.cols }
 }

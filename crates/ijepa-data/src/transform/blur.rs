@@ -6,9 +6,7 @@ use crate::picture::Picture;
 /// Blurs in place. Weights beyond three standard deviations are left out.
 pub(super) fn gaussian(picture: &mut Picture, sigma: f32) {
     let reach = (3.0 * sigma).ceil() as isize;
-    let mut kernel: Vec<f32> = (-reach..=reach)
-        .map(|x| (-0.5 * (x as f32 / sigma).powi(2)).exp())
-        .collect();
+    let mut kernel: Vec<f32> = (-reach..=reach).map(|x| (-0.5 * (x as f32 / sigma).powi(2)).exp()).collect();
     let sum: f32 = kernel.iter().sum();
     kernel.iter_mut().for_each(|weight| *weight /= sum);
 
@@ -16,10 +14,7 @@ pub(super) fn gaussian(picture: &mut Picture, sigma: f32) {
     let stride = width * 3;
     let source: Vec<f32> = picture.rgb.iter().map(|&byte| f32::from(byte)).collect(); // (h, w, 3)
     let mut across = vec![0.0f32; source.len()]; // (h, w, 3)
-    for (row, out) in source
-        .chunks_exact(stride)
-        .zip(across.chunks_exact_mut(stride))
-    {
+    for (row, out) in source.chunks_exact(stride).zip(across.chunks_exact_mut(stride)) {
         for (&weight, offset) in kernel.iter().zip(-reach..) {
             for x in 0..width {
                 let from = x.saturating_add_signed(offset).min(width - 1) * 3;
@@ -67,17 +62,10 @@ mod tests {
         let mut picture = Picture::new(side, side, rgb);
         gaussian(&mut picture, 2.0);
         let row = &picture.rgb[centre * side * 3..][..side * 3];
-        let weights: Vec<f64> = row
-            .chunks_exact(3)
-            .map(|pixel| f64::from(pixel[0]))
-            .collect();
+        let weights: Vec<f64> = row.chunks_exact(3).map(|pixel| f64::from(pixel[0])).collect();
         let total: f64 = weights.iter().sum();
-        let variance = weights
-            .iter()
-            .enumerate()
-            .map(|(x, w)| w * (x as f64 - centre as f64).powi(2))
-            .sum::<f64>()
-            / total;
+        let variance =
+            weights.iter().enumerate().map(|(x, w)| w * (x as f64 - centre as f64).powi(2)).sum::<f64>() / total;
         assert!((total - 255.0).abs() < 6.0, "{total}");
         assert!((variance - 4.0).abs() < 0.3, "{variance}");
     }

@@ -20,12 +20,7 @@ enum Change {
 /// 0.2·strength turns, in random order; then with probability 0.2, grey.
 pub(super) fn distort(picture: &mut Picture, strength: f32, rng: &mut ChaCha8Rng) {
     if uniform(rng) < 0.8 {
-        let mut order = [
-            Change::Brightness,
-            Change::Contrast,
-            Change::Saturation,
-            Change::Hue,
-        ];
+        let mut order = [Change::Brightness, Change::Contrast, Change::Saturation, Change::Hue];
         shuffle(rng, &mut order);
         let spread = 0.8 * f64::from(strength);
         let factors = ((1.0 - spread).max(0.0), 1.0 + spread);
@@ -45,29 +40,20 @@ pub(super) fn distort(picture: &mut Picture, strength: f32, rng: &mut ChaCha8Rng
 }
 
 fn brightness(picture: &mut Picture, factor: f32) {
-    picture
-        .rgb
-        .iter_mut()
-        .for_each(|byte| *byte = blend(0.0, *byte, factor));
+    picture.rgb.iter_mut().for_each(|byte| *byte = blend(0.0, *byte, factor));
 }
 
 fn contrast(picture: &mut Picture, factor: f32) {
     let pixels = picture.rgb.chunks_exact(3);
     let count = pixels.len() as f64;
-    let mean =
-        (pixels.map(|pixel| f64::from(luma(pixel))).sum::<f64>() / count + 0.5).floor() as f32;
-    picture
-        .rgb
-        .iter_mut()
-        .for_each(|byte| *byte = blend(mean, *byte, factor));
+    let mean = (pixels.map(|pixel| f64::from(luma(pixel))).sum::<f64>() / count + 0.5).floor() as f32;
+    picture.rgb.iter_mut().for_each(|byte| *byte = blend(mean, *byte, factor));
 }
 
 fn saturation(picture: &mut Picture, factor: f32) {
     for pixel in picture.rgb.chunks_exact_mut(3) {
         let base = f32::from(luma(pixel));
-        pixel
-            .iter_mut()
-            .for_each(|byte| *byte = blend(base, *byte, factor));
+        pixel.iter_mut().for_each(|byte| *byte = blend(base, *byte, factor));
     }
 }
 
@@ -122,10 +108,7 @@ mod tests {
         Picture::new(
             4,
             2,
-            vec![
-                255, 0, 0, 10, 200, 30, 0, 0, 255, 90, 90, 90, 1, 2, 3, 250, 240, 5, 128, 0, 128,
-                77, 180, 199,
-            ],
+            vec![255, 0, 0, 10, 200, 30, 0, 0, 255, 90, 90, 90, 1, 2, 3, 250, 240, 5, 128, 0, 128, 77, 180, 199],
         )
     }
 

@@ -45,32 +45,14 @@ pub fn random_resized_crop(
         if (1..=width).contains(&cut_width) && (1..=height).contains(&cut_height) {
             let top = below(rng, (height - cut_height) as u64 + 1) as usize;
             let left = below(rng, (width - cut_width) as u64 + 1) as usize;
-            return CropBox {
-                left,
-                top,
-                width: cut_width,
-                height: cut_height,
-            };
+            return CropBox { left, top, width: cut_width, height: cut_height };
         }
     }
     let own_ratio = width as f64 / height as f64;
-    let cut_width = if own_ratio > ratio.1 {
-        (height as f64 * ratio.1).round_ties_even() as usize
-    } else {
-        width
-    };
-    let cut_height = if own_ratio < ratio.0 {
-        (width as f64 / ratio.0).round_ties_even() as usize
-    } else {
-        height
-    };
+    let cut_width = if own_ratio > ratio.1 { (height as f64 * ratio.1).round_ties_even() as usize } else { width };
+    let cut_height = if own_ratio < ratio.0 { (width as f64 / ratio.0).round_ties_even() as usize } else { height };
     let (cut_width, cut_height) = (cut_width.clamp(1, width), cut_height.clamp(1, height));
-    CropBox {
-        left: (width - cut_width) / 2,
-        top: (height - cut_height) / 2,
-        width: cut_width,
-        height: cut_height,
-    }
+    CropBox { left: (width - cut_width) / 2, top: (height - cut_height) / 2, width: cut_width, height: cut_height }
 }
 
 /// The picture at another size, with Pillow's antialiased bilinear filter.
@@ -78,19 +60,13 @@ pub fn resize(picture: Picture, width: usize, height: usize) -> Picture {
     if (picture.width, picture.height) == (width, height) {
         return picture;
     }
-    let source = TypedImageRef::<U8x3>::from_buffer(
-        picture.width as u32,
-        picture.height as u32,
-        &picture.rgb,
-    )
-    .expect("a picture holds width·height·3 bytes");
+    let source = TypedImageRef::<U8x3>::from_buffer(picture.width as u32, picture.height as u32, &picture.rgb)
+        .expect("a picture holds width·height·3 bytes");
     let mut rgb = vec![0; width * height * 3];
-    let mut resized = TypedImage::<U8x3>::from_buffer(width as u32, height as u32, &mut rgb)
-        .expect("rgb was made for this size");
+    let mut resized =
+        TypedImage::<U8x3>::from_buffer(width as u32, height as u32, &mut rgb).expect("rgb was made for this size");
     let options = ResizeOptions::new().resize_alg(ResizeAlg::Convolution(FilterType::Bilinear));
     // `resize` would compile every filter for every pixel type into this crate.
-    Resizer::new()
-        .resize_typed(&source, &mut resized, &options)
-        .expect("both images have pixels in them");
+    Resizer::new().resize_typed(&source, &mut resized, &options).expect("both images have pixels in them");
     Picture::new(width, height, rgb)
 }

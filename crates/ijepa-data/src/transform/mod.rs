@@ -28,10 +28,7 @@ pub struct Normalisation {
 impl Default for Normalisation {
     /// The channel statistics of ImageNet that the field uses.
     fn default() -> Normalisation {
-        Normalisation {
-            mean: [0.485, 0.456, 0.406],
-            std: [0.229, 0.224, 0.225],
-        }
+        Normalisation { mean: [0.485, 0.456, 0.406], std: [0.229, 0.224, 0.225] }
     }
 }
 
@@ -67,13 +64,7 @@ impl Normalisation {
     /// Writes a picture channel by channel into `out` (3, h, w).
     pub fn apply(&self, out: &mut [f32], picture: &Picture) {
         let pixels = picture.width * picture.height;
-        assert_eq!(
-            out.len(),
-            3 * pixels,
-            "a {}×{} picture becomes (3, h, w) values",
-            picture.width,
-            picture.height
-        );
+        assert_eq!(out.len(), 3 * pixels, "a {}×{} picture becomes (3, h, w) values", picture.width, picture.height);
         for (channel, plane) in out.chunks_exact_mut(pixels).enumerate() {
             let (mean, std) = (self.mean[channel], self.std[channel]);
             let table: [f32; 256] = std::array::from_fn(|byte| (byte as f32 / 255.0 - mean) / std);
@@ -84,9 +75,7 @@ impl Normalisation {
     }
 
     fn validate(&self) -> Result<(), DataError> {
-        if self.std.iter().all(|&std| std > 0.0 && std.is_finite())
-            && self.mean.iter().all(|mean| mean.is_finite())
-        {
+        if self.std.iter().all(|&std| std > 0.0 && std.is_finite()) && self.mean.iter().all(|mean| mean.is_finite()) {
             return Ok(());
         }
         Err(DataError::Setting {
@@ -123,13 +112,7 @@ impl TrainTransform {
     /// Cuts, distorts and normalises `picture` into `out` (3, s, s). The draws are taken from `rng` in a fixed order.
     pub fn apply(&self, out: &mut [f32], picture: &Picture, rng: &mut ChaCha8Rng) {
         let scale = (f64::from(self.crop_scale.0), f64::from(self.crop_scale.1));
-        let cut = random_resized_crop(
-            picture.width,
-            picture.height,
-            scale,
-            (3.0 / 4.0, 4.0 / 3.0),
-            rng,
-        );
+        let cut = random_resized_crop(picture.width, picture.height, scale, (3.0 / 4.0, 4.0 / 3.0), rng);
         let cut = picture.crop(cut.left, cut.top, cut.width, cut.height);
         let mut picture = resize(cut, self.crop_size, self.crop_size);
         if self.horizontal_flip && uniform(rng) < 0.5 {
@@ -161,8 +144,7 @@ impl EvalTransform {
         }
         // The shorter side becomes 256/224 of the crop; the longer one follows, rounded down as torchvision does.
         let shorter = side * 256 / 224;
-        let scaled =
-            |length: usize| (shorter * length / picture.width.min(picture.height)).max(shorter);
+        let scaled = |length: usize| (shorter * length / picture.width.min(picture.height)).max(shorter);
         let (width, height) = (scaled(picture.width), scaled(picture.height));
         // Only the part of the picture that the crop needs is resized: a 4000×2 picture would become 500 times as wide as high.
         let (width, height, picture) = without_far_ends(picture, width, height, shorter);
@@ -175,29 +157,15 @@ impl EvalTransform {
 }
 
 /// Cuts the ends off a picture longer than eight times its width, evenly, so that resizing it costs no more than a square.
-fn without_far_ends(
-    picture: &Picture,
-    width: usize,
-    height: usize,
-    shorter: usize,
-) -> (usize, usize, Picture) {
+fn without_far_ends(picture: &Picture, width: usize, height: usize, shorter: usize) -> (usize, usize, Picture) {
     let longest = 8 * picture.width.min(picture.height);
     if picture.width <= longest && picture.height <= longest {
         return (width, height, picture.clone());
     }
     let (cut_width, cut_height) = (picture.width.min(longest), picture.height.min(longest));
-    let cut = picture.crop(
-        (picture.width - cut_width) / 2,
-        (picture.height - cut_height) / 2,
-        cut_width,
-        cut_height,
-    );
+    let cut = picture.crop((picture.width - cut_width) / 2, (picture.height - cut_height) / 2, cut_width, cut_height);
     let long = 8 * shorter;
-    if cut_width > cut_height {
-        (long, shorter, cut)
-    } else {
-        (shorter, long, cut)
-    }
+    if cut_width > cut_height { (long, shorter, cut) } else { (shorter, long, cut) }
 }
 
 fn validate_crop_size(side: usize) -> Result<(), DataError> {

@@ -20,105 +20,51 @@ fn open(root: &Path, split: Split) -> Result<Dataset, DataError> {
 
 fn names(dataset: &Dataset, root: &Path) -> Vec<String> {
     let prefix = format!("{}/", root.display());
-    (0..dataset.len())
-        .map(|index| {
-            dataset
-                .name(index)
-                .replace('\\', "/")
-                .replacen(&prefix, "", 1)
-        })
-        .collect()
+    (0..dataset.len()).map(|index| dataset.name(index).replace('\\', "/").replacen(&prefix, "", 1)).collect()
 }
 
 #[test]
 fn class_folders_become_labels_in_lexicographic_order() {
     let root = tempfile::tempdir().expect("a scratch folder");
-    touch(
-        root.path(),
-        &[
-            "zebra/a.JPG",
-            "ant/deep/er/b.png",
-            "ant/c.webp",
-            "ant/.hidden.jpg",
-            "empty/notes.txt",
-        ],
-    );
+    touch(root.path(), &["zebra/a.JPG", "ant/deep/er/b.png", "ant/c.webp", "ant/.hidden.jpg", "empty/notes.txt"]);
     let dataset = open(root.path(), Split::Train).expect("images");
-    assert_eq!(
-        names(&dataset, root.path()),
-        ["ant/c.webp", "ant/deep/er/b.png", "zebra/a.JPG"]
-    );
+    assert_eq!(names(&dataset, root.path()), ["ant/c.webp", "ant/deep/er/b.png", "zebra/a.JPG"]);
     assert_eq!(dataset.labels(), Some(vec![0, 0, 1]));
-    assert_eq!(
-        dataset.classes(),
-        Some(["ant".to_owned(), "zebra".to_owned()].as_slice())
-    );
+    assert_eq!(dataset.classes(), Some(["ant".to_owned(), "zebra".to_owned()].as_slice()));
 }
 
 #[test]
 fn images_beside_the_sub_folders_make_a_tree_without_labels() {
     let root = tempfile::tempdir().expect("a scratch folder");
-    touch(
-        root.path(),
-        &["b.jpeg", "2019/a.tif", "a.Tiff", "c.bmp", "d.gif"],
-    );
+    touch(root.path(), &["b.jpeg", "2019/a.tif", "a.Tiff", "c.bmp", "d.gif"]);
     let dataset = open(root.path(), Split::Train).expect("images");
-    assert_eq!(
-        names(&dataset, root.path()),
-        ["2019/a.tif", "a.Tiff", "b.jpeg", "c.bmp", "d.gif"]
-    );
+    assert_eq!(names(&dataset, root.path()), ["2019/a.tif", "a.Tiff", "b.jpeg", "c.bmp", "d.gif"]);
     assert_eq!((dataset.labels(), dataset.classes()), (None, None));
 }
 
 #[test]
 fn split_folders_are_found_and_a_missing_one_is_named() {
     let root = tempfile::tempdir().expect("a scratch folder");
-    touch(
-        root.path(),
-        &["train/x/1.jpg", "train/y/2.jpg", "test/x/3.jpg"],
-    );
-    let (train, val) = (
-        open(root.path(), Split::Train).expect("train"),
-        open(root.path(), Split::Val).expect("test"),
-    );
-    assert_eq!(
-        names(&train, root.path()),
-        ["train/x/1.jpg", "train/y/2.jpg"]
-    );
+    touch(root.path(), &["train/x/1.jpg", "train/y/2.jpg", "test/x/3.jpg"]);
+    let (train, val) = (open(root.path(), Split::Train).expect("train"), open(root.path(), Split::Val).expect("test"));
+    assert_eq!(names(&train, root.path()), ["train/x/1.jpg", "train/y/2.jpg"]);
     assert_eq!(train.labels(), Some(vec![0, 1]));
     assert_eq!(names(&val, root.path()), ["test/x/3.jpg"]);
     // A split folder itself is a tree without splits.
-    assert_eq!(
-        open(&root.path().join("train"), Split::Val)
-            .expect("train")
-            .len(),
-        2
-    );
+    assert_eq!(open(&root.path().join("train"), Split::Val).expect("train").len(), 2);
 
     std::fs::remove_dir_all(root.path().join("test")).expect("removed");
-    let error = open(root.path(), Split::Val)
-        .expect_err("no val")
-        .to_string();
-    assert!(
-        error.contains("train/") && error.contains("val/, validation/, test/"),
-        "{error}"
-    );
+    let error = open(root.path(), Split::Val).expect_err("no val").to_string();
+    assert!(error.contains("train/") && error.contains("val/, validation/, test/"), "{error}");
 }
 
 #[test]
 fn a_folder_without_images_is_an_error_that_says_what_was_looked_for() {
     let root = tempfile::tempdir().expect("a scratch folder");
     touch(root.path(), &["readme.txt", "sub/data.csv"]);
-    let error = open(root.path(), Split::Train)
-        .expect_err("no images")
-        .to_string();
-    assert!(
-        error.contains("jpg, jpeg, png") && error.contains("2 other files"),
-        "{error}"
-    );
-    let error = open(&root.path().join("nowhere"), Split::Train)
-        .expect_err("no folder")
-        .to_string();
+    let error = open(root.path(), Split::Train).expect_err("no images").to_string();
+    assert!(error.contains("jpg, jpeg, png") && error.contains("2 other files"), "{error}");
+    let error = open(&root.path().join("nowhere"), Split::Train).expect_err("no folder").to_string();
     assert!(error.contains("nowhere"), "{error}");
     assert!(open(&root.path().join("readme.txt"), Split::Train).is_err());
 }
@@ -129,49 +75,23 @@ fn broken_links_are_counted_and_links_in_a_circle_end() {
     use std::os::unix::fs::symlink;
     let root = tempfile::tempdir().expect("a scratch folder");
     touch(root.path(), &["a/1.jpg", "folder.jpg/2.png"]);
-    symlink(
-        root.path().join("gone.jpg"),
-        root.path().join("a/broken.jpg"),
-    )
-    .expect("linked");
+    symlink(root.path().join("gone.jpg"), root.path().join("a/broken.jpg")).expect("linked");
     symlink(root.path(), root.path().join("a/circle")).expect("linked");
     symlink(root.path().join("a/1.jpg"), root.path().join("a/good.jpg")).expect("linked");
     let dataset = open(root.path(), Split::Train).expect("images");
-    assert_eq!(
-        names(&dataset, root.path()),
-        ["a/1.jpg", "a/good.jpg", "folder.jpg/2.png"]
-    );
-    let Dataset::Tree(tree) = dataset else {
-        panic!("a folder is a tree")
-    };
+    assert_eq!(names(&dataset, root.path()), ["a/1.jpg", "a/good.jpg", "folder.jpg/2.png"]);
+    let Dataset::Tree(tree) = dataset else { panic!("a folder is a tree") };
     assert_eq!(tree.broken_links(), 1);
 }
 
 fn tensor_file(path: &Path, shape: &[usize], labels: Option<&[i64]>) {
-    let values: Vec<u8> = (0..shape.iter().product())
-        .flat_map(|k: usize| (k as f32).to_le_bytes())
-        .collect();
-    let label_bytes: Vec<u8> = labels
-        .iter()
-        .copied()
-        .flatten()
-        .flat_map(|label| label.to_le_bytes())
-        .collect();
-    let mut tensors = vec![(
-        "images",
-        TensorView::new(Dtype::F32, shape.to_vec(), &values).expect("fits"),
-    )];
+    let values: Vec<u8> = (0..shape.iter().product()).flat_map(|k: usize| (k as f32).to_le_bytes()).collect();
+    let label_bytes: Vec<u8> = labels.iter().copied().flatten().flat_map(|label| label.to_le_bytes()).collect();
+    let mut tensors = vec![("images", TensorView::new(Dtype::F32, shape.to_vec(), &values).expect("fits"))];
     if let Some(labels) = labels {
-        tensors.push((
-            "labels",
-            TensorView::new(Dtype::I64, vec![labels.len()], &label_bytes).expect("fits"),
-        ));
+        tensors.push(("labels", TensorView::new(Dtype::I64, vec![labels.len()], &label_bytes).expect("fits")));
     }
-    std::fs::write(
-        path,
-        safetensors::serialize(tensors, None).expect("serialises"),
-    )
-    .expect("written");
+    std::fs::write(path, safetensors::serialize(tensors, None).expect("serialises")).expect("written");
 }
 
 #[test]
@@ -209,10 +129,7 @@ fn tensor_files_that_lie_are_refused() {
     refused(&good[..40], "truncated");
     refused(b"", "not a .safetensors file");
     refused(&[0xff; 64], "header");
-    refused(
-        &[b"\x10\0\0\0\0\0\0\0".as_slice(), &[b'x'; 16]].concat(),
-        "parse",
-    );
+    refused(&[b"\x10\0\0\0\0\0\0\0".as_slice(), &[b'x'; 16]].concat(), "parse");
 
     for (shape, labels, hint) in [
         (vec![2, 1, 4, 4], None, "(n,3,h,w)"),
@@ -229,16 +146,9 @@ fn tensor_files_that_lie_are_refused() {
 
 #[test]
 fn a_number_of_scenes_above_zero_is_asked_for() {
-    assert_eq!(
-        Dataset::open("scenes:17", Split::Train, 0)
-            .expect("scenes")
-            .len(),
-        17
-    );
+    assert_eq!(Dataset::open("scenes:17", Split::Train, 0).expect("scenes").len(), 17);
     for spec in ["scenes:", "scenes:0", "scenes:-3", "scenes:many"] {
-        let error = Dataset::open(spec, Split::Train, 0)
-            .expect_err(spec)
-            .to_string();
+        let error = Dataset::open(spec, Split::Train, 0).expect_err(spec).to_string();
         assert!(error.contains("scenes:20000"), "{error}");
     }
 }

@@ -9,9 +9,7 @@ use image::{DynamicImage, ExtendedColorType, ImageEncoder, ImageFormat, Rgb, Rgb
 use proptest::prelude::*;
 
 fn gradient(width: u32, height: u32) -> RgbImage {
-    RgbImage::from_fn(width, height, |x, y| {
-        Rgb([(x * 5) as u8, (y * 7) as u8, 128])
-    })
+    RgbImage::from_fn(width, height, |x, y| Rgb([(x * 5) as u8, (y * 7) as u8, 128]))
 }
 
 fn encode(image: &DynamicImage, format: ImageFormat) -> Vec<u8> {
@@ -27,12 +25,7 @@ fn decoded(bytes: &[u8]) -> Picture {
 #[test]
 fn lossless_formats_give_back_their_pixels() {
     let image = gradient(23, 17);
-    for format in [
-        ImageFormat::Png,
-        ImageFormat::Bmp,
-        ImageFormat::Tiff,
-        ImageFormat::WebP,
-    ] {
+    for format in [ImageFormat::Png, ImageFormat::Bmp, ImageFormat::Tiff, ImageFormat::WebP] {
         let picture = decoded(&encode(&image.clone().into(), format));
         assert_eq!((picture.width, picture.height), (23, 17), "{format:?}");
         assert_eq!(&picture.rgb, image.as_raw(), "{format:?}");
@@ -43,13 +36,8 @@ fn lossless_formats_give_back_their_pixels() {
 fn a_jpeg_is_close_to_its_pixels() {
     let image = gradient(40, 30);
     let picture = decoded(&encode(&image.clone().into(), ImageFormat::Jpeg));
-    let error: f64 = picture
-        .rgb
-        .iter()
-        .zip(image.as_raw())
-        .map(|(&a, &b)| f64::from(a.abs_diff(b)))
-        .sum::<f64>()
-        / 3600.0;
+    let error: f64 =
+        picture.rgb.iter().zip(image.as_raw()).map(|(&a, &b)| f64::from(a.abs_diff(b))).sum::<f64>() / 3600.0;
     assert!(error < 4.0, "{error}");
 }
 
@@ -57,28 +45,15 @@ fn a_jpeg_is_close_to_its_pixels() {
 fn alpha_is_dropped_and_not_blended() {
     let image = RgbaImage::from_pixel(3, 2, image::Rgba([200, 100, 50, 0]));
     let picture = decoded(&encode(&image.into(), ImageFormat::Png));
-    assert!(
-        picture
-            .rgb
-            .chunks_exact(3)
-            .all(|pixel| pixel == [200, 100, 50])
-    );
+    assert!(picture.rgb.chunks_exact(3).all(|pixel| pixel == [200, 100, 50]));
 }
 
 #[test]
 fn grey_is_repeated_and_sixteen_bits_are_scaled() {
     let mut bytes = Vec::new();
-    let samples: Vec<u8> = [0u16, 257, 32896, 65535]
-        .iter()
-        .flat_map(|value| value.to_ne_bytes())
-        .collect();
-    PngEncoder::new(&mut bytes)
-        .write_image(&samples, 2, 2, ExtendedColorType::L16)
-        .expect("encodes");
-    assert_eq!(
-        decoded(&bytes).rgb,
-        [0, 0, 0, 1, 1, 1, 128, 128, 128, 255, 255, 255]
-    );
+    let samples: Vec<u8> = [0u16, 257, 32896, 65535].iter().flat_map(|value| value.to_ne_bytes()).collect();
+    PngEncoder::new(&mut bytes).write_image(&samples, 2, 2, ExtendedColorType::L16).expect("encodes");
+    assert_eq!(decoded(&bytes).rgb, [0, 0, 0, 1, 1, 1, 128, 128, 128, 255, 255, 255]);
 }
 
 /// A JPEG with an EXIF block that holds nothing but the orientation.
@@ -96,33 +71,14 @@ fn with_orientation(jpeg: &[u8], orientation: u8) -> Vec<u8> {
 #[test]
 fn all_eight_exif_orientations_are_applied() {
     // Left half red, right half blue, 32×16.
-    let image = RgbImage::from_fn(32, 16, |x, _| {
-        if x < 16 {
-            Rgb([255, 0, 0])
-        } else {
-            Rgb([0, 0, 255])
-        }
-    });
+    let image = RgbImage::from_fn(32, 16, |x, _| if x < 16 { Rgb([255, 0, 0]) } else { Rgb([0, 0, 255]) });
     let jpeg = encode(&image.into(), ImageFormat::Jpeg);
     // Where red is afterwards: (column, row) of a quarter of the way along the long side.
-    let red_at = [
-        (8, 8),
-        (24, 8),
-        (24, 8),
-        (8, 8),
-        (8, 8),
-        (8, 8),
-        (8, 24),
-        (8, 24),
-    ];
+    let red_at = [(8, 8), (24, 8), (24, 8), (8, 8), (8, 8), (8, 8), (8, 24), (8, 24)];
     for (orientation, (x, y)) in (1..=8).zip(red_at) {
         let picture = decoded(&with_orientation(&jpeg, orientation));
         let size = if orientation < 5 { (32, 16) } else { (16, 32) };
-        assert_eq!(
-            (picture.width, picture.height),
-            size,
-            "orientation {orientation}"
-        );
+        assert_eq!((picture.width, picture.height), size, "orientation {orientation}");
         let red = picture.rgb[(y * picture.width + x) * 3];
         assert!(red > 200, "orientation {orientation}: {red} at ({x}, {y})");
     }
@@ -135,15 +91,8 @@ fn a_truncated_jpeg_is_an_error_wherever_it_is_cut() {
     let exif_end = 4 + usize::from(u16::from_be_bytes([bytes[4], bytes[5]]));
     bytes[exif_end - 2..exif_end].copy_from_slice(&[0xff, 0xd9]);
     decoded(&bytes);
-    for cut in (4..bytes.len())
-        .step_by(7)
-        .chain([bytes.len() - 1, bytes.len() - 2])
-    {
-        assert!(
-            decode(&bytes[..cut], Limits::default()).is_err(),
-            "cut at {cut} of {}",
-            bytes.len()
-        );
+    for cut in (4..bytes.len()).step_by(7).chain([bytes.len() - 1, bytes.len() - 2]) {
+        assert!(decode(&bytes[..cut], Limits::default()).is_err(), "cut at {cut} of {}", bytes.len());
     }
     bytes.extend(b"trailing bytes do no harm");
     decoded(&bytes);
@@ -153,25 +102,12 @@ fn a_truncated_jpeg_is_an_error_wherever_it_is_cut() {
 fn names_do_not_matter_contents_do() {
     let folder = tempfile::tempdir().expect("a scratch folder");
     let png_named_jpg = folder.path().join("a.jpg");
-    std::fs::write(
-        &png_named_jpg,
-        encode(&gradient(5, 5).into(), ImageFormat::Png),
-    )
-    .expect("written");
+    std::fs::write(&png_named_jpg, encode(&gradient(5, 5).into(), ImageFormat::Png)).expect("written");
     assert_eq!(decode_file(&png_named_jpg).expect("a PNG").width, 5);
     let text_named_jpg = folder.path().join("b.jpg");
     std::fs::write(&text_named_jpg, "<html>404</html>").expect("written");
     let error = decode_file(&text_named_jpg).expect_err("text");
-    assert!(
-        matches!(
-            error,
-            DataError::Decode {
-                source: DecodeError::UnknownFormat,
-                ..
-            }
-        ),
-        "{error}"
-    );
+    assert!(matches!(error, DataError::Decode { source: DecodeError::UnknownFormat, .. }), "{error}");
     assert!(error.to_string().contains("b.jpg"), "{error}");
     assert!(decode_file(folder.path()).is_err(), "a folder");
 }
@@ -179,22 +115,8 @@ fn names_do_not_matter_contents_do() {
 #[test]
 fn a_picture_that_declares_too_many_pixels_is_refused_before_it_is_decoded() {
     let bytes = encode(&gradient(40, 40).into(), ImageFormat::Png);
-    let error = decode(
-        &bytes,
-        Limits {
-            pixels: 1599,
-            ..Limits::default()
-        },
-    )
-    .expect_err("1600 pixels");
-    assert!(matches!(
-        error,
-        DecodeError::TooManyPixels {
-            width: 40,
-            height: 40,
-            limit: 1599
-        }
-    ));
+    let error = decode(&bytes, Limits { pixels: 1599, ..Limits::default() }).expect_err("1600 pixels");
+    assert!(matches!(error, DecodeError::TooManyPixels { width: 40, height: 40, limit: 1599 }));
 
     // A header of 65535×65535 pixels without any.
     let mut bomb = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR\0\0\xff\xff\0\0\xff\xff\x08\x02\0\0\0".to_vec();
@@ -202,11 +124,7 @@ fn a_picture_that_declares_too_many_pixels_is_refused_before_it_is_decoded() {
     for byte in &bomb[12..] {
         crc ^= u32::from(*byte);
         for _ in 0..8 {
-            crc = if crc & 1 == 1 {
-                (crc >> 1) ^ 0xedb8_8320
-            } else {
-                crc >> 1
-            };
+            crc = if crc & 1 == 1 { (crc >> 1) ^ 0xedb8_8320 } else { crc >> 1 };
         }
     }
     bomb.extend((!crc).to_be_bytes());
@@ -216,23 +134,11 @@ fn a_picture_that_declares_too_many_pixels_is_refused_before_it_is_decoded() {
 
 #[test]
 fn empty_and_cut_files_are_errors_or_pictures_and_never_panics() {
-    assert!(matches!(
-        decode(&[], Limits::default()),
-        Err(DecodeError::Empty)
-    ));
-    for format in [
-        ImageFormat::Png,
-        ImageFormat::Jpeg,
-        ImageFormat::WebP,
-        ImageFormat::Gif,
-        ImageFormat::Bmp,
-    ] {
+    assert!(matches!(decode(&[], Limits::default()), Err(DecodeError::Empty)));
+    for format in [ImageFormat::Png, ImageFormat::Jpeg, ImageFormat::WebP, ImageFormat::Gif, ImageFormat::Bmp] {
         let bytes = encode(&gradient(32, 32).into(), format);
         for cut in [1, 2, 8, 30, bytes.len() / 3] {
-            assert!(
-                decode(&bytes[..cut], Limits::default()).is_err(),
-                "{format:?} cut at {cut}"
-            );
+            assert!(decode(&bytes[..cut], Limits::default()).is_err(), "{format:?} cut at {cut}");
         }
         let _ = decode(&bytes[..bytes.len() - 1], Limits::default());
     }

@@ -4,8 +4,8 @@ use std::path::Path;
 use std::sync::Arc;
 
 use ijepa_data::{
-    Batch, DataError, Dataset, EvalConfig, EvalLoader, EvalTransform, LoaderConfig, MaskConfig,
-    Normalisation, Sampler, Split, TrainLoader, TrainTransform,
+    Batch, DataError, Dataset, EvalConfig, EvalLoader, EvalTransform, LoaderConfig, MaskConfig, Normalisation, Sampler,
+    Split, TrainLoader, TrainTransform,
 };
 
 fn config(threads: usize, start_step: u64, stop_step: u64) -> LoaderConfig {
@@ -57,33 +57,10 @@ fn all(dataset: &Arc<Dataset>, config: LoaderConfig) -> Result<Vec<Batch>, DataE
 fn batches_do_not_depend_on_the_number_of_threads_or_on_the_queue() {
     let data = scenes(19);
     let one = all(&data, config(1, 0, 11)).expect("loads");
-    assert_eq!(
-        one.iter().map(|batch| batch.step).collect::<Vec<_>>(),
-        (0..11).collect::<Vec<_>>()
-    );
+    assert_eq!(one.iter().map(|batch| batch.step).collect::<Vec<_>>(), (0..11).collect::<Vec<_>>());
     assert_eq!(one, all(&data, config(2, 0, 11)).expect("loads"));
-    assert_eq!(
-        one,
-        all(
-            &data,
-            LoaderConfig {
-                queue: 1,
-                ..config(7, 0, 11)
-            }
-        )
-        .expect("loads")
-    );
-    assert_eq!(
-        one,
-        all(
-            &data,
-            LoaderConfig {
-                queue: 0,
-                ..config(0, 0, 11)
-            }
-        )
-        .expect("loads")
-    );
+    assert_eq!(one, all(&data, LoaderConfig { queue: 1, ..config(7, 0, 11) }).expect("loads"));
+    assert_eq!(one, all(&data, LoaderConfig { queue: 0, ..config(0, 0, 11) }).expect("loads"));
 }
 
 #[test]
@@ -98,10 +75,7 @@ fn an_epoch_takes_no_image_twice_and_the_next_one_takes_them_in_another_order() 
     let data = scenes(19);
     let batches = all(&data, config(2, 0, 8)).expect("loads");
     let epoch = |range: std::ops::Range<usize>| -> Vec<usize> {
-        batches[range]
-            .iter()
-            .flat_map(|batch| batch.indices.iter().copied())
-            .collect()
+        batches[range].iter().flat_map(|batch| batch.indices.iter().copied()).collect()
     };
     let (first, second) = (epoch(0..4), epoch(4..8));
     assert_ne!(first, second);
@@ -117,11 +91,7 @@ fn the_same_image_is_cut_differently_in_the_next_epoch() {
     let data = scenes(4);
     let batches = all(&data, config(1, 0, 2)).expect("loads");
     let image = |batch: &Batch| {
-        let row = batch
-            .indices
-            .iter()
-            .position(|&index| index == 2)
-            .expect("every image is in every epoch");
+        let row = batch.indices.iter().position(|&index| index == 2).expect("every image is in every epoch");
         batch.images[row * 768..(row + 1) * 768].to_vec()
     };
     assert_ne!(image(&batches[0]), image(&batches[1]));
@@ -130,9 +100,7 @@ fn the_same_image_is_cut_differently_in_the_next_epoch() {
 fn picture_folder(root: &Path, good: usize, bad: usize) -> Arc<Dataset> {
     for k in 0..good {
         let pixels = image::RgbImage::from_pixel(20, 20, image::Rgb([k as u8 * 10, 0, 0]));
-        pixels
-            .save(root.join(format!("{k:02}.png")))
-            .expect("saved");
+        pixels.save(root.join(format!("{k:02}.png"))).expect("saved");
     }
     for k in 0..bad {
         std::fs::write(root.join(format!("bad{k}.jpg")), "not a picture").expect("written");
@@ -149,63 +117,21 @@ fn unreadable_images_are_replaced_counted_and_named_once() {
     assert_eq!(batches.last().expect("9 batches").skipped, 2);
     let named: Vec<_> = batches.iter().flat_map(|batch| &batch.unreadable).collect();
     assert_eq!(named.len(), 2);
-    assert!(
-        named
-            .iter()
-            .all(|unreadable| unreadable.error.contains("bad")),
-        "{named:?}"
-    );
-    assert!(
-        batches
-            .iter()
-            .all(|batch| batch.indices.iter().all(|&index| index < 10))
-    );
-    assert!(
-        batches
-            .windows(2)
-            .all(|pair| pair[0].skipped <= pair[1].skipped)
-    );
+    assert!(named.iter().all(|unreadable| unreadable.error.contains("bad")), "{named:?}");
+    assert!(batches.iter().all(|batch| batch.indices.iter().all(|&index| index < 10)));
+    assert!(batches.windows(2).all(|pair| pair[0].skipped <= pair[1].skipped));
 }
 
 #[test]
 fn too_many_unreadable_images_end_the_run_with_their_number_and_name() {
     let folder = tempfile::tempdir().expect("a scratch folder");
     let data = picture_folder(folder.path(), 5, 4);
-    let error = all(
-        &data,
-        LoaderConfig {
-            skip_limit: 3,
-            ..config(2, 0, 50)
-        },
-    )
-    .expect_err("4 bad images");
-    assert!(
-        matches!(
-            error,
-            DataError::TooManyUnreadable {
-                count: 4,
-                limit: 3,
-                ..
-            }
-        ),
-        "{error}"
-    );
-    assert!(
-        error.to_string().contains("bad") && error.to_string().contains("skip_limit"),
-        "{error}"
-    );
+    let error = all(&data, LoaderConfig { skip_limit: 3, ..config(2, 0, 50) }).expect_err("4 bad images");
+    assert!(matches!(error, DataError::TooManyUnreadable { count: 4, limit: 3, .. }), "{error}");
+    assert!(error.to_string().contains("bad") && error.to_string().contains("skip_limit"), "{error}");
     let none = tempfile::tempdir().expect("a scratch folder");
     let data = picture_folder(none.path(), 0, 4);
-    assert!(
-        all(
-            &data,
-            LoaderConfig {
-                skip_limit: 1000,
-                ..config(2, 0, 50)
-            }
-        )
-        .is_err()
-    );
+    assert!(all(&data, LoaderConfig { skip_limit: 1000, ..config(2, 0, 50) }).is_err());
 }
 
 #[test]
@@ -213,43 +139,19 @@ fn what_cannot_work_is_refused_at_the_start() {
     let data = scenes(19);
     let good = config(1, 0, 4);
     for bad in [
-        LoaderConfig {
-            batch_size: 20,
-            ..good.clone()
-        },
-        LoaderConfig {
-            batch_size: 0,
-            ..good.clone()
-        },
-        LoaderConfig {
-            transform: TrainTransform {
-                crop_size: 0,
-                ..good.transform
-            },
-            ..good.clone()
-        },
-        LoaderConfig {
-            masks: MaskConfig {
-                min_keep: 60,
-                ..good.masks.clone()
-            },
-            ..good.clone()
-        },
+        LoaderConfig { batch_size: 20, ..good.clone() },
+        LoaderConfig { batch_size: 0, ..good.clone() },
+        LoaderConfig { transform: TrainTransform { crop_size: 0, ..good.transform }, ..good.clone() },
+        LoaderConfig { masks: MaskConfig { min_keep: 60, ..good.masks.clone() }, ..good.clone() },
     ] {
-        assert!(
-            TrainLoader::start(Arc::clone(&data), bad.clone()).is_err(),
-            "{bad:?}"
-        );
+        assert!(TrainLoader::start(Arc::clone(&data), bad.clone()).is_err(), "{bad:?}");
     }
 }
 
 #[test]
 fn dropping_a_loader_early_ends_it() {
     let mut loader = TrainLoader::start(scenes(100), config(3, 0, u64::MAX)).expect("starts");
-    assert_eq!(
-        loader.next().expect("loads").map(|batch| batch.step),
-        Some(0)
-    );
+    assert_eq!(loader.next().expect("loads").map(|batch| batch.step), Some(0));
     drop(loader);
 }
 
@@ -257,40 +159,18 @@ fn dropping_a_loader_early_ends_it() {
 fn tensors_bypass_the_crop_and_must_have_its_size() {
     let folder = tempfile::tempdir().expect("a scratch folder");
     let path = folder.path().join("data.safetensors");
-    let bytes: Vec<u8> = (0..6 * 768)
-        .flat_map(|k| (k as f32).to_le_bytes())
-        .collect();
-    let view =
-        safetensors::tensor::TensorView::new(safetensors::Dtype::F32, vec![6, 3, 16, 16], &bytes)
-            .expect("fits");
-    std::fs::write(
-        &path,
-        safetensors::serialize([("images", view)], None).expect("serialises"),
-    )
-    .expect("written");
-    let data =
-        Arc::new(Dataset::open(path.to_str().expect("UTF-8"), Split::Train, 0).expect("tensors"));
+    let bytes: Vec<u8> = (0..6 * 768).flat_map(|k| (k as f32).to_le_bytes()).collect();
+    let view = safetensors::tensor::TensorView::new(safetensors::Dtype::F32, vec![6, 3, 16, 16], &bytes).expect("fits");
+    std::fs::write(&path, safetensors::serialize([("images", view)], None).expect("serialises")).expect("written");
+    let data = Arc::new(Dataset::open(path.to_str().expect("UTF-8"), Split::Train, 0).expect("tensors"));
     let batch = all(&data, config(2, 0, 1)).expect("loads").remove(0);
     for (image, &index) in batch.images.chunks_exact(768).zip(&batch.indices) {
-        assert_eq!(
-            (image[0], image[767]),
-            (index as f32 * 768.0, index as f32 * 768.0 + 767.0)
-        );
+        assert_eq!((image[0], image[767]), (index as f32 * 768.0, index as f32 * 768.0 + 767.0));
     }
     let mut other = config(1, 0, 1);
     other.transform.crop_size = 32;
     let error = TrainLoader::start(data, other).expect_err("16 is not 32");
-    assert!(
-        matches!(
-            error,
-            DataError::Size {
-                expected: (32, 32),
-                got: (16, 16),
-                ..
-            }
-        ),
-        "{error}"
-    );
+    assert!(matches!(error, DataError::Size { expected: (32, 32), got: (16, 16), .. }), "{error}");
 }
 
 #[test]
@@ -298,19 +178,8 @@ fn an_evaluation_visits_every_readable_image_once_in_order() {
     let folder = tempfile::tempdir().expect("a scratch folder");
     let data = picture_folder(folder.path(), 11, 1);
     for threads in [1, 4] {
-        let transform = EvalTransform {
-            crop_size: 8,
-            normalisation: Normalisation {
-                mean: [0.0; 3],
-                std: [1.0; 3],
-            },
-        };
-        let eval = EvalConfig {
-            batch_size: 5,
-            threads,
-            queue: 2,
-            transform,
-        };
+        let transform = EvalTransform { crop_size: 8, normalisation: Normalisation { mean: [0.0; 3], std: [1.0; 3] } };
+        let eval = EvalConfig { batch_size: 5, threads, queue: 2, transform };
         let mut loader = EvalLoader::start(Arc::clone(&data), eval).expect("starts");
         let (mut indices, mut unreadable) = (Vec::new(), Vec::new());
         while let Some(batch) = loader.next().expect("loads") {

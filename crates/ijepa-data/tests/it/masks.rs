@@ -20,9 +20,7 @@ fn published(rows: usize, cols: usize, sampler: Sampler) -> MaskConfig {
 }
 
 fn row_means(keep: &[f64], cols: usize) -> Vec<f64> {
-    keep.chunks_exact(cols)
-        .map(|row| row.iter().sum::<f64>() / cols as f64)
-        .collect()
+    keep.chunks_exact(cols).map(|row| row.iter().sum::<f64>() / cols as f64).collect()
 }
 
 fn masks_of(set: &IndexSet) -> impl Iterator<Item = &[u32]> {
@@ -33,44 +31,19 @@ fn masks_of(set: &IndexSet) -> impl Iterator<Item = &[u32]> {
 fn the_reference_sampler_meets_the_known_keep_rates_on_14x14_at_batch_128() {
     let rates = keep_rates(&published(14, 14, Sampler::Reference), 1, 128, 80).expect("valid");
     // The count varies by about 6 from batch to batch: its mean of 80 batches has a standard error of 0.7.
-    assert!(
-        (rates.context_mean - 50.1).abs() < 2.2,
-        "{}",
-        rates.context_mean
-    );
-    assert!(
-        (rates.target_mean - 33.0).abs() < 1.3,
-        "{}",
-        rates.target_mean
-    );
-    let known = [
-        0.75, 0.60, 0.48, 0.37, 0.27, 0.21, 0.18, 0.18, 0.18, 0.17, 0.13, 0.06, 0.02, 0.0,
-    ];
-    for (row, (got, known)) in row_means(&rates.context_keep, 14)
-        .into_iter()
-        .zip(known)
-        .enumerate()
-    {
-        assert!(
-            (got - known).abs() < 0.03,
-            "row {row}: {got} against {known}"
-        );
+    assert!((rates.context_mean - 50.1).abs() < 2.2, "{}", rates.context_mean);
+    assert!((rates.target_mean - 33.0).abs() < 1.3, "{}", rates.target_mean);
+    let known = [0.75, 0.60, 0.48, 0.37, 0.27, 0.21, 0.18, 0.18, 0.18, 0.17, 0.13, 0.06, 0.02, 0.0];
+    for (row, (got, known)) in row_means(&rates.context_keep, 14).into_iter().zip(known).enumerate() {
+        assert!((got - known).abs() < 0.03, "row {row}: {got} against {known}");
     }
 }
 
 #[test]
 fn the_reference_sampler_meets_the_known_counts_on_16x16_at_batch_128() {
     let rates = keep_rates(&published(16, 16, Sampler::Reference), 2, 128, 80).expect("valid");
-    assert!(
-        (rates.context_mean - 69.5).abs() < 3.0,
-        "{}",
-        rates.context_mean
-    );
-    assert!(
-        (rates.target_mean - 44.6).abs() < 1.5,
-        "{}",
-        rates.target_mean
-    );
+    assert!((rates.context_mean - 69.5).abs() < 3.0, "{}", rates.context_mean);
+    assert!((rates.target_mean - 44.6).abs() < 1.5, "{}", rates.target_mean);
     let rows = row_means(&rates.context_keep, 16);
     assert!((rows[0] - 0.78).abs() < 0.03, "{rows:?}");
     for (got, known) in rows[12..].iter().zip([0.12, 0.06, 0.02, 0.0]) {
@@ -84,11 +57,7 @@ fn the_reference_sampler_keeps_more_context_in_smaller_batches() {
     let config = published(14, 14, Sampler::Reference);
     for (batch, batches, known) in [(1, 4000, 81.6), (16, 300, 58.4), (64, 100, 52.5)] {
         let rates = keep_rates(&config, 3, batch, batches).expect("valid");
-        assert!(
-            (rates.context_mean - known).abs() < 3.0,
-            "batch {batch}: {}",
-            rates.context_mean
-        );
+        assert!((rates.context_mean - known).abs() < 3.0, "batch {batch}: {}", rates.context_mean);
     }
 }
 
@@ -97,11 +66,7 @@ fn the_reference_sampler_never_uses_the_last_row_and_column() {
     let rates = keep_rates(&published(14, 14, Sampler::Reference), 4, 16, 40).expect("valid");
     for cell in 0..14 * 14 {
         if cell / 14 == 13 || cell % 14 == 13 {
-            assert_eq!(
-                (rates.context_keep[cell], rates.target_keep[cell]),
-                (0.0, 0.0),
-                "cell {cell}"
-            );
+            assert_eq!((rates.context_keep[cell], rates.target_keep[cell]), (0.0, 0.0), "cell {cell}");
         }
     }
 }
@@ -122,9 +87,7 @@ fn the_reference_sampler_draws_scale_and_aspect_ratio_together_and_fixed_apart()
     let sizes = |sampler| -> BTreeSet<(usize, usize)> {
         (0..400)
             .map(|step| {
-                let masks = published(14, 14, sampler)
-                    .sample(0, step, 1)
-                    .expect("valid");
+                let masks = published(14, 14, sampler).sample(0, step, 1).expect("valid");
                 let first = masks.targets[0].indices.as_slice();
                 let rows = (first[first.len() - 1] / 14 - first[0] / 14 + 1) as usize;
                 (rows, first.len() / rows)
@@ -132,15 +95,9 @@ fn the_reference_sampler_draws_scale_and_aspect_ratio_together_and_fixed_apart()
             .collect()
     };
     let together = sizes(Sampler::Reference);
-    assert!(
-        together.contains(&(5, 6)) && together.contains(&(8, 5)) && !together.contains(&(5, 7)),
-        "{together:?}"
-    );
+    assert!(together.contains(&(5, 6)) && together.contains(&(8, 5)) && !together.contains(&(5, 7)), "{together:?}");
     let apart = sizes(Sampler::Fixed);
-    assert!(
-        apart.contains(&(5, 7)) && apart.contains(&(7, 4)),
-        "{apart:?}"
-    );
+    assert!(apart.contains(&(5, 7)) && apart.contains(&(7, 4)), "{apart:?}");
 }
 
 #[test]
@@ -152,17 +109,11 @@ fn a_crowded_image_of_the_reference_sampler_gets_targets_into_its_context() {
         min_keep: 30,
         ..published(8, 8, Sampler::Reference)
     };
-    config
-        .validate()
-        .expect("the context block alone has 49 patches");
+    config.validate().expect("the context block alone has 49 patches");
     let masks = config.sample(0, 0, 4).expect("valid");
     assert!(overlap(&masks) > 0);
     assert!(masks.context[0].per_image > 30);
-    let fixed = MaskConfig {
-        sampler: Sampler::Fixed,
-        min_keep: 20,
-        ..config
-    };
+    let fixed = MaskConfig { sampler: Sampler::Fixed, min_keep: 20, ..config };
     let masks = fixed.sample(0, 0, 4).expect("valid");
     assert_eq!(overlap(&masks), 0);
     assert!(masks.context[0].per_image >= 20);
@@ -172,9 +123,7 @@ fn overlap(masks: &Masks) -> usize {
     (0..masks.batch)
         .map(|row| {
             let of = |sets: &[IndexSet]| -> BTreeSet<u32> {
-                sets.iter()
-                    .flat_map(|set| masks_of(set).nth(row).expect("a row").iter().copied())
-                    .collect()
+                sets.iter().flat_map(|set| masks_of(set).nth(row).expect("a row").iter().copied()).collect()
             };
             of(&masks.context).intersection(&of(&masks.targets)).count()
         })
@@ -188,84 +137,45 @@ fn fixed_reaches_every_cell_and_has_no_bias_to_the_top() {
         let means = row_means(&rates.context_keep, cols);
         for row in 0..rows {
             let (got, mirrored) = (means[row], means[rows - 1 - row]);
-            assert!(
-                (got - mirrored).abs() < 0.05,
-                "{rows}×{cols} row {row}: {means:?}"
-            );
+            assert!((got - mirrored).abs() < 0.05, "{rows}×{cols} row {row}: {means:?}");
         }
-        assert!(
-            rates.context_keep.iter().all(|&rate| rate > 0.05),
-            "{:?}",
-            rates.context_keep
-        );
-        assert!(
-            rates.target_keep.iter().all(|&rate| rate > 0.005),
-            "{:?}",
-            rates.target_keep
-        );
+        assert!(rates.context_keep.iter().all(|&rate| rate > 0.05), "{:?}", rates.context_keep);
+        assert!(rates.target_keep.iter().all(|&rate| rate > 0.005), "{:?}", rates.target_keep);
     }
 }
 
 #[test]
 fn fixed_spans_the_whole_grid_when_the_scale_says_so() {
-    let config = MaskConfig {
-        enc_mask_scale: (1.0, 1.0),
-        allow_overlap: true,
-        ..published(14, 14, Sampler::Fixed)
-    };
-    assert_eq!(
-        config.sample(0, 0, 2).expect("valid").context[0].per_image,
-        196
-    );
-    let config = MaskConfig {
-        sampler: Sampler::Reference,
-        ..config
-    };
-    assert_eq!(
-        config.sample(0, 0, 2).expect("valid").context[0].per_image,
-        169
-    );
+    let config = MaskConfig { enc_mask_scale: (1.0, 1.0), allow_overlap: true, ..published(14, 14, Sampler::Fixed) };
+    assert_eq!(config.sample(0, 0, 2).expect("valid").context[0].per_image, 196);
+    let config = MaskConfig { sampler: Sampler::Reference, ..config };
+    assert_eq!(config.sample(0, 0, 2).expect("valid").context[0].per_image, 169);
 }
 
 #[test]
 fn one_crowded_image_does_not_cut_down_the_context_of_a_fixed_batch() {
     // Large targets: where the median image keeps 31 patches, the least of 512 would keep 5.
-    let config = MaskConfig {
-        pred_mask_scale: (0.3, 0.3),
-        min_keep: 1,
-        ..published(10, 10, Sampler::Fixed)
-    };
-    let mut alone: Vec<usize> = (0..400)
-        .map(|step| config.sample(9, step, 1).expect("valid").context[0].per_image)
-        .collect();
+    let config = MaskConfig { pred_mask_scale: (0.3, 0.3), min_keep: 1, ..published(10, 10, Sampler::Fixed) };
+    let mut alone: Vec<usize> =
+        (0..400).map(|step| config.sample(9, step, 1).expect("valid").context[0].per_image).collect();
     alone.sort_unstable();
     let rates = keep_rates(&config, 9, 512, 8).expect("valid");
     let median = alone[200] as f64;
-    assert!(
-        rates.context_mean >= 0.38 * median,
-        "{} against a median of {median}",
-        rates.context_mean
-    );
+    assert!(rates.context_mean >= 0.38 * median, "{} against a median of {median}", rates.context_mean);
 }
 
 #[test]
 fn masks_that_would_hang_the_published_code_are_refused_with_the_numbers() {
     for (grid, size) in [((8, 8), "3×3 = 9"), ((6, 6), "2×2 = 4")] {
-        let error = published(grid.0, grid.1, Sampler::Reference)
-            .validate()
-            .expect_err("hangs");
+        let error = published(grid.0, grid.1, Sampler::Reference).validate().expect_err("hangs");
         assert!(error.to_string().contains(size), "{error}");
         assert!(error.to_string().contains("min_keep 10"), "{error}");
     }
     assert!(published(2, 2, Sampler::Reference).validate().is_err());
     assert!(published(2, 2, Sampler::Fixed).validate().is_err());
     assert!(published(1, 14, Sampler::Reference).validate().is_err());
-    published(8, 8, Sampler::Fixed)
-        .validate()
-        .expect("9 patches a target are no trouble");
-    published(9, 9, Sampler::Reference)
-        .validate()
-        .expect("3×4 patches and more");
+    published(8, 8, Sampler::Fixed).validate().expect("9 patches a target are no trouble");
+    published(9, 9, Sampler::Reference).validate().expect("3×4 patches and more");
 }
 
 #[test]
@@ -273,104 +183,42 @@ fn settings_without_sense_are_refused() {
     let good = published(14, 14, Sampler::Reference);
     good.validate().expect("the published setting");
     let bad = [
-        MaskConfig {
-            grid: (0, 14),
-            ..good.clone()
-        },
-        MaskConfig {
-            grid: (14, 100_000),
-            ..good.clone()
-        },
-        MaskConfig {
-            pred_mask_scale: (0.2, 0.15),
-            ..good.clone()
-        },
-        MaskConfig {
-            pred_mask_scale: (0.0, 0.2),
-            ..good.clone()
-        },
-        MaskConfig {
-            enc_mask_scale: (0.85, 1.2),
-            ..good.clone()
-        },
-        MaskConfig {
-            enc_mask_scale: (f64::NAN, 1.0),
-            ..good.clone()
-        },
-        MaskConfig {
-            aspect_ratio: (0.75, f64::INFINITY),
-            ..good.clone()
-        },
-        MaskConfig {
-            aspect_ratio: (-1.0, 1.5),
-            ..good.clone()
-        },
-        MaskConfig {
-            num_pred_masks: 0,
-            ..good.clone()
-        },
-        MaskConfig {
-            num_enc_masks: 1000,
-            ..good.clone()
-        },
-        MaskConfig {
-            min_keep: 400,
-            ..good.clone()
-        },
-        MaskConfig {
-            min_keep: 150,
-            sampler: Sampler::Fixed,
-            ..good.clone()
-        },
+        MaskConfig { grid: (0, 14), ..good.clone() },
+        MaskConfig { grid: (14, 100_000), ..good.clone() },
+        MaskConfig { pred_mask_scale: (0.2, 0.15), ..good.clone() },
+        MaskConfig { pred_mask_scale: (0.0, 0.2), ..good.clone() },
+        MaskConfig { enc_mask_scale: (0.85, 1.2), ..good.clone() },
+        MaskConfig { enc_mask_scale: (f64::NAN, 1.0), ..good.clone() },
+        MaskConfig { aspect_ratio: (0.75, f64::INFINITY), ..good.clone() },
+        MaskConfig { aspect_ratio: (-1.0, 1.5), ..good.clone() },
+        MaskConfig { num_pred_masks: 0, ..good.clone() },
+        MaskConfig { num_enc_masks: 1000, ..good.clone() },
+        MaskConfig { min_keep: 400, ..good.clone() },
+        MaskConfig { min_keep: 150, sampler: Sampler::Fixed, ..good.clone() },
     ];
     for config in bad {
         assert!(config.validate().is_err(), "{config:?}");
-        assert!(
-            config.sample(0, 0, 2).is_err() || config.min_keep == 150,
-            "{config:?}"
-        );
+        assert!(config.sample(0, 0, 2).is_err() || config.min_keep == 150, "{config:?}");
     }
     assert!(good.sample(0, 0, 0).is_err());
 }
 
 fn configs() -> impl Strategy<Value = MaskConfig> {
     let sampler = prop_oneof![Just(Sampler::Reference), Just(Sampler::Fixed)];
-    let range = |low: f64, high: f64| {
-        (low..high, low..high).prop_map(|(a, b)| if a <= b { (a, b) } else { (b, a) })
-    };
+    let range = |low: f64, high: f64| (low..high, low..high).prop_map(|(a, b)| if a <= b { (a, b) } else { (b, a) });
     let counts = (1usize..5, 1usize..4, 0usize..14);
-    (
-        sampler,
-        2usize..18,
-        2usize..18,
-        range(0.03, 0.5),
-        range(0.3, 1.0),
-        range(0.3, 3.0),
-        counts,
-        any::<bool>(),
-    )
-        .prop_map(
-            |(
-                sampler,
-                rows,
-                cols,
-                pred,
-                enc,
-                aspect,
-                (num_pred, num_enc, min_keep),
-                allow_overlap,
-            )| MaskConfig {
-                grid: (rows, cols),
-                sampler,
-                pred_mask_scale: pred,
-                enc_mask_scale: enc,
-                aspect_ratio: aspect,
-                num_pred_masks: num_pred,
-                num_enc_masks: num_enc,
-                min_keep,
-                allow_overlap,
-            },
-        )
+    (sampler, 2usize..18, 2usize..18, range(0.03, 0.5), range(0.3, 1.0), range(0.3, 3.0), counts, any::<bool>())
+        .prop_map(|(sampler, rows, cols, pred, enc, aspect, (num_pred, num_enc, min_keep), allow_overlap)| MaskConfig {
+            grid: (rows, cols),
+            sampler,
+            pred_mask_scale: pred,
+            enc_mask_scale: enc,
+            aspect_ratio: aspect,
+            num_pred_masks: num_pred,
+            num_enc_masks: num_enc,
+            min_keep,
+            allow_overlap,
+        })
 }
 
 proptest! {

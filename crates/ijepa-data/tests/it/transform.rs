@@ -6,10 +6,7 @@ use ijepa_data::{EvalTransform, Normalisation, Picture, TrainTransform};
 use proptest::prelude::*;
 
 const RATIO: (f64, f64) = (3.0 / 4.0, 4.0 / 3.0);
-const PLAIN: Normalisation = Normalisation {
-    mean: [0.0; 3],
-    std: [1.0; 3],
-};
+const PLAIN: Normalisation = Normalisation { mean: [0.0; 3], std: [1.0; 3] };
 
 fn noise(width: usize, height: usize) -> Picture {
     let byte = |k: usize| ((k * 2_654_435_761) >> 7) as u8;
@@ -81,11 +78,7 @@ fn the_share_of_area_and_the_logarithm_of_the_ratio_are_uniform() {
         ratios += (cut.width as f64 / cut.height as f64).ln();
     }
     // Standard errors are 0.0018 and 0.0026.
-    assert!(
-        (shares / n as f64 - 0.4).abs() < 0.008,
-        "{}",
-        shares / n as f64
-    );
+    assert!((shares / n as f64 - 0.4).abs() < 0.008, "{}", shares / n as f64);
     assert!((ratios / n as f64).abs() < 0.011, "{}", ratios / n as f64);
 }
 
@@ -100,25 +93,16 @@ fn a_picture_too_long_for_any_crop_falls_back_to_its_middle() {
 #[test]
 fn shrinking_averages_instead_of_picking() {
     // Stripes of one pixel: anything that picks pixels gives 0 or 255.
-    let rgb = (0..64 * 64)
-        .flat_map(|k| if k % 2 == 0 { [0; 3] } else { [255; 3] })
-        .collect();
+    let rgb = (0..64 * 64).flat_map(|k| if k % 2 == 0 { [0; 3] } else { [255; 3] }).collect();
     let small = resize(Picture::new(64, 64, rgb), 8, 8);
-    assert!(
-        small.rgb.iter().all(|&byte| (115..=140).contains(&byte)),
-        "{:?}",
-        &small.rgb[..24]
-    );
+    assert!(small.rgb.iter().all(|&byte| (115..=140).contains(&byte)), "{:?}", &small.rgb[..24]);
 }
 
 #[test]
 fn resizing_meets_the_triangle_filter_by_hand() {
     // 4 → 2 pixels: support 2 around source centres 1 and 3, weights 1 − |x − centre|/2 at pixel centres ½, 1½, 2½ (3½ is
     // out of reach): ¾, ¾, ¼ of 0, 100, 200 → (75 + 50)/1.75 = 71.4; mirrored (¼·100 + ¾·200 + ¾·40)/1.75 = 117.1.
-    let rgb = [0u8, 100, 200, 40]
-        .iter()
-        .flat_map(|&byte| [byte; 3])
-        .collect();
+    let rgb = [0u8, 100, 200, 40].iter().flat_map(|&byte| [byte; 3]).collect();
     let half = resize(Picture::new(4, 1, rgb), 2, 1);
     assert_eq!(half.rgb, [71, 71, 71, 117, 117, 117]);
 }
@@ -128,17 +112,9 @@ fn normalisation_is_byte_over_255_minus_mean_over_deviation_channel_by_channel()
     let picture = Picture::new(2, 1, vec![0, 128, 255, 255, 0, 64]);
     let mut out = [0.0; 6];
     Normalisation::default().apply(&mut out, &picture);
-    let value = |byte: f32, channel: usize| {
-        (byte / 255.0 - [0.485, 0.456, 0.406][channel]) / [0.229, 0.224, 0.225][channel]
-    };
-    let expected = [
-        value(0.0, 0),
-        value(255.0, 0),
-        value(128.0, 1),
-        value(0.0, 1),
-        value(255.0, 2),
-        value(64.0, 2),
-    ];
+    let value =
+        |byte: f32, channel: usize| (byte / 255.0 - [0.485, 0.456, 0.406][channel]) / [0.229, 0.224, 0.225][channel];
+    let expected = [value(0.0, 0), value(255.0, 0), value(128.0, 1), value(0.0, 1), value(255.0, 2), value(64.0, 2)];
     assert_eq!(out, expected);
 }
 
@@ -146,11 +122,7 @@ fn normalisation_is_byte_over_255_minus_mean_over_deviation_channel_by_channel()
 fn an_evaluation_picture_of_the_right_size_is_taken_as_it_is() {
     let picture = noise(32, 32);
     let mut out = vec![0.0; 3 * 32 * 32];
-    EvalTransform {
-        crop_size: 32,
-        normalisation: PLAIN,
-    }
-    .apply(&mut out, &picture);
+    EvalTransform { crop_size: 32, normalisation: PLAIN }.apply(&mut out, &picture);
     assert_eq!(out[5], f32::from(picture.rgb[15]) / 255.0);
 }
 
@@ -159,11 +131,7 @@ fn evaluation_takes_the_middle_of_the_picture() {
     // At 256 pixels nothing is resized and 16 pixels fall off each side.
     let picture = noise(256, 256);
     let mut out = vec![0.0; 3 * 224 * 224];
-    EvalTransform {
-        crop_size: 224,
-        normalisation: PLAIN,
-    }
-    .apply(&mut out, &picture);
+    EvalTransform { crop_size: 224, normalisation: PLAIN }.apply(&mut out, &picture);
     let red = |row: usize, col: usize| f32::from(picture.rgb[(row * 256 + col) * 3]) / 255.0;
     assert_eq!((out[0], out[224 * 224 - 1]), (red(16, 16), red(239, 239)));
 }
@@ -171,11 +139,7 @@ fn evaluation_takes_the_middle_of_the_picture() {
 #[test]
 fn a_long_thin_picture_costs_no_more_than_it_must() {
     let mut out = vec![0.0; 3 * 64 * 64];
-    EvalTransform {
-        crop_size: 64,
-        normalisation: PLAIN,
-    }
-    .apply(&mut out, &noise(60_000, 2));
+    EvalTransform { crop_size: 64, normalisation: PLAIN }.apply(&mut out, &noise(60_000, 2));
     assert!(out.iter().all(|value| value.is_finite()));
 }
 
@@ -184,25 +148,10 @@ fn settings_that_no_picture_can_meet_are_refused() {
     train(32).validate().expect("good");
     for bad in [
         train(0),
-        TrainTransform {
-            crop_scale: (0.5, 0.3),
-            ..train(32)
-        },
-        TrainTransform {
-            crop_scale: (0.3, 1.5),
-            ..train(32)
-        },
-        TrainTransform {
-            color_jitter_strength: -1.0,
-            ..train(32)
-        },
-        TrainTransform {
-            normalisation: Normalisation {
-                mean: [0.0; 3],
-                std: [1.0, 0.0, 1.0],
-            },
-            ..train(32)
-        },
+        TrainTransform { crop_scale: (0.5, 0.3), ..train(32) },
+        TrainTransform { crop_scale: (0.3, 1.5), ..train(32) },
+        TrainTransform { color_jitter_strength: -1.0, ..train(32) },
+        TrainTransform { normalisation: Normalisation { mean: [0.0; 3], std: [1.0, 0.0, 1.0] }, ..train(32) },
     ] {
         assert!(bad.validate().is_err(), "{bad:?}");
     }

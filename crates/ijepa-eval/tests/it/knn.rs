@@ -7,23 +7,12 @@ use proptest::prelude::*;
 
 /// All cosines in double precision, sorted.
 fn brute(train: &Features, query: &[f32]) -> Vec<(usize, f64)> {
-    let dot = |a: &[f32], b: &[f32]| {
-        a.iter()
-            .zip(b)
-            .map(|(a, b)| f64::from(*a) * f64::from(*b))
-            .sum::<f64>()
-    };
+    let dot = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum::<f64>();
     let cosine = |row: &[f32]| {
         let norms = (dot(row, row) * dot(query, query)).sqrt();
-        if norms == 0.0 {
-            0.0
-        } else {
-            dot(row, query) / norms
-        }
+        if norms == 0.0 { 0.0 } else { dot(row, query) / norms }
     };
-    let mut all: Vec<(usize, f64)> = (0..train.rows)
-        .map(|row| (row, cosine(train.row(row))))
-        .collect();
+    let mut all: Vec<(usize, f64)> = (0..train.rows).map(|row| (row, cosine(train.row(row)))).collect();
     all.sort_by(|a, b| b.1.total_cmp(&a.1));
     all
 }
@@ -56,16 +45,9 @@ proptest! {
 fn blocks_of_rows_change_nothing() {
     let train = clouds(2100, 6, 4, 0.5, 1);
     let queries = clouds(300, 6, 4, 0.5, 2);
-    for (query, found) in nearest(&train, &queries, 7)
-        .expect("valid")
-        .iter()
-        .enumerate()
-    {
+    for (query, found) in nearest(&train, &queries, 7).expect("valid").iter().enumerate() {
         for (found, expected) in found.iter().zip(brute(&train, queries.row(query))) {
-            assert!(
-                (f64::from(found.similarity) - expected.1).abs() < 1e-5,
-                "query {query}"
-            );
+            assert!((f64::from(found.similarity) - expected.1).abs() < 1e-5, "query {query}");
         }
     }
 }
@@ -75,11 +57,7 @@ fn a_row_is_its_own_nearest_neighbour_and_scale_does_not_matter() {
     let train = clouds(50, 8, 5, 1.0, 3);
     let mut queries = train.clone();
     queries.values.iter_mut().for_each(|value| *value *= 7.0);
-    for (row, found) in nearest(&train, &queries, 1)
-        .expect("valid")
-        .iter()
-        .enumerate()
-    {
+    for (row, found) in nearest(&train, &queries, 1).expect("valid").iter().enumerate() {
         assert_eq!(found[0].row, row);
         assert!((found[0].similarity - 1.0).abs() < 1e-6);
     }
@@ -99,50 +77,19 @@ fn temperature_decides_between_one_near_and_many_farther_neighbours() {
 
 #[test]
 fn separable_clouds_are_told_apart_and_noise_is_not() {
-    let knn = Knn {
-        k: 20,
-        temperature: 0.07,
-    };
-    let far = predict(
-        &clouds(400, 16, 4, 8.0, 1),
-        &clouds(200, 16, 4, 8.0, 2),
-        knn,
-    )
-    .expect("valid");
-    assert!(
-        far.iter()
-            .enumerate()
-            .all(|(row, &class)| class == row as u32 % 4)
-    );
-    let noise = predict(
-        &clouds(4000, 16, 4, 0.0, 1),
-        &clouds(4000, 16, 4, 0.0, 2),
-        knn,
-    )
-    .expect("valid");
-    let right = noise
-        .iter()
-        .enumerate()
-        .filter(|(row, class)| **class == *row as u32 % 4)
-        .count() as f64
-        / 4000.0;
-    assert!(
-        (right - 0.25).abs() < 5.0 * (0.25f64 * 0.75 / 4000.0).sqrt(),
-        "{right}"
-    );
+    let knn = Knn { k: 20, temperature: 0.07 };
+    let far = predict(&clouds(400, 16, 4, 8.0, 1), &clouds(200, 16, 4, 8.0, 2), knn).expect("valid");
+    assert!(far.iter().enumerate().all(|(row, &class)| class == row as u32 % 4));
+    let noise = predict(&clouds(4000, 16, 4, 0.0, 1), &clouds(4000, 16, 4, 0.0, 2), knn).expect("valid");
+    let right = noise.iter().enumerate().filter(|(row, class)| **class == *row as u32 % 4).count() as f64 / 4000.0;
+    assert!((right - 0.25).abs() < 5.0 * (0.25f64 * 0.75 / 4000.0).sqrt(), "{right}");
 }
 
 #[test]
 fn a_zero_row_is_near_nothing() {
     let train = tiny(&[0.0, 0.0, -1.0, 0.0], 2, &[0, 1]);
     let found = nearest(&train, &tiny(&[1.0, 0.0, 0.0, 0.0], 2, &[]), 2).expect("valid");
-    assert_eq!(
-        found[0]
-            .iter()
-            .map(|n| (n.row, n.similarity))
-            .collect::<Vec<_>>(),
-        [(0, 0.0), (1, -1.0)]
-    );
+    assert_eq!(found[0].iter().map(|n| (n.row, n.similarity)).collect::<Vec<_>>(), [(0, 0.0), (1, -1.0)]);
     assert!(found[1].iter().all(|neighbour| neighbour.similarity == 0.0));
 }
 
@@ -150,115 +97,37 @@ fn a_zero_row_is_near_nothing() {
 fn features_that_cannot_be_used_are_named() {
     let train = clouds(20, 3, 2, 1.0, 1);
     let queries = clouds(5, 3, 2, 1.0, 2);
-    let knn = Knn {
-        k: 3,
-        temperature: 0.07,
-    };
+    let knn = Knn { k: 3, temperature: 0.07 };
     let mut broken = queries.clone();
     broken.values[7] = f32::NAN;
     let error = predict(&train, &broken, knn).expect_err("NaN");
-    assert!(
-        matches!(
-            error,
-            EvalError::NotFinite {
-                what: "query features",
-                row: 2,
-                column: 1,
-                ..
-            }
-        ),
-        "{error}"
-    );
-    assert!(
-        error.to_string().contains("row 2, column 1 is NaN"),
-        "{error}"
-    );
+    assert!(matches!(error, EvalError::NotFinite { what: "query features", row: 2, column: 1, .. }), "{error}");
+    assert!(error.to_string().contains("row 2, column 1 is NaN"), "{error}");
 
     let wide = clouds(5, 4, 2, 1.0, 2);
-    assert_eq!(
-        predict(&train, &wide, knn),
-        Err(EvalError::Width {
-            train: 3,
-            queries: 4
-        })
-    );
-    let unlabelled = Features {
-        labels: vec![],
-        ..train.clone()
-    };
+    assert_eq!(predict(&train, &wide, knn), Err(EvalError::Width { train: 3, queries: 4 }));
+    let unlabelled = Features { labels: vec![], ..train.clone() };
     assert_eq!(
         predict(&unlabelled, &queries, knn),
-        Err(EvalError::Labels {
-            what: "training features",
-            rows: 20,
-            labels: 0
-        })
+        Err(EvalError::Labels { what: "training features", rows: 20, labels: 0 })
     );
-    assert!(
-        nearest(&unlabelled, &queries, 3).is_ok(),
-        "neighbours need no labels"
-    );
-    let one = Features {
-        labels: vec![4; 20],
-        ..train.clone()
-    };
-    assert_eq!(
-        predict(&one, &queries, knn),
-        Err(EvalError::OneClass { rows: 20, class: 4 })
-    );
+    assert!(nearest(&unlabelled, &queries, 3).is_ok(), "neighbours need no labels");
+    let one = Features { labels: vec![4; 20], ..train.clone() };
+    assert_eq!(predict(&one, &queries, knn), Err(EvalError::OneClass { rows: 20, class: 4 }));
 }
 
 #[test]
 fn sizes_and_settings_that_cannot_be_met_are_named() {
     let train = clouds(20, 3, 2, 1.0, 1);
     let queries = clouds(5, 3, 2, 1.0, 2);
-    let knn = Knn {
-        k: 3,
-        temperature: 0.07,
-    };
-    let empty = Features {
-        rows: 0,
-        width: 3,
-        values: vec![],
-        labels: vec![],
-    };
-    assert!(matches!(
-        predict(&empty, &queries, knn),
-        Err(EvalError::Empty {
-            what: "training features",
-            ..
-        })
-    ));
-    let short = Features {
-        rows: 6,
-        ..queries.clone()
-    };
-    assert!(matches!(
-        predict(&train, &short, knn),
-        Err(EvalError::Values {
-            rows: 6,
-            values: 15,
-            ..
-        })
-    ));
-    assert!(matches!(
-        predict(&train, &queries, Knn { k: 0, ..knn }),
-        Err(EvalError::Setting { setting: "k", .. })
-    ));
-    let cold = Knn {
-        temperature: 0.0,
-        ..knn
-    };
-    assert!(matches!(
-        predict(&train, &queries, cold),
-        Err(EvalError::Setting {
-            setting: "temperature",
-            ..
-        })
-    ));
+    let knn = Knn { k: 3, temperature: 0.07 };
+    let empty = Features { rows: 0, width: 3, values: vec![], labels: vec![] };
+    assert!(matches!(predict(&empty, &queries, knn), Err(EvalError::Empty { what: "training features", .. })));
+    let short = Features { rows: 6, ..queries.clone() };
+    assert!(matches!(predict(&train, &short, knn), Err(EvalError::Values { rows: 6, values: 15, .. })));
+    assert!(matches!(predict(&train, &queries, Knn { k: 0, ..knn }), Err(EvalError::Setting { setting: "k", .. })));
+    let cold = Knn { temperature: 0.0, ..knn };
+    assert!(matches!(predict(&train, &queries, cold), Err(EvalError::Setting { setting: "temperature", .. })));
     let neighbours = nearest(&train, &queries, 3).expect("valid");
-    assert!(matches!(
-        vote(&neighbours, &[0, 1], knn),
-        Err(EvalError::Length { got: 2, .. })
-    ));
+    assert!(matches!(vote(&neighbours, &[0, 1], knn), Err(EvalError::Length { got: 2, .. })));
 }

@@ -7,11 +7,7 @@ use ijepa_eval::{EvalError, Features};
 use proptest::prelude::*;
 
 fn single(lambda: f64) -> Logistic {
-    Logistic {
-        lambdas: vec![lambda],
-        tolerance: 1e-10,
-        ..Logistic::standard(0)
-    }
+    Logistic { lambdas: vec![lambda], tolerance: 1e-10, ..Logistic::standard(0) }
 }
 
 #[test]
@@ -21,22 +17,10 @@ fn two_symmetric_points_have_the_known_solution() {
     let lambda = 1.0 - 1.0 / (1.0 + (-2.0f64).exp());
     let train = tiny(&[3.0, 5.0, 3.0, 5.0], 1, &[0, 1, 0, 1]);
     let fit = fit(&train, &single(lambda)).expect("valid");
-    assert!(
-        (fit.model.weights[1] - 1.0).abs() < 1e-4,
-        "{:?}",
-        fit.model.weights
-    );
-    assert!(
-        (fit.model.weights[0] + 1.0).abs() < 1e-4,
-        "{:?}",
-        fit.model.weights
-    );
+    assert!((fit.model.weights[1] - 1.0).abs() < 1e-4, "{:?}", fit.model.weights);
+    assert!((fit.model.weights[0] + 1.0).abs() < 1e-4, "{:?}", fit.model.weights);
     let expected = (1.0 + (-2.0f64).exp()).ln() + lambda;
-    assert!(
-        (fit.loss - expected).abs() < 1e-6,
-        "{} {expected}",
-        fit.loss
-    );
+    assert!((fit.loss - expected).abs() < 1e-6, "{} {expected}", fit.loss);
 }
 
 #[test]
@@ -47,10 +31,7 @@ fn without_information_the_biases_learn_the_class_frequencies() {
     assert_eq!(fit.model.weights, [0.0; 3]);
     let entropy = -(0.5f64 * 0.5f64.ln() + 0.3 * 0.3f64.ln() + 0.2 * 0.2f64.ln());
     assert!((fit.loss - entropy).abs() < 1e-6, "{}", fit.loss);
-    assert_eq!(
-        fit.model.predict(&tiny(&[9.0], 1, &[])).expect("valid"),
-        [0]
-    );
+    assert_eq!(fit.model.predict(&tiny(&[9.0], 1, &[])).expect("valid"), [0]);
 }
 
 #[test]
@@ -63,87 +44,42 @@ fn losses_and_weights_agree_with_scikit_learn() {
     for (lambda, loss, first) in GOLDENS {
         let fit = fit(&train, &single(lambda)).expect("valid");
         assert!(fit.converged);
-        assert!(
-            (fit.loss - loss).abs() < 1e-6,
-            "{lambda}: {} {loss}",
-            fit.loss
-        );
+        assert!((fit.loss - loss).abs() < 1e-6, "{lambda}: {} {loss}", fit.loss);
         for (got, expected) in fit.model.weights.iter().zip(first) {
-            assert!(
-                (f64::from(*got) - expected).abs() < 2e-3,
-                "{lambda}: {:?} {first:?}",
-                fit.model.weights
-            );
+            assert!((f64::from(*got) - expected).abs() < 2e-3, "{lambda}: {:?} {first:?}", fit.model.weights);
         }
     }
 }
 
 /// λ, loss, weights of class 0.
 const GOLDENS: [(f64, f64, [f64; 5]); 2] = [
-    (
-        0.1,
-        0.816691904,
-        [-0.186059, 0.294403, 0.388735, -0.839620, 0.254673],
-    ),
-    (
-        0.001,
-        0.595259494,
-        [-0.565679, 0.552398, 1.131869, -2.439199, 0.966159],
-    ),
+    (0.1, 0.816691904, [-0.186059, 0.294403, 0.388735, -0.839620, 0.254673]),
+    (0.001, 0.595259494, [-0.565679, 0.552398, 1.131869, -2.439199, 0.966159]),
 ];
 
 #[test]
 fn separable_clouds_are_told_apart() {
-    let judged = evaluate(
-        &clouds(300, 24, 5, 6.0, 1),
-        &clouds(200, 24, 5, 6.0, 2),
-        &Logistic::standard(0),
-    )
-    .expect("valid");
+    let judged =
+        evaluate(&clouds(300, 24, 5, 6.0, 1), &clouds(200, 24, 5, 6.0, 2), &Logistic::standard(0)).expect("valid");
     assert_eq!(judged.accuracy.value, 1.0, "{:?}", judged.fit.trials);
 }
 
 #[test]
 fn noise_stays_at_chance() {
     let queries = clouds(4000, 24, 4, 0.0, 2);
-    let judged = evaluate(
-        &clouds(800, 24, 4, 0.0, 1),
-        &queries,
-        &Logistic::standard(0),
-    )
-    .expect("valid");
-    assert!(
-        (judged.accuracy.value - 0.25).abs() < 5.0 * 0.0069,
-        "{:?}",
-        judged.accuracy
-    );
+    let judged = evaluate(&clouds(800, 24, 4, 0.0, 1), &queries, &Logistic::standard(0)).expect("valid");
+    assert!((judged.accuracy.value - 0.25).abs() < 5.0 * 0.0069, "{:?}", judged.accuracy);
 }
 
 #[test]
 fn features_wider_than_the_exact_curvature_reach_the_same_minimum() {
     // 1,200 columns of which 1,170 are constant: the sketch is used, and the answer is that of the 30.
     let narrow = clouds(300, 30, 3, 0.3, 5);
-    let values = narrow
-        .values
-        .chunks(30)
-        .flat_map(|row| [row, &[2.5; 1170]].concat())
-        .collect();
-    let wide = Features {
-        width: 1200,
-        values,
-        ..narrow.clone()
-    };
-    let (narrow, wide) = (
-        fit(&narrow, &single(1e-2)).expect("valid"),
-        fit(&wide, &single(1e-2)).expect("valid"),
-    );
+    let values = narrow.values.chunks(30).flat_map(|row| [row, &[2.5; 1170]].concat()).collect();
+    let wide = Features { width: 1200, values, ..narrow.clone() };
+    let (narrow, wide) = (fit(&narrow, &single(1e-2)).expect("valid"), fit(&wide, &single(1e-2)).expect("valid"));
     assert!(wide.converged);
-    assert!(
-        (narrow.loss - wide.loss).abs() < 1e-6,
-        "{} {}",
-        narrow.loss,
-        wide.loss
-    );
+    assert!((narrow.loss - wide.loss).abs() < 1e-6, "{} {}", narrow.loss, wide.loss);
 }
 
 #[test]
@@ -157,46 +93,22 @@ fn more_columns_than_rows_are_no_obstacle() {
 #[test]
 fn the_penalty_is_chosen_by_held_out_rows_and_the_largest_of_equals() {
     let fit = fit(&clouds(400, 12, 3, 5.0, 1), &Logistic::standard(3)).expect("valid");
-    let best = fit
-        .trials
-        .iter()
-        .map(|trial| trial.accuracy)
-        .fold(0.0, f64::max);
-    let first = fit
-        .trials
-        .iter()
-        .find(|trial| trial.accuracy == best)
-        .expect("tried");
+    let best = fit.trials.iter().map(|trial| trial.accuracy).fold(0.0, f64::max);
+    let first = fit.trials.iter().find(|trial| trial.accuracy == best).expect("tried");
     assert_eq!(fit.lambda, first.lambda);
-    assert!(
-        fit.trials
-            .windows(2)
-            .all(|pair| pair[0].lambda > pair[1].lambda)
-    );
+    assert!(fit.trials.windows(2).all(|pair| pair[0].lambda > pair[1].lambda));
 }
 
 #[test]
 fn units_of_the_columns_do_not_matter() {
     let (train, queries) = (clouds(300, 8, 3, 0.7, 1), clouds(300, 8, 3, 0.7, 2));
     let rescaled = |features: &Features| {
-        let values = features
-            .values
-            .iter()
-            .enumerate()
-            .map(|(at, x)| (x - 1.0) * 10f32.powi((at % 8) as i32 - 4))
-            .collect();
-        Features {
-            values,
-            ..features.clone()
-        }
+        let values =
+            features.values.iter().enumerate().map(|(at, x)| (x - 1.0) * 10f32.powi((at % 8) as i32 - 4)).collect();
+        Features { values, ..features.clone() }
     };
     let plain = evaluate(&train, &queries, &Logistic::standard(0)).expect("valid");
-    let scaled = evaluate(
-        &rescaled(&train),
-        &rescaled(&queries),
-        &Logistic::standard(0),
-    )
-    .expect("valid");
+    let scaled = evaluate(&rescaled(&train), &rescaled(&queries), &Logistic::standard(0)).expect("valid");
     let off = difference(&plain.predictions, &scaled.predictions, &queries.labels).expect("valid");
     assert!(off.value.abs() < 0.01, "{off:?}");
 }
@@ -246,63 +158,17 @@ fn what_cannot_be_used_is_named() {
     let mut broken = train.clone();
     broken.values[3 * 17 + 2] = f32::NEG_INFINITY;
     let error = evaluate(&broken, &queries, &logistic).expect_err("infinite");
-    assert!(
-        matches!(
-            error,
-            EvalError::NotFinite {
-                what: "training features",
-                row: 17,
-                column: 2,
-                ..
-            }
-        ),
-        "{error}"
-    );
-    let one = Features {
-        labels: vec![1; 40],
-        ..train.clone()
-    };
-    assert_eq!(
-        evaluate(&one, &queries, &logistic),
-        Err(EvalError::OneClass { rows: 40, class: 1 })
-    );
-    let unlabelled = Features {
-        labels: vec![],
-        ..queries.clone()
-    };
+    assert!(matches!(error, EvalError::NotFinite { what: "training features", row: 17, column: 2, .. }), "{error}");
+    let one = Features { labels: vec![1; 40], ..train.clone() };
+    assert_eq!(evaluate(&one, &queries, &logistic), Err(EvalError::OneClass { rows: 40, class: 1 }));
+    let unlabelled = Features { labels: vec![], ..queries.clone() };
     let error = evaluate(&train, &unlabelled, &logistic).expect_err("no labels");
-    assert_eq!(
-        error,
-        EvalError::Labels {
-            what: "query features",
-            rows: 10,
-            labels: 0
-        }
-    );
+    assert_eq!(error, EvalError::Labels { what: "query features", rows: 10, labels: 0 });
     let wide = clouds(10, 5, 2, 1.0, 2);
-    assert_eq!(
-        evaluate(&train, &wide, &logistic),
-        Err(EvalError::Width {
-            train: 3,
-            queries: 5
-        })
-    );
+    assert_eq!(evaluate(&train, &wide, &logistic), Err(EvalError::Width { train: 3, queries: 5 }));
     for lambdas in [vec![], vec![0.1, 0.0], vec![f64::NAN], vec![-1.0]] {
-        let error = evaluate(
-            &train,
-            &queries,
-            &Logistic {
-                lambdas,
-                ..logistic.clone()
-            },
-        );
+        let error = evaluate(&train, &queries, &Logistic { lambdas, ..logistic.clone() });
         assert!(matches!(error, Err(EvalError::Setting { .. })), "{error:?}");
     }
-    assert_eq!(
-        fit(&clouds(9, 3, 2, 1.0, 1), &logistic),
-        Err(EvalError::TooFewRows {
-            rows: 9,
-            needed: 10
-        })
-    );
+    assert_eq!(fit(&clouds(9, 3, 2, 1.0, 1), &logistic), Err(EvalError::TooFewRows { rows: 9, needed: 10 }));
 }

@@ -32,17 +32,9 @@ impl Draws {
 }
 
 /// `classes` clouds in turn, their centres `distance` apart or so, in correlated columns of different offsets and scales.
-pub(crate) fn clouds(
-    rows: usize,
-    width: usize,
-    classes: u32,
-    distance: f64,
-    seed: u64,
-) -> Features {
+pub(crate) fn clouds(rows: usize, width: usize, classes: u32, distance: f64, seed: u64) -> Features {
     let mut centres = Draws(0);
-    let centres: Vec<f64> = (0..classes as usize * width)
-        .map(|_| distance * centres.bell())
-        .collect();
+    let centres: Vec<f64> = (0..classes as usize * width).map(|_| distance * centres.bell()).collect();
     let mut draws = Draws(seed);
     let mut values = Vec::new();
     let labels: Vec<u32> = (0..rows as u32).map(|row| row % classes).collect();
@@ -54,20 +46,10 @@ pub(crate) fn clouds(
             values.push((value * (1.0 + column as f64 % 5.0) + 3.0) as f32);
         }
     }
-    Features {
-        rows,
-        width,
-        values,
-        labels,
-    }
+    Features { rows, width, values, labels }
 }
 
 /// Features without rows or columns to spare for a message test.
 pub(crate) fn tiny(values: &[f32], width: usize, labels: &[u32]) -> Features {
-    Features {
-        rows: values.len() / width,
-        width,
-        values: values.to_vec(),
-        labels: labels.to_vec(),
-    }
+    Features { rows: values.len() / width, width, values: values.to_vec(), labels: labels.to_vec() }
 }

@@ -1,9 +1,7 @@
 //! Accuracies, their errors, and the width of features.
 
 use crate::{clouds, tiny};
-use ijepa_eval::metrics::{
-    accuracy, confusion, difference, effective_rank, largest, rank_me, spread, top_k,
-};
+use ijepa_eval::metrics::{accuracy, confusion, difference, effective_rank, largest, rank_me, spread, top_k};
 use ijepa_eval::{EvalError, Features};
 use proptest::prelude::*;
 
@@ -50,10 +48,7 @@ fn a_class_that_was_never_trained_is_never_right() {
 
 #[test]
 fn confusion_counts_labels_by_row_and_predictions_by_column() {
-    assert_eq!(
-        confusion(&[0, 1, 1, 2], &[0, 0, 1, 1]).expect("valid"),
-        [[1, 1, 0], [0, 1, 1], [0, 0, 0]]
-    );
+    assert_eq!(confusion(&[0, 1, 1, 2], &[0, 0, 1, 1]).expect("valid"), [[1, 1, 0], [0, 1, 1], [0, 0, 0]]);
 }
 
 #[test]
@@ -78,18 +73,9 @@ fn ranks_of_known_spectra() {
 #[test]
 fn features_that_fill_two_directions_have_an_effective_rank_of_at_most_two() {
     let plane = clouds(300, 2, 1, 0.0, 1);
-    let values = plane
-        .values
-        .chunks(2)
-        .flat_map(|p| (0..10).map(|i| p[0] * i as f32 + p[1] * (9 - i) as f32 + 5.0))
-        .collect();
-    let rank = effective_rank(&Features {
-        rows: 300,
-        width: 10,
-        values,
-        labels: vec![],
-    })
-    .expect("valid");
+    let values =
+        plane.values.chunks(2).flat_map(|p| (0..10).map(|i| p[0] * i as f32 + p[1] * (9 - i) as f32 + 5.0)).collect();
+    let rank = effective_rank(&Features { rows: 300, width: 10, values, labels: vec![] }).expect("valid");
     assert!(rank > 1.0 && rank < 2.01, "{rank}");
 }
 
@@ -97,20 +83,6 @@ fn features_that_fill_two_directions_have_an_effective_rank_of_at_most_two() {
 fn lists_that_do_not_fit_are_refused() {
     assert!(matches!(accuracy(&[], &[]), Err(EvalError::Empty { .. })));
     let error = difference(&[0, 1], &[0], &[0, 1]).expect_err("too short");
-    assert_eq!(
-        error,
-        EvalError::Length {
-            what: "predictions of the second method",
-            expected: 2,
-            got: 1
-        }
-    );
-    assert!(matches!(
-        top_k(&[0.0; 5], 2, &[0, 1], 1),
-        Err(EvalError::Length {
-            expected: 4,
-            got: 5,
-            ..
-        })
-    ));
+    assert_eq!(error, EvalError::Length { what: "predictions of the second method", expected: 2, got: 1 });
+    assert!(matches!(top_k(&[0.0; 5], 2, &[0, 1], 1), Err(EvalError::Length { expected: 4, got: 5, .. })));
 }

@@ -7,34 +7,19 @@ use ijepa_eval::metrics::rank_me;
 use ijepa_eval::ridge::{Ridge, classify};
 
 fn with<T: Send>(threads: usize, work: impl FnOnce() -> T + Send) -> T {
-    rayon::ThreadPoolBuilder::new()
-        .num_threads(threads)
-        .build()
-        .expect("threads")
-        .install(work)
+    rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("threads").install(work)
 }
 
 #[test]
 fn one_thread_and_five_give_the_same_bits() {
     for (rows, width) in [(700, 40), (200, 1100)] {
-        let (train, queries) = (
-            clouds(rows, width, 4, 0.3, 1),
-            clouds(300, width, 4, 0.3, 2),
-        );
+        let (train, queries) = (clouds(rows, width, 4, 0.3, 1), clouds(300, width, 4, 0.3, 2));
         let run = || {
-            let logistic = Logistic {
-                lambdas: vec![0.1, 0.01],
-                ..Logistic::standard(0)
-            };
+            let logistic = Logistic { lambdas: vec![0.1, 0.01], ..Logistic::standard(0) };
             let linear = evaluate(&train, &queries, &logistic).expect("valid");
             let ridge = classify(&train, &queries, &Ridge::standard(0)).expect("valid");
             let near = nearest(&train, &queries, 9).expect("valid");
-            (
-                linear,
-                ridge,
-                near,
-                rank_me(&queries).expect("valid").to_bits(),
-            )
+            (linear, ridge, near, rank_me(&queries).expect("valid").to_bits())
         };
         assert!(with(1, run) == with(5, run), "{rows} rows of width {width}");
     }

@@ -139,11 +139,8 @@ impl std::fmt::Display for Mismatch {
             .iter()
             .map(|(name, expected, got)| format!("{name} expected {expected:?} got {got:?}"))
             .collect();
-        for (label, names) in [
-            ("of another shape", &differing),
-            ("missing", &self.missing),
-            ("surplus", &self.surplus),
-        ] {
+        for (label, names) in [("of another shape", &differing), ("missing", &self.missing), ("surplus", &self.surplus)]
+        {
             if names.is_empty() {
                 continue;
             }

@@ -64,12 +64,7 @@ impl Entry {
             None => self.elements(),
             Some(_) if self.elements() == 0 => 0,
             Some(strides) => {
-                let last: usize = self
-                    .shape
-                    .iter()
-                    .zip(strides)
-                    .map(|(n, s)| (n - 1) * s)
-                    .sum();
+                let last: usize = self.shape.iter().zip(strides).map(|(n, s)| (n - 1) * s).sum();
                 last + 1
             }
         }
@@ -113,51 +108,27 @@ impl Index {
         if !kind.is_file() {
             return Err(CheckpointError::NotAFile {
                 path: path.to_path_buf(),
-                found: if kind.is_dir() {
-                    "a folder"
-                } else {
-                    "a pipe or device"
-                },
+                found: if kind.is_dir() { "a folder" } else { "a pipe or device" },
             });
         }
         let mut file = File::open(path).map_err(|e| read_error("open the checkpoint", e))?;
-        let len = file
-            .metadata()
-            .map_err(|e| read_error("ask for the file's length", e))?
-            .len();
+        let len = file.metadata().map_err(|e| read_error("ask for the file's length", e))?.len();
         let mut head = Vec::with_capacity(64);
-        (&mut file)
-            .take(64)
-            .read_to_end(&mut head)
-            .map_err(|e| read_error("read the first bytes", e))?;
-        let container = Container {
-            path: path.to_path_buf(),
-            file,
-            len,
-            archive: None,
-            inflated: None,
-        };
+        (&mut file).take(64).read_to_end(&mut head).map_err(|e| read_error("read the first bytes", e))?;
+        let container = Container { path: path.to_path_buf(), file, len, archive: None, inflated: None };
         if head.starts_with(b"PK\x03\x04") || head.starts_with(b"PK\x05\x06") {
             super::torch::open(container)
         } else if head.get(8) == Some(&b'{') {
             super::safetensors::open(container)
         } else if head.first() == Some(&0x80) && head.get(1).is_some_and(|v| (2..=5).contains(v)) {
-            Err(CheckpointError::LegacyPickle {
-                path: path.to_path_buf(),
-            })
+            Err(CheckpointError::LegacyPickle { path: path.to_path_buf() })
         } else {
-            Err(CheckpointError::Unrecognised {
-                path: path.to_path_buf(),
-                found: describe(&head, len),
-            })
+            Err(CheckpointError::Unrecognised { path: path.to_path_buf(), found: describe(&head, len) })
         }
     }
 
     /// Reads the values of `entries`, in the order in which they lie in the file.
-    pub(super) fn values(
-        &mut self,
-        mut entries: Vec<Entry>,
-    ) -> Result<BTreeMap<String, Tensor>, CheckpointError> {
+    pub(super) fn values(&mut self, mut entries: Vec<Entry>) -> Result<BTreeMap<String, Tensor>, CheckpointError> {
         entries.sort_by_key(|entry| (entry.place, entry.first));
         let mut tensors = BTreeMap::new();
         for entry in entries {
@@ -171,25 +142,15 @@ impl Index {
 
 impl Container {
     /// Reads `bytes.len()` bytes from position `at`.
-    pub(super) fn read_at(
-        &mut self,
-        bytes: &mut [u8],
-        at: u64,
-        what: &str,
-    ) -> Result<(), CheckpointError> {
-        let result = self
-            .file
-            .seek(SeekFrom::Start(at))
-            .and_then(|_| self.file.read_exact(bytes));
+    pub(super) fn read_at(&mut self, bytes: &mut [u8], at: u64, what: &str) -> Result<(), CheckpointError> {
+        let result = self.file.seek(SeekFrom::Start(at)).and_then(|_| self.file.read_exact(bytes));
         result.map_err(|source| self.read_error(format!("read {what}"), source))
     }
 
     /// The values of one tensor, row-major.
     pub(super) fn values(&mut self, entry: &Entry) -> Result<Vec<f32>, CheckpointError> {
         let size = match entry.dtype {
-            Dtype::F32 | Dtype::F16 | Dtype::BF16 | Dtype::F64 | Dtype::I64 => {
-                entry.dtype.bitsize() / 8
-            }
+            Dtype::F32 | Dtype::F16 | Dtype::BF16 | Dtype::F64 | Dtype::I64 => entry.dtype.bitsize() / 8,
             other => {
                 return Err(CheckpointError::Unsupported {
                     path: self.path.clone(),
@@ -255,24 +216,14 @@ impl Container {
 
     /// Inflates a record, never beyond the length that the archive declares.
     fn inflate(&mut self, record: usize, len: u64, name: &str) -> Result<(), CheckpointError> {
-        if self
-            .inflated
-            .as_ref()
-            .is_some_and(|(number, _)| *number == record)
-        {
+        if self.inflated.as_ref().is_some_and(|(number, _)| *number == record) {
             return Ok(());
         }
         self.inflated = None;
-        let archive = self
-            .archive
-            .as_mut()
-            .expect("only archives have compressed records");
+        let archive = self.archive.as_mut().expect("only archives have compressed records");
         let mut bytes = Vec::new();
         let outcome = match archive.by_index(record) {
-            Ok(file) => file
-                .take(len + 1)
-                .read_to_end(&mut bytes)
-                .map_err(|e| e.to_string()),
+            Ok(file) => file.take(len + 1).read_to_end(&mut bytes).map_err(|e| e.to_string()),
             Err(e) => Err(e.to_string()),
         };
         let got = match outcome {
@@ -289,27 +240,16 @@ impl Container {
         Ok(())
     }
 
-    fn reserve<T>(
-        &self,
-        buffer: &mut Vec<T>,
-        count: usize,
-        entry: &Entry,
-    ) -> Result<(), CheckpointError> {
-        buffer
-            .try_reserve_exact(count)
-            .map_err(|_| CheckpointError::Memory {
-                path: self.path.clone(),
-                tensor: entry.name.clone(),
-                bytes: count as u64 * size_of::<T>() as u64,
-            })
+    fn reserve<T>(&self, buffer: &mut Vec<T>, count: usize, entry: &Entry) -> Result<(), CheckpointError> {
+        buffer.try_reserve_exact(count).map_err(|_| CheckpointError::Memory {
+            path: self.path.clone(),
+            tensor: entry.name.clone(),
+            bytes: count as u64 * size_of::<T>() as u64,
+        })
     }
 
     pub(super) fn read_error(&self, action: String, source: io::Error) -> CheckpointError {
-        CheckpointError::Read {
-            path: self.path.clone(),
-            action,
-            source,
-        }
+        CheckpointError::Read { path: self.path.clone(), action, source }
     }
 
     pub(super) fn malformed(
@@ -329,11 +269,7 @@ impl Container {
 
 /// values += all elements of `bytes`, little-endian, of one of the five types that [`Container::values`] lets pass.
 fn convert(values: &mut Vec<f32>, bytes: &[u8], dtype: Dtype) {
-    fn extend<const N: usize>(
-        values: &mut Vec<f32>,
-        bytes: &[u8],
-        element: impl Fn([u8; N]) -> f32,
-    ) {
+    fn extend<const N: usize>(values: &mut Vec<f32>, bytes: &[u8], element: impl Fn([u8; N]) -> f32) {
         let (elements, rest) = bytes.as_chunks::<N>();
         debug_assert!(rest.is_empty());
         values.extend(elements.iter().map(|&bytes| element(bytes)));
@@ -369,10 +305,7 @@ fn gather(values: &mut Vec<f32>, bytes: &[u8], entry: &Entry, strides: &[usize],
 /// What a file that is no checkpoint looks like, for the error message.
 fn describe(head: &[u8], len: u64) -> String {
     let known: [(&[u8], &str); 6] = [
-        (
-            b"version https://git-lfs",
-            "a Git LFS pointer: the file itself was not downloaded (git lfs pull)",
-        ),
+        (b"version https://git-lfs", "a Git LFS pointer: the file itself was not downloaded (git lfs pull)"),
         (b"<", "a web page or XML, perhaps of a failed download"),
         (b"\x89HDF", "an HDF5 file"),
         (b"\x1f\x8b", "a gzip file: unpack it first"),

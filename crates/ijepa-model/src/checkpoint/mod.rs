@@ -160,11 +160,7 @@ pub fn read(path: &Path) -> Result<Checkpoint, CheckpointError> {
         exp_avg_sq: split_off(&mut tensors, EXP_AVG_SQ),
         step,
     });
-    Ok(Checkpoint {
-        tensors,
-        moments,
-        meta: index.meta,
-    })
+    Ok(Checkpoint { tensors, moments, meta: index.meta })
 }
 
 /// Reads only the networks named, of [`NETWORKS`], without the optimiser's state: a fifth of a training checkpoint for one encoder.
@@ -176,11 +172,7 @@ pub fn read_networks(path: &Path, networks: &[&str]) -> Result<Checkpoint, Check
         entries.retain(|entry| networks.contains(&part_of(&entry.name)));
     }
     let tensors = index.values(entries)?;
-    Ok(Checkpoint {
-        tensors,
-        moments: None,
-        meta: index.meta,
-    })
+    Ok(Checkpoint { tensors, moments: None, meta: index.meta })
 }
 
 /// Lists a file's tensors and metadata without reading values; quick on files of any size.
@@ -189,12 +181,7 @@ pub fn list(path: &Path) -> Result<Summary, CheckpointError> {
     let mut parts: Vec<Part> = NETWORKS
         .into_iter()
         .chain(["optimizer", "other"])
-        .map(|name| Part {
-            name,
-            tensors: 0,
-            parameters: 0,
-            bytes: 0,
-        })
+        .map(|name| Part { name, tensors: 0, parameters: 0, bytes: 0 })
         .collect();
     let mut tensors = Vec::with_capacity(index.entries.len());
     for entry in &index.entries {
@@ -240,17 +227,9 @@ pub fn write(path: &Path, checkpoint: &Checkpoint) -> Result<(), CheckpointError
         Some(moments) => (&moments.exp_avg, &moments.exp_avg_sq),
         None => (&empty, &empty),
     };
-    for (prefix, tensors) in [
-        ("", &checkpoint.tensors),
-        (EXP_AVG, exp_avg),
-        (EXP_AVG_SQ, exp_avg_sq),
-    ] {
+    for (prefix, tensors) in [("", &checkpoint.tensors), (EXP_AVG, exp_avg), (EXP_AVG_SQ, exp_avg_sq)] {
         for (name, tensor) in tensors {
-            views.push(View {
-                name: format!("{prefix}{name}"),
-                shape: &tensor.shape,
-                values: &tensor.values,
-            });
+            views.push(View { name: format!("{prefix}{name}"), shape: &tensor.shape, values: &tensor.values });
         }
     }
     let optimizer_step = checkpoint.moments.as_ref().map(|moments| moments.step);
@@ -261,10 +240,7 @@ pub fn write(path: &Path, checkpoint: &Checkpoint) -> Result<(), CheckpointError
 ///
 /// Only networks that `expected` names are looked at: an evaluation that expects `target_encoder.…` does not mind a predictor.
 /// The error lists what is missing, surplus and of another shape.
-pub fn require(
-    checkpoint: &Checkpoint,
-    expected: &[(String, Vec<usize>)],
-) -> Result<(), CheckpointError> {
+pub fn require(checkpoint: &Checkpoint, expected: &[(String, Vec<usize>)]) -> Result<(), CheckpointError> {
     let networks: BTreeSet<&str> = expected.iter().map(|(name, _)| part_of(name)).collect();
     let names: BTreeSet<&str> = expected.iter().map(|(name, _)| name.as_str()).collect();
     let mut mismatch = Mismatch {
@@ -277,9 +253,7 @@ pub fn require(
         match checkpoint.tensors.get(name) {
             None => mismatch.missing.push(name.clone()),
             Some(tensor) if tensor.shape != *shape => {
-                mismatch
-                    .differing
-                    .push((name.clone(), shape.clone(), tensor.shape.clone()));
+                mismatch.differing.push((name.clone(), shape.clone(), tensor.shape.clone()));
             }
             Some(_) => {}
         }
@@ -289,23 +263,14 @@ pub fn require(
             mismatch.surplus.push(name.clone());
         }
     }
-    let same =
-        mismatch.missing.is_empty() && mismatch.surplus.is_empty() && mismatch.differing.is_empty();
-    if same {
-        Ok(())
-    } else {
-        Err(CheckpointError::Mismatch(Box::new(mismatch)))
-    }
+    let same = mismatch.missing.is_empty() && mismatch.surplus.is_empty() && mismatch.differing.is_empty();
+    if same { Ok(()) } else { Err(CheckpointError::Mismatch(Box::new(mismatch))) }
 }
 
 /// The network that a tensor belongs to, `optimizer`, or `other`.
 fn part_of(name: &str) -> &'static str {
     let first = name.split_once('.').map_or("", |(first, _)| first);
-    NETWORKS
-        .into_iter()
-        .chain(["optimizer"])
-        .find(|part| *part == first)
-        .unwrap_or("other")
+    NETWORKS.into_iter().chain(["optimizer"]).find(|part| *part == first).unwrap_or("other")
 }
 
 fn split_off(tensors: &mut BTreeMap<String, Tensor>, prefix: &str) -> BTreeMap<String, Tensor> {

@@ -25,10 +25,8 @@ pub(super) fn interpret(pickle: &Pickle, mut records: Records) -> Result<Index, 
         let got = root.describe();
         return Err(records.container.malformed("data.pkl", "a dictionary", got));
     };
-    let networks: Vec<&str> = NETWORKS
-        .into_iter()
-        .filter(|name| matches!(pickle.lookup(root, name), Some(Value::Dict(_))))
-        .collect();
+    let networks: Vec<&str> =
+        NETWORKS.into_iter().filter(|name| matches!(pickle.lookup(root, name), Some(Value::Dict(_)))).collect();
     let mut index = Part::default();
     if networks.is_empty() {
         index.meta.source = Source::Other;
@@ -41,9 +39,7 @@ pub(super) fn interpret(pickle: &Pickle, mut records: Records) -> Result<Index, 
                 let full = format!("{network}.{}", without_prefix(&name));
                 let Value::Tensor(tensor) = tensor else {
                     let place = format!("data.pkl, {full}");
-                    return Err(records
-                        .container
-                        .malformed(place, "a tensor", tensor.describe()));
+                    return Err(records.container.malformed(place, "a tensor", tensor.describe()));
                 };
                 index.entries.push(records.resolve(&full, tensor)?);
             }
@@ -75,10 +71,7 @@ pub(super) fn interpret(pickle: &Pickle, mut records: Records) -> Result<Index, 
         entries: index.entries,
         optimizer_step,
         optimizer_problem,
-        meta: Meta {
-            path: Some(container.path.clone()),
-            ..index.meta
-        },
+        meta: Meta { path: Some(container.path.clone()), ..index.meta },
         notes: index.notes,
         container,
     })
@@ -101,17 +94,11 @@ fn plain(pickle: &Pickle, records: &mut Records, index: &mut Part) -> Result<(),
         } else if let Some(text) = scalar(value) {
             index.meta.other.insert(name, text);
         } else {
-            index
-                .notes
-                .push(format!("`{name}` is not read: {}", value.describe()));
+            index.notes.push(format!("`{name}` is not read: {}", value.describe()));
         }
     }
     if index.entries.is_empty() {
-        let keys: Vec<String> = named(pickle, root)
-            .into_iter()
-            .take(8)
-            .map(|(key, _)| key)
-            .collect();
+        let keys: Vec<String> = named(pickle, root).into_iter().take(8).map(|(key, _)| key).collect();
         return Err(records.container.malformed(
             "data.pkl",
             "a dictionary with encoder, predictor or target_encoder, or one of tensors",
@@ -134,9 +121,7 @@ fn extra(
         ("epoch", Value::Int(epoch)) if *epoch >= 0 => index.meta.epoch = Some(*epoch as u64),
         ("epoch", other) => {
             let expected = "the number of completed epochs";
-            return Err(records
-                .container
-                .malformed("data.pkl, epoch", expected, other.describe()));
+            return Err(records.container.malformed("data.pkl, epoch", expected, other.describe()));
         }
         ("scaler", scaler @ Value::Dict(_)) => {
             for (name, value) in named(pickle, scaler) {
@@ -151,9 +136,7 @@ fn extra(
             Some(text) => {
                 index.meta.other.insert(key.to_string(), text);
             }
-            None => index
-                .notes
-                .push(format!("`{key}` is not read: {}", value.describe())),
+            None => index.notes.push(format!("`{key}` is not read: {}", value.describe())),
         },
     }
     Ok(())
@@ -170,9 +153,7 @@ fn moments(
         Some(Value::Dict(state)) => state,
         _ => {
             let got = optimizer.describe();
-            return Err(records
-                .container
-                .malformed("data.pkl, opt", "AdamW's state", got));
+            return Err(records.container.malformed("data.pkl, opt", "AdamW's state", got));
         }
     };
     if state.is_empty() {
@@ -190,24 +171,16 @@ fn moments(
             if name.ends_with("pos_embed") {
                 continue;
             }
-            return Err(records
-                .container
-                .malformed(place, "exp_avg, exp_avg_sq and step", "none"));
+            return Err(records.container.malformed(place, "exp_avg, exp_avg_sq and step", "none"));
         };
         for (key, prefix) in [("exp_avg", EXP_AVG), ("exp_avg_sq", EXP_AVG_SQ)] {
             let Some(Value::Tensor(tensor)) = pickle.lookup(state, key) else {
-                return Err(records
-                    .container
-                    .malformed(place, format!("a tensor {key}"), "none"));
+                return Err(records.container.malformed(place, format!("a tensor {key}"), "none"));
             };
             let entry = records.resolve(&format!("{prefix}{name}"), tensor)?;
             if entry.shape != parameter.shape {
                 let expected = format!("{key} of the parameter's shape {:?}", parameter.shape);
-                return Err(records.container.malformed(
-                    place,
-                    expected,
-                    format!("{:?}", entry.shape),
-                ));
+                return Err(records.container.malformed(place, expected, format!("{:?}", entry.shape)));
             }
             entries.push(entry);
         }
@@ -217,9 +190,7 @@ fn moments(
             Some((first, _)) if first == this => {}
             Some((first, other)) => {
                 let expected = format!("the step {first} of {other}");
-                return Err(records
-                    .container
-                    .malformed(place, expected, this.to_string()));
+                return Err(records.container.malformed(place, expected, this.to_string()));
             }
         }
     }
@@ -233,8 +204,7 @@ fn states<'a>(
     owners: &[(i64, &Entry)],
     pairs: &[(Id, Id)],
 ) -> Result<HashMap<i64, Option<&'a Value>>, CheckpointError> {
-    let mut states: HashMap<i64, Option<&Value>> =
-        owners.iter().map(|(number, _)| (*number, None)).collect();
+    let mut states: HashMap<i64, Option<&Value>> = owners.iter().map(|(number, _)| (*number, None)).collect();
     for (key, value) in pairs {
         let slot = match pickle.get(*key) {
             Value::Int(number) => states.get_mut(number),
@@ -242,22 +212,12 @@ fn states<'a>(
         };
         let (Some(slot), Value::Dict(state)) = (slot, pickle.get(*value)) else {
             let expected = "a dictionary for each number in param_groups";
-            let got = format!(
-                "{} for {}",
-                pickle.get(*value).describe(),
-                pickle.get(*key).describe()
-            );
-            return Err(records
-                .container
-                .malformed("data.pkl, opt, state", expected, got));
+            let got = format!("{} for {}", pickle.get(*value).describe(), pickle.get(*key).describe());
+            return Err(records.container.malformed("data.pkl, opt, state", expected, got));
         };
         if state.len() > STATE_MAX {
             let expected = format!("at most {STATE_MAX} entries for a parameter");
-            return Err(records.container.malformed(
-                "data.pkl, opt, state",
-                expected,
-                state.len().to_string(),
-            ));
+            return Err(records.container.malformed("data.pkl, opt, state", expected, state.len().to_string()));
         }
         *slot = Some(pickle.get(*value));
     }
@@ -271,11 +231,7 @@ fn owners<'a>(
     parameters: &'a [Entry],
     optimizer: &Value,
 ) -> Result<Vec<(i64, &'a Entry)>, CheckpointError> {
-    let bad = |expected: String, got: String| {
-        records
-            .container
-            .malformed("data.pkl, opt, param_groups", expected, got)
-    };
+    let bad = |expected: String, got: String| records.container.malformed("data.pkl, opt, param_groups", expected, got);
     let groups = match pickle.lookup(optimizer, "param_groups") {
         Some(Value::List(groups)) if groups.len() == 4 => groups,
         other => {
@@ -283,12 +239,7 @@ fn owners<'a>(
             return Err(bad("a list of 4 groups".to_string(), got));
         }
     };
-    let order = [
-        ("encoder.", true),
-        ("predictor.", true),
-        ("encoder.", false),
-        ("predictor.", false),
-    ];
+    let order = [("encoder.", true), ("predictor.", true), ("encoder.", false), ("predictor.", false)];
     let mut owners = Vec::with_capacity(parameters.len());
     for (group, (network, decays)) in groups.iter().zip(order) {
         let members = parameters.iter().filter(|entry| {
@@ -308,10 +259,7 @@ fn owners<'a>(
         };
         if numbers.len() != members.len() {
             let decay = if decays { "with" } else { "without" };
-            let expected = format!(
-                "{} parameters of {network}* {decay} weight decay in one group",
-                members.len()
-            );
+            let expected = format!("{} parameters of {network}* {decay} weight decay in one group", members.len());
             return Err(bad(expected, numbers.len().to_string()));
         }
         owners.extend(numbers.into_iter().zip(members));
@@ -319,21 +267,13 @@ fn owners<'a>(
     let mut numbers: Vec<i64> = owners.iter().map(|(number, _)| *number).collect();
     numbers.sort_unstable();
     if let Some(pair) = numbers.windows(2).find(|pair| pair[0] == pair[1]) {
-        return Err(bad(
-            "each parameter's number once".to_string(),
-            format!("{} twice", pair[0]),
-        ));
+        return Err(bad("each parameter's number once".to_string(), format!("{} twice", pair[0])));
     }
     Ok(owners)
 }
 
 /// `step` is a tensor of one element today and was a plain number before.
-fn optimizer_step(
-    pickle: &Pickle,
-    records: &mut Records,
-    state: &Value,
-    place: &str,
-) -> Result<u64, CheckpointError> {
+fn optimizer_step(pickle: &Pickle, records: &mut Records, state: &Value, place: &str) -> Result<u64, CheckpointError> {
     let step = match pickle.lookup(state, "step") {
         Some(Value::Int(step)) => *step as f64,
         Some(Value::Float(step)) => *step,
@@ -349,12 +289,8 @@ fn optimizer_step(
     if step >= 0.0 && step.fract() == 0.0 && step < 2f64.powi(53) {
         return Ok(step as u64);
     }
-    let got = pickle
-        .lookup(state, "step")
-        .map_or("none".to_string(), Value::describe);
-    Err(records
-        .container
-        .malformed(place, "a step that is one natural number", got))
+    let got = pickle.lookup(state, "step").map_or("none".to_string(), Value::describe);
+    Err(records.container.malformed(place, "a step that is one natural number", got))
 }
 
 /// The pairs of a dictionary whose keys are texts, in order; of equal keys the last.

@@ -22,16 +22,7 @@ const HEADER_MAX: u64 = 100_000_000;
 const BUFFER: usize = 1 << 18;
 
 /// Metadata keys that are fields of [`Meta`] or belong to the format.
-const RESERVED: [&str; 8] = [
-    "format",
-    "ijepa.version",
-    "step",
-    "epoch",
-    "method",
-    "seed",
-    "config",
-    "optimizer.step",
-];
+const RESERVED: [&str; 8] = ["format", "ijepa.version", "step", "epoch", "method", "seed", "config", "optimizer.step"];
 
 /// A named tensor somewhere in memory, to be written.
 #[derive(Debug, Clone)]
@@ -68,11 +59,7 @@ pub(super) fn open(mut container: Container) -> Result<Index, CheckpointError> {
                 entry.name = rest.to_string();
             }
         }
-        let meta = Meta {
-            source: Source::Other,
-            other: texts,
-            ..Meta::default()
-        };
+        let meta = Meta { source: Source::Other, other: texts, ..Meta::default() };
         (meta, None)
     };
     check_names(&container, &entries)?;
@@ -85,10 +72,7 @@ pub(super) fn open(mut container: Container) -> Result<Index, CheckpointError> {
         entries,
         optimizer_step,
         optimizer_problem: None,
-        meta: Meta {
-            path: Some(container.path.clone()),
-            ..meta
-        },
+        meta: Meta { path: Some(container.path.clone()), ..meta },
         notes: Vec::new(),
         container,
     })
@@ -113,51 +97,27 @@ fn read_header(container: &mut Container) -> Result<(Map<String, Value>, u64), C
     }
 }
 
-fn metadata(
-    container: &Container,
-    value: Value,
-) -> Result<BTreeMap<String, String>, CheckpointError> {
+fn metadata(container: &Container, value: Value) -> Result<BTreeMap<String, String>, CheckpointError> {
     let Value::Object(map) = value else {
-        return Err(container.malformed(
-            "header, __metadata__",
-            "an object of texts",
-            value.to_string(),
-        ));
+        return Err(container.malformed("header, __metadata__", "an object of texts", value.to_string()));
     };
     map.into_iter()
         .map(|(key, value)| match value {
             Value::String(text) => Ok((key, text)),
-            other => Err(container.malformed(
-                format!("header, __metadata__, {key}"),
-                "a text",
-                other.to_string(),
-            )),
+            other => Err(container.malformed(format!("header, __metadata__, {key}"), "a text", other.to_string())),
         })
         .collect()
 }
 
 /// One tensor of the header: its type is known, its shape fits its offsets, and these lie in the file.
-fn entry(
-    container: &Container,
-    name: String,
-    value: &Value,
-    data_start: u64,
-) -> Result<Entry, CheckpointError> {
+fn entry(container: &Container, name: String, value: &Value, data_start: u64) -> Result<Entry, CheckpointError> {
     let bad = |expected: &str, key: &str| {
-        let got = value
-            .get(key)
-            .map_or("nothing".to_string(), Value::to_string);
-        container.malformed(
-            format!("header, tensor {name:?}, {key}"),
-            expected,
-            shorten(got),
-        )
+        let got = value.get(key).map_or("nothing".to_string(), Value::to_string);
+        container.malformed(format!("header, tensor {name:?}, {key}"), expected, shorten(got))
     };
     let numbers = |key: &str| -> Option<Vec<usize>> {
         let list = value.get(key)?.as_array()?;
-        list.iter()
-            .map(|n| usize::try_from(n.as_u64()?).ok())
-            .collect()
+        list.iter().map(|n| usize::try_from(n.as_u64()?).ok()).collect()
     };
     let dtype = value.get("dtype").cloned().unwrap_or_default();
     let Ok(dtype) = serde_json::from_value::<Dtype>(dtype) else {
@@ -165,9 +125,7 @@ fn entry(
     };
     let shape = numbers("shape");
     let bits = shape.as_ref().and_then(|shape| {
-        let elements = shape
-            .iter()
-            .try_fold(1usize, |n, &extent| n.checked_mul(extent))?;
+        let elements = shape.iter().try_fold(1usize, |n, &extent| n.checked_mul(extent))?;
         elements.checked_mul(dtype.bitsize())
     });
     let (Some(shape), Some(bits)) = (shape, bits) else {
@@ -191,19 +149,12 @@ fn entry(
         shape,
         strides: None,
         first: 0,
-        place: Place::Plain {
-            at: data_start + begin as u64,
-            len: (end - begin) as u64,
-        },
+        place: Place::Plain { at: data_start + begin as u64, len: (end - begin) as u64 },
     })
 }
 
 /// The data belongs to exactly one tensor each, up to the end of the file.
-fn check_tiling(
-    container: &Container,
-    entries: &mut [Entry],
-    data_start: u64,
-) -> Result<(), CheckpointError> {
+fn check_tiling(container: &Container, entries: &mut [Entry], data_start: u64) -> Result<(), CheckpointError> {
     entries.sort_by_key(|entry| entry.place);
     let mut next = data_start;
     for entry in entries {
@@ -213,10 +164,7 @@ fn check_tiling(
         if at != next {
             return Err(container.malformed(
                 format!("header, tensor {:?}, data_offsets", entry.name),
-                format!(
-                    "data from byte {} on, without gap or overlap",
-                    next - data_start
-                ),
+                format!("data from byte {} on, without gap or overlap", next - data_start),
                 format!("byte {}", at - data_start),
             ));
         }
@@ -267,49 +215,29 @@ pub(super) fn check_names(container: &Container, entries: &[Entry]) -> Result<()
     names.sort_unstable();
     match names.windows(2).find(|pair| pair[0] == pair[1]) {
         None => Ok(()),
-        Some(pair) => Err(container.malformed(
-            "tensor names",
-            "each name once",
-            format!("{} twice", pair[0]),
-        )),
+        Some(pair) => Err(container.malformed("tensor names", "each name once", format!("{} twice", pair[0]))),
     }
 }
 
 /// Both moments of a parameter are there or neither, in its shape, and the step that they belong to is known.
-fn check_moments(
-    container: &Container,
-    entries: &[Entry],
-    optimizer_step: Option<u64>,
-) -> Result<(), CheckpointError> {
-    let shapes: BTreeMap<&str, &[usize]> = entries
-        .iter()
-        .map(|entry| (entry.name.as_str(), entry.shape.as_slice()))
-        .collect();
+fn check_moments(container: &Container, entries: &[Entry], optimizer_step: Option<u64>) -> Result<(), CheckpointError> {
+    let shapes: BTreeMap<&str, &[usize]> =
+        entries.iter().map(|entry| (entry.name.as_str(), entry.shape.as_slice())).collect();
     for (&name, &shape) in &shapes {
         let parameter = match (name.strip_prefix(EXP_AVG), name.strip_prefix(EXP_AVG_SQ)) {
             (Some(parameter), _) | (_, Some(parameter)) => parameter,
             _ => continue,
         };
-        for owner in [
-            parameter.to_string(),
-            format!("{EXP_AVG}{parameter}"),
-            format!("{EXP_AVG_SQ}{parameter}"),
-        ] {
+        for owner in [parameter.to_string(), format!("{EXP_AVG}{parameter}"), format!("{EXP_AVG_SQ}{parameter}")] {
             if shapes.get(owner.as_str()) != Some(&shape) {
-                let got = shapes
-                    .get(owner.as_str())
-                    .map_or("none".to_string(), |shape| format!("shape {shape:?}"));
+                let got = shapes.get(owner.as_str()).map_or("none".to_string(), |shape| format!("shape {shape:?}"));
                 let expected = format!("a tensor {owner} of shape {shape:?}");
                 return Err(container.malformed(format!("tensor {name}"), expected, got));
             }
         }
         if optimizer_step.is_none() {
             let expected = "the optimiser's step, since there are moments";
-            return Err(container.malformed(
-                "header, __metadata__, optimizer.step",
-                expected,
-                "none",
-            ));
+            return Err(container.malformed("header, __metadata__, optimizer.step", expected, "none"));
         }
     }
     Ok(())
@@ -369,13 +297,7 @@ fn header(meta: &Meta, optimizer_step: Option<u64>, tensors: &[View<'_>]) -> Str
     let mut begin = 0;
     for tensor in tensors {
         let elements: usize = tensor.shape.iter().product();
-        assert_eq!(
-            elements,
-            tensor.values.len(),
-            "tensor {} has shape {:?}",
-            tensor.name,
-            tensor.shape
-        );
+        assert_eq!(elements, tensor.values.len(), "tensor {} has shape {:?}", tensor.name, tensor.shape);
         assert!(
             optimizer_step.is_some() || !tensor.name.starts_with("optimizer."),
             "{} comes without the optimiser's step",

@@ -45,9 +45,7 @@ pub(super) fn open(container: Container) -> Result<Index, CheckpointError> {
     let len = place.len();
     if len > PICKLE_MAX {
         let expected = format!("at most {PICKLE_MAX} bytes");
-        return Err(records
-            .container
-            .malformed(name, expected, format!("{len} bytes")));
+        return Err(records.container.malformed(name, expected, format!("{len} bytes")));
     }
     let bytes = records.container.record(place, &name)?;
     let pickle = unpickle(&bytes, &records.container.path, &name)?;
@@ -60,10 +58,7 @@ fn open_records(mut container: Container) -> Result<Records, CheckpointError> {
         let got = format!("{e} (file of {} bytes)", container.len);
         container.malformed("zip directory", "a complete zip archive", got)
     };
-    let handle = container
-        .file
-        .try_clone()
-        .map_err(|e| container.read_error("open the archive".to_string(), e))?;
+    let handle = container.file.try_clone().map_err(|e| container.read_error("open the archive".to_string(), e))?;
     let mut archive = ZipArchive::new(BufReader::new(handle)).map_err(|e| broken(&container, e))?;
     if archive.has_duplicate_names() {
         return Err(container.malformed("zip directory", "each record once", "a name twice"));
@@ -71,9 +66,7 @@ fn open_records(mut container: Container) -> Result<Records, CheckpointError> {
     let mut places = HashMap::with_capacity(archive.len());
     let (mut stored, mut inflated) = (0u64, 0u64);
     for record in 0..archive.len() {
-        let file = archive
-            .by_index_raw(record)
-            .map_err(|e| broken(&container, e))?;
+        let file = archive.by_index_raw(record).map_err(|e| broken(&container, e))?;
         let name = file.name().map_err(|e| broken(&container, e))?.into_owned();
         let place = place(&container, record, &name, &file)?;
         match place {
@@ -83,34 +76,19 @@ fn open_records(mut container: Container) -> Result<Records, CheckpointError> {
         places.insert(name, place);
     }
     if stored > container.len {
-        let expected = format!(
-            "records of at most {} bytes together, the file's length",
-            container.len
-        );
+        let expected = format!("records of at most {} bytes together, the file's length", container.len);
         return Err(container.malformed("zip directory", expected, format!("{stored} bytes")));
     }
-    let room = container
-        .len
-        .saturating_mul(INFLATION_MAX)
-        .saturating_add(1 << 20);
+    let room = container.len.saturating_mul(INFLATION_MAX).saturating_add(1 << 20);
     if inflated > room {
         let expected = format!("compressed records of at most {room} bytes together once inflated");
         return Err(container.malformed("zip directory", expected, format!("{inflated} bytes")));
     }
     let prefix = prefix(&container, &places)?;
     let numbers = format!("{prefix}data/");
-    let data: u64 = places
-        .iter()
-        .filter(|(name, _)| name.starts_with(&numbers))
-        .map(|(_, place)| place.len())
-        .sum();
+    let data: u64 = places.iter().filter(|(name, _)| name.starts_with(&numbers)).map(|(_, place)| place.len()).sum();
     container.archive = Some(archive);
-    Ok(Records {
-        container,
-        places,
-        prefix,
-        budget: data.saturating_mul(SHARING_MAX),
-    })
+    Ok(Records { container, places, prefix, budget: data.saturating_mul(SHARING_MAX) })
 }
 
 /// Where the bytes of a record lie.
@@ -144,10 +122,7 @@ fn place(
 }
 
 /// The folder of the one `data.pkl` in the archive.
-fn prefix(
-    container: &Container,
-    places: &HashMap<String, Place>,
-) -> Result<String, CheckpointError> {
+fn prefix(container: &Container, places: &HashMap<String, Place>) -> Result<String, CheckpointError> {
     let mut found: Vec<&str> = places
         .keys()
         .filter_map(|name| name.strip_suffix("data.pkl"))
@@ -164,11 +139,7 @@ fn prefix(
         several => Err(container.malformed(
             "zip directory",
             "one record data.pkl",
-            format!(
-                "{}, in {}",
-                several.len(),
-                several[..several.len().min(4)].join(", ")
-            ),
+            format!("{}, in {}", several.len(), several[..several.len().min(4)].join(", ")),
         )),
     }
 }
@@ -197,40 +168,26 @@ fn check_byte_order(records: &mut Records) -> Result<(), CheckpointError> {
 
 impl Records {
     /// Holds what the pickle says about the tensor `name` against its record, axis by axis.
-    pub(super) fn resolve(
-        &mut self,
-        name: &str,
-        tensor: &TensorRef,
-    ) -> Result<Entry, CheckpointError> {
+    pub(super) fn resolve(&mut self, name: &str, tensor: &TensorRef) -> Result<Entry, CheckpointError> {
         let what = format!("tensor {name}");
         let (place, stored) = self.storage(&what, &tensor.storage)?;
         let bad = |expected: &str| {
-            let got = format!(
-                "first element {}, shape {:?}, strides {:?}",
-                tensor.first, tensor.shape, tensor.strides
-            );
+            let got = format!("first element {}, shape {:?}, strides {:?}", tensor.first, tensor.shape, tensor.strides);
             self.container.malformed(what.as_str(), expected, got)
         };
-        let natural = |numbers: &[i64]| -> Option<Vec<usize>> {
-            numbers.iter().map(|&n| usize::try_from(n).ok()).collect()
-        };
-        let (Some(shape), Some(strides), Ok(first)) = (
-            natural(&tensor.shape),
-            natural(&tensor.strides),
-            usize::try_from(tensor.first),
-        ) else {
-            return Err(bad(
-                "no negative number in the tensor's shape, strides and first element",
-            ));
+        let natural =
+            |numbers: &[i64]| -> Option<Vec<usize>> { numbers.iter().map(|&n| usize::try_from(n).ok()).collect() };
+        let (Some(shape), Some(strides), Ok(first)) =
+            (natural(&tensor.shape), natural(&tensor.strides), usize::try_from(tensor.first))
+        else {
+            return Err(bad("no negative number in the tensor's shape, strides and first element"));
         };
         if shape.len() != strides.len() {
             return Err(bad("as many strides as axes"));
         }
         let bits = tensor.storage.dtype.bitsize();
-        let elements = shape
-            .iter()
-            .try_fold(1usize, |n, &extent| n.checked_mul(extent))
-            .filter(|n| n.checked_mul(bits).is_some());
+        let elements =
+            shape.iter().try_fold(1usize, |n, &extent| n.checked_mul(extent)).filter(|n| n.checked_mul(bits).is_some());
         let Some(elements) = elements else {
             return Err(bad("a shape whose size fits 64 bits"));
         };
@@ -238,15 +195,12 @@ impl Records {
         let last = shape
             .iter()
             .zip(&strides)
-            .try_fold(first, |at, (&extent, &stride)| {
-                at.checked_add(extent.saturating_sub(1).checked_mul(stride)?)
-            });
+            .try_fold(first, |at, (&extent, &stride)| at.checked_add(extent.saturating_sub(1).checked_mul(stride)?));
         if elements > 0 && last.is_none_or(|last| last >= stored) {
             return Err(bad(&format!("elements within its storage of {stored}")));
         }
         if elements > stored {
-            let expected =
-                format!("at most the {stored} elements of its storage (no expanded view)");
+            let expected = format!("at most the {stored} elements of its storage (no expanded view)");
             return Err(bad(&expected));
         }
 
@@ -262,8 +216,7 @@ impl Records {
         match self.budget.checked_sub(span) {
             Some(left) => self.budget = left,
             None => {
-                let expected =
-                    format!("tensors that share their records at most {SHARING_MAX} times");
+                let expected = format!("tensors that share their records at most {SHARING_MAX} times");
                 return Err(self.container.malformed(what, expected, "more"));
             }
         }
@@ -286,13 +239,8 @@ impl Records {
         };
         let (expected, len) = (bits / 8, place.len());
         if expected as u64 > len {
-            let expected = format!(
-                "{expected} bytes in record {record} ({elements} of {})",
-                storage.dtype
-            );
-            return Err(self
-                .container
-                .malformed(what, expected, format!("{len} bytes")));
+            let expected = format!("{expected} bytes in record {record} ({elements} of {})", storage.dtype);
+            return Err(self.container.malformed(what, expected, format!("{len} bytes")));
         }
         Ok((place, elements))
     }

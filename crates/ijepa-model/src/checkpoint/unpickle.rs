@@ -141,22 +141,17 @@ impl Machine<'_> {
             op::NONE => self.repeat(0),
             op::NEWFALSE => self.repeat(1),
             op::NEWTRUE => self.repeat(2),
-            op::BININT | op::BININT1 | op::BININT2 | op::LONG1 | op::BINFLOAT => {
-                self.number(opcode)
-            }
+            op::BININT | op::BININT1 | op::BININT2 | op::LONG1 | op::BINFLOAT => self.number(opcode),
             op::SHORT_BINUNICODE | op::BINUNICODE | op::BINUNICODE8 => {
                 let bytes = self.counted(opcode)?;
-                let text =
-                    str::from_utf8(bytes).map_err(|e| self.bad("UTF-8 text", e.to_string()))?;
+                let text = str::from_utf8(bytes).map_err(|e| self.bad("UTF-8 text", e.to_string()))?;
                 self.push(Value::Text(text.into()))
             }
             op::SHORT_BINBYTES | op::BINBYTES | op::BINBYTES8 => {
                 let bytes = self.counted(opcode)?;
                 self.push(Value::Bytes(bytes.into()))
             }
-            op::EMPTY_TUPLE | op::TUPLE1 | op::TUPLE2 | op::TUPLE3 | op::TUPLE => {
-                self.tuple(opcode)
-            }
+            op::EMPTY_TUPLE | op::TUPLE1 | op::TUPLE2 | op::TUPLE3 | op::TUPLE => self.tuple(opcode),
             op::EMPTY_LIST => self.push(Value::List(Vec::new())),
             op::EMPTY_DICT => self.push(Value::Dict(Vec::new())),
             op::APPEND | op::APPENDS => self.append(opcode),
@@ -295,11 +290,7 @@ impl Machine<'_> {
             None => Err(CheckpointError::Forbidden {
                 path: self.path.to_path_buf(),
                 place: format!("{}, byte {start}", self.place),
-                global: format!("{module}.{name}")
-                    .chars()
-                    .take(200)
-                    .flat_map(char::escape_debug)
-                    .collect(),
+                global: format!("{module}.{name}").chars().take(200).flat_map(char::escape_debug).collect(),
             }),
         }
     }
@@ -334,31 +325,20 @@ impl Machine<'_> {
         let result = match (callable, given.as_slice()) {
             (Callable::OrderedDict, []) => Value::Dict(Vec::new()),
             // A size is its tuple, a parameter its tensor.
-            (Callable::Size, [Value::Tuple(_)])
-            | (Callable::RebuildParameter, [Value::Tensor(_), ..]) => {
+            (Callable::Size, [Value::Tuple(_)]) | (Callable::RebuildParameter, [Value::Tensor(_), ..]) => {
                 let first = ids[0];
                 return self.repeat(first);
             }
             (
                 Callable::RebuildTensor,
-                [
-                    Value::Storage(storage),
-                    Value::Int(first),
-                    Value::Tuple(shape),
-                    Value::Tuple(strides),
-                    ..,
-                ],
-            ) if shape.len() <= SHORT && strides.len() <= SHORT => {
-                Value::Tensor(Box::new(TensorRef {
-                    storage: (**storage).clone(),
-                    first: *first,
-                    shape: self.integers(shape, "the tensor's shape")?,
-                    strides: self.integers(strides, "the tensor's strides")?,
-                }))
-            }
-            (Callable::NumpyDtype, [Value::Text(name), ..]) if name.len() <= SHORT => {
-                Value::NumpyDtype(name.clone())
-            }
+                [Value::Storage(storage), Value::Int(first), Value::Tuple(shape), Value::Tuple(strides), ..],
+            ) if shape.len() <= SHORT && strides.len() <= SHORT => Value::Tensor(Box::new(TensorRef {
+                storage: (**storage).clone(),
+                first: *first,
+                shape: self.integers(shape, "the tensor's shape")?,
+                strides: self.integers(strides, "the tensor's strides")?,
+            })),
+            (Callable::NumpyDtype, [Value::Text(name), ..]) if name.len() <= SHORT => Value::NumpyDtype(name.clone()),
             (Callable::CodecsEncode, [Value::Text(text), Value::Text(codec)])
                 if &**codec == "latin1" && text.len() <= SHORT =>
             {
@@ -369,8 +349,7 @@ impl Machine<'_> {
                 self.numpy_scalar(dtype, bytes)?
             }
             (callable, given) => {
-                let given: Vec<String> =
-                    given.iter().take(8).map(|value| value.describe()).collect();
+                let given: Vec<String> = given.iter().take(8).map(|value| value.describe()).collect();
                 let got = format!("({})", given.join(", "));
                 return Err(self.bad(&format!("the arguments of {callable:?}"), got));
             }
@@ -379,12 +358,7 @@ impl Machine<'_> {
     }
 
     fn numpy_scalar(&self, dtype: &str, bytes: &[u8]) -> Outcome<Value> {
-        let wrong = || {
-            self.bad(
-                &format!("a NumPy number of type {dtype}"),
-                format!("{} bytes", bytes.len()),
-            )
-        };
+        let wrong = || self.bad(&format!("a NumPy number of type {dtype}"), format!("{} bytes", bytes.len()));
         fn exactly<const N: usize>(bytes: &[u8]) -> Option<[u8; N]> {
             bytes.try_into().ok()
         }
@@ -431,11 +405,9 @@ impl Machine<'_> {
                 Value::Text(_),
                 Value::Int(elements),
                 ..,
-            ] if &**word == "storage" && key.len() <= SHORT => Storage {
-                dtype: *dtype,
-                key: key.clone(),
-                elements: *elements,
-            },
+            ] if &**word == "storage" && key.len() <= SHORT => {
+                Storage { dtype: *dtype, key: key.clone(), elements: *elements }
+            }
             other => {
                 let got: Vec<String> = other.iter().take(8).map(|value| value.describe()).collect();
                 let expected = "('storage', type, key, device, number of elements)";
@@ -501,9 +473,7 @@ impl Machine<'_> {
 
     fn array<const N: usize>(&mut self) -> Outcome<[u8; N]> {
         let bytes = self.take(N as u64)?;
-        Ok(bytes
-            .try_into()
-            .expect("take returns as many bytes as asked for"))
+        Ok(bytes.try_into().expect("take returns as many bytes as asked for"))
     }
 }
 
@@ -515,10 +485,7 @@ impl<'a> Machine<'a> {
                 self.at += bytes.len();
                 Ok(bytes)
             }
-            None => Err(self.bad(
-                &format!("{len} more bytes"),
-                format!("{}, then the end", rest.len()),
-            )),
+            None => Err(self.bad(&format!("{len} more bytes"), format!("{}, then the end", rest.len()))),
         }
     }
 

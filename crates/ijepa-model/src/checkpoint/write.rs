@@ -16,11 +16,7 @@ pub(super) fn write_whole(
     path: &Path,
     content: impl FnOnce(&mut File) -> io::Result<()>,
 ) -> Result<(), CheckpointError> {
-    let error = |action: String, source| CheckpointError::Write {
-        path: path.to_path_buf(),
-        action,
-        source,
-    };
+    let error = |action: String, source| CheckpointError::Write { path: path.to_path_buf(), action, source };
     let Some(name) = path.file_name().filter(|_| !path.is_dir()) else {
         let source = io::Error::from(io::ErrorKind::IsADirectory);
         return Err(error("write a checkpoint in its place".to_string(), source));
@@ -46,10 +42,8 @@ pub(super) fn write_whole(
     let _ = file.try_lock();
 
     content(&mut file).map_err(|e| error(format!("write {}", temporary.display()), e))?;
-    file.sync_all()
-        .map_err(|e| error(format!("sync {} to the disk", temporary.display()), e))?;
-    fs::rename(&temporary, path)
-        .map_err(|e| error(format!("rename {} to it", temporary.display()), e))?;
+    file.sync_all().map_err(|e| error(format!("sync {} to the disk", temporary.display()), e))?;
+    fs::rename(&temporary, path).map_err(|e| error(format!("rename {} to it", temporary.display()), e))?;
     guard.0 = None;
     drop(file);
     // Folders can be opened and synced on Unix only; elsewhere the rename itself must do.
@@ -80,9 +74,7 @@ fn remove_abandoned(folder: &Path, prefix: &OsString) {
     let own = std::process::id().to_string();
     for entry in entries.flatten() {
         let name = entry.file_name();
-        let digits = name
-            .as_encoded_bytes()
-            .strip_prefix(prefix.as_encoded_bytes());
+        let digits = name.as_encoded_bytes().strip_prefix(prefix.as_encoded_bytes());
         if !digits.is_some_and(|d| !d.is_empty() && d.iter().all(u8::is_ascii_digit)) {
             continue;
         }

@@ -4,25 +4,17 @@ use std::collections::{BTreeMap, HashMap};
 use std::fs;
 use std::path::Path;
 
-use ijepa_model::checkpoint::{
-    self, Checkpoint, CheckpointError, Meta, Moments, Source, Tensor, View,
-};
+use ijepa_model::checkpoint::{self, Checkpoint, CheckpointError, Meta, Moments, Source, Tensor, View};
 use proptest::prelude::*;
 use safetensors::SafeTensors;
 
 fn tensor(shape: &[usize], first: f32) -> Tensor {
     let elements: usize = shape.iter().product();
-    Tensor {
-        shape: shape.to_vec(),
-        values: (0..elements).map(|i| first + i as f32).collect(),
-    }
+    Tensor { shape: shape.to_vec(), values: (0..elements).map(|i| first + i as f32).collect() }
 }
 
 fn tensors(pairs: &[(&str, Tensor)]) -> BTreeMap<String, Tensor> {
-    pairs
-        .iter()
-        .map(|(name, tensor)| (name.to_string(), tensor.clone()))
-        .collect()
+    pairs.iter().map(|(name, tensor)| (name.to_string(), tensor.clone())).collect()
 }
 
 /// Two networks with moments of one parameter and all metadata.
@@ -60,13 +52,7 @@ fn without_file(mut checkpoint: Checkpoint) -> Checkpoint {
 fn names_in(folder: &Path) -> Vec<String> {
     let mut names: Vec<String> = fs::read_dir(folder)
         .expect("the scratch folder")
-        .map(|entry| {
-            entry
-                .expect("an entry")
-                .file_name()
-                .into_string()
-                .expect("UTF-8")
-        })
+        .map(|entry| entry.expect("an entry").file_name().into_string().expect("UTF-8"))
         .collect();
     names.sort();
     names
@@ -101,10 +87,7 @@ fn the_safetensors_library_reads_our_files() {
     checkpoint::write(&path, &example()).expect("written");
     let bytes = fs::read(&path).expect("the file");
     let (header, metadata) = SafeTensors::read_metadata(&bytes).expect("valid to the library");
-    assert!(
-        header.is_multiple_of(8),
-        "data is aligned for those who map the file"
-    );
+    assert!(header.is_multiple_of(8), "data is aligned for those who map the file");
     let texts: &HashMap<String, String> = metadata.metadata().as_ref().expect("metadata");
     for (key, text) in [
         ("format", "pt"),
@@ -118,33 +101,21 @@ fn the_safetensors_library_reads_our_files() {
     }
     let file = SafeTensors::deserialize(&bytes).expect("valid to the library");
     assert_eq!(file.len(), 6);
-    let moment = file
-        .tensor("optimizer.exp_avg.encoder.norm.weight")
-        .expect("a moment");
+    let moment = file.tensor("optimizer.exp_avg.encoder.norm.weight").expect("a moment");
     assert_eq!(moment.shape(), [2]);
-    assert_eq!(
-        moment.data(),
-        [0.1f32.to_le_bytes(), 1.1f32.to_le_bytes()].concat()
-    );
+    assert_eq!(moment.data(), [0.1f32.to_le_bytes(), 1.1f32.to_le_bytes()].concat());
 }
 
 #[test]
 fn views_and_owned_tensors_are_written_as_the_same_bytes() {
     let folder = tempfile::tempdir().expect("a scratch folder");
     let [a, b] = ["a", "b"].map(|name| folder.path().join(name));
-    let checkpoint = Checkpoint {
-        moments: None,
-        ..example()
-    };
+    let checkpoint = Checkpoint { moments: None, ..example() };
     checkpoint::write(&a, &checkpoint).expect("written");
     let views: Vec<View<'_>> = checkpoint
         .tensors
         .iter()
-        .map(|(name, tensor)| View {
-            name: name.clone(),
-            shape: &tensor.shape,
-            values: &tensor.values,
-        })
+        .map(|(name, tensor)| View { name: name.clone(), shape: &tensor.shape, values: &tensor.values })
         .collect();
     checkpoint::write_views(&b, &checkpoint.meta, None, &views).expect("written");
     assert_eq!(fs::read(&a).expect("a"), fs::read(&b).expect("b"));
@@ -155,17 +126,11 @@ fn tensors_longer_than_the_buffers_keep_their_order() {
     let folder = tempfile::tempdir().expect("a scratch folder");
     let path = folder.path().join("large");
     let large = Checkpoint {
-        tensors: tensors(&[
-            ("encoder.a", tensor(&[3, 70_001], 0.0)),
-            ("encoder.b", tensor(&[65_536], 1e6)),
-        ]),
+        tensors: tensors(&[("encoder.a", tensor(&[3, 70_001], 0.0)), ("encoder.b", tensor(&[65_536], 1e6))]),
         ..Checkpoint::default()
     };
     checkpoint::write(&path, &large).expect("written");
-    assert_eq!(
-        checkpoint::read(&path).expect("read").tensors,
-        large.tensors
-    );
+    assert_eq!(checkpoint::read(&path).expect("read").tensors, large.tensors);
 }
 
 proptest! {
@@ -211,9 +176,7 @@ fn a_failed_write_leaves_the_earlier_file_and_no_other() {
     checkpoint::write(&path, &example()).expect("written");
     let before = fs::read(&path).expect("the file");
     // A second writer of the same process finds its temporary name taken.
-    let taken = folder
-        .path()
-        .join(format!("latest.safetensors.tmp-{}", std::process::id()));
+    let taken = folder.path().join(format!("latest.safetensors.tmp-{}", std::process::id()));
     let held = fs::File::create(&taken).expect("a scratch file");
     held.lock().expect("locks work here");
     let error = checkpoint::write(&path, &Checkpoint::default()).expect_err("taken");
@@ -251,10 +214,8 @@ fn a_write_into_a_missing_folder_names_the_path_and_the_way_out() {
 fn a_write_that_fails_half_way_leaves_the_earlier_file_and_no_other() {
     const FOLDER: &str = "CHECKPOINT_TEST_FOLDER";
     if let Some(folder) = std::env::var_os(FOLDER) {
-        let large = Checkpoint {
-            tensors: tensors(&[("encoder.a", tensor(&[1_000_000], 0.0))]),
-            ..Checkpoint::default()
-        };
+        let large =
+            Checkpoint { tensors: tensors(&[("encoder.a", tensor(&[1_000_000], 0.0))]), ..Checkpoint::default() };
         let path = Path::new(&folder).join("latest.safetensors");
         let error = checkpoint::write(&path, &large).expect_err("4 MB under a limit of 512 kB");
         assert!(matches!(error, CheckpointError::Write { .. }), "{error:?}");
@@ -266,10 +227,7 @@ fn a_write_that_fails_half_way_leaves_the_earlier_file_and_no_other() {
     checkpoint::write(&path, &example()).expect("written");
     let before = fs::read(&path).expect("the file");
     let status = std::process::Command::new("sh")
-        .args([
-            "-c",
-            "trap '' XFSZ; ulimit -f 1000; exec \"$0\" --exact \"$1\"",
-        ])
+        .args(["-c", "trap '' XFSZ; ulimit -f 1000; exec \"$0\" --exact \"$1\""])
         .arg(std::env::current_exe().expect("this program"))
         .arg("checkpoint::a_write_that_fails_half_way_leaves_the_earlier_file_and_no_other")
         .env(FOLDER, folder.path())
@@ -289,11 +247,7 @@ fn a_full_disk_is_named_with_the_way_out() {
         source: std::io::ErrorKind::StorageFull.into(),
     };
     let message = error.to_string();
-    for words in [
-        "run/latest.safetensors",
-        "still whole",
-        "free some space on that disk",
-    ] {
+    for words in ["run/latest.safetensors", "still whole", "free some space on that disk"] {
         assert!(message.contains(words), "{words} in: {message}");
     }
 }
@@ -304,22 +258,13 @@ fn what_a_killed_process_left_behind_is_removed_but_not_what_a_living_one_holds(
     let name = |suffix: &str| folder.path().join(format!("latest.safetensors{suffix}"));
     fs::write(name(".tmp-1"), b"half a checkpoint").expect("a scratch file");
     fs::write(name(".tmp-note"), b"not ours").expect("a scratch file");
-    fs::write(
-        folder.path().join("other.safetensors.tmp-1"),
-        b"of another name",
-    )
-    .expect("a scratch file");
+    fs::write(folder.path().join("other.safetensors.tmp-1"), b"of another name").expect("a scratch file");
     let living = fs::File::create(name(".tmp-2")).expect("a scratch file");
     living.lock().expect("locks work here");
     checkpoint::write(&name(""), &example()).expect("written");
     assert_eq!(
         names_in(folder.path()),
-        [
-            "latest.safetensors",
-            "latest.safetensors.tmp-2",
-            "latest.safetensors.tmp-note",
-            "other.safetensors.tmp-1",
-        ]
+        ["latest.safetensors", "latest.safetensors.tmp-2", "latest.safetensors.tmp-note", "other.safetensors.tmp-1",]
     );
 }
 
@@ -329,10 +274,7 @@ fn only_the_networks_asked_for_are_read() {
     let path = folder.path().join("latest.safetensors");
     checkpoint::write(&path, &example()).expect("written");
     let read = checkpoint::read_networks(&path, &["target_encoder"]).expect("read");
-    assert_eq!(
-        read.tensors.keys().collect::<Vec<_>>(),
-        ["target_encoder.norm.weight"]
-    );
+    assert_eq!(read.tensors.keys().collect::<Vec<_>>(), ["target_encoder.norm.weight"]);
     assert_eq!(read.moments, None);
     assert_eq!(read.meta.step, Some(42));
 }
@@ -343,32 +285,18 @@ fn a_list_counts_each_network_apart_and_reads_no_values() {
     let path = folder.path().join("latest.safetensors");
     checkpoint::write(&path, &example()).expect("written");
     let summary = checkpoint::list(&path).expect("listed");
-    let parts: Vec<_> = summary
-        .parts
-        .iter()
-        .map(|part| (part.name, part.tensors, part.parameters, part.bytes))
-        .collect();
+    let parts: Vec<_> =
+        summary.parts.iter().map(|part| (part.name, part.tensors, part.parameters, part.bytes)).collect();
     assert_eq!(
         parts,
-        [
-            ("encoder", 2, 10, 40),
-            ("predictor", 1, 2, 8),
-            ("target_encoder", 1, 2, 8),
-            ("optimizer", 2, 4, 16),
-        ]
+        [("encoder", 2, 10, 40), ("predictor", 1, 2, 8), ("target_encoder", 1, 2, 8), ("optimizer", 2, 4, 16),]
     );
     assert_eq!(summary.format, "safetensors");
     assert_eq!(summary.optimizer_step, Some(41));
     assert_eq!(summary.meta.source, Source::Ours);
-    assert_eq!(
-        summary.file_bytes,
-        fs::metadata(&path).expect("the file").len()
-    );
+    assert_eq!(summary.file_bytes, fs::metadata(&path).expect("the file").len());
     let first = &summary.tensors[0];
-    assert_eq!(
-        (first.name.as_str(), first.shape.as_slice()),
-        ("encoder.norm.weight", &[2][..])
-    );
+    assert_eq!((first.name.as_str(), first.shape.as_slice()), ("encoder.norm.weight", &[2][..]));
     assert_eq!((first.dtype, first.bytes), (checkpoint::Dtype::F32, 8));
 }
 
@@ -382,20 +310,10 @@ fn a_file_of_many_gigabytes_is_listed_from_its_header() {
         "encoder.w": {"dtype": "F32", "shape": [elements], "data_offsets": [0, elements * 4]}
     })
     .to_string();
-    fs::write(
-        &path,
-        [&(header.len() as u64).to_le_bytes()[..], header.as_bytes()].concat(),
-    )
-    .expect("a scratch file");
-    let file = fs::OpenOptions::new()
-        .write(true)
-        .open(&path)
-        .expect("a scratch file");
+    fs::write(&path, [&(header.len() as u64).to_le_bytes()[..], header.as_bytes()].concat()).expect("a scratch file");
+    let file = fs::OpenOptions::new().write(true).open(&path).expect("a scratch file");
     if file.set_len(8 + header.len() as u64 + elements * 4).is_ok() {
-        assert_eq!(
-            checkpoint::list(&path).expect("listed").parts[0].parameters,
-            elements
-        );
+        assert_eq!(checkpoint::list(&path).expect("listed").parts[0].parameters, elements);
     }
 }
 
@@ -404,35 +322,19 @@ fn requiring_a_model_names_what_is_missing_surplus_and_of_another_shape() {
     let mut checkpoint = example();
     checkpoint.meta.path = Some("run/latest.safetensors".into());
     let expect = |pairs: &[(&str, &[usize])]| -> Vec<(String, Vec<usize>)> {
-        pairs
-            .iter()
-            .map(|(name, shape)| (name.to_string(), shape.to_vec()))
-            .collect()
+        pairs.iter().map(|(name, shape)| (name.to_string(), shape.to_vec())).collect()
     };
-    let fits = expect(&[
-        ("encoder.pos_embed", &[1, 4, 2]),
-        ("encoder.norm.weight", &[2]),
-    ]);
+    let fits = expect(&[("encoder.pos_embed", &[1, 4, 2]), ("encoder.norm.weight", &[2])]);
     checkpoint::require(&checkpoint, &fits).expect("other networks do not matter");
 
-    let differs = expect(&[
-        ("encoder.pos_embed", &[1, 9, 2]),
-        ("encoder.norm.bias", &[2]),
-    ]);
+    let differs = expect(&[("encoder.pos_embed", &[1, 9, 2]), ("encoder.norm.bias", &[2])]);
     let error = checkpoint::require(&checkpoint, &differs).expect_err("another model");
     let CheckpointError::Mismatch(mismatch) = &error else {
         panic!("{error:?}");
     };
     assert_eq!(mismatch.missing, ["encoder.norm.bias"]);
     assert_eq!(mismatch.surplus, ["encoder.norm.weight"]);
-    assert_eq!(
-        mismatch.differing,
-        [(
-            "encoder.pos_embed".to_string(),
-            vec![1, 9, 2],
-            vec![1, 4, 2]
-        )]
-    );
+    assert_eq!(mismatch.differing, [("encoder.pos_embed".to_string(), vec![1, 9, 2], vec![1, 4, 2])]);
     assert_eq!(
         error.to_string(),
         "run/latest.safetensors: the tensors are not those of this model; \
@@ -441,39 +343,21 @@ fn requiring_a_model_names_what_is_missing_surplus_and_of_another_shape() {
          tensors), or another checkpoint"
     );
 
-    let many: Vec<_> = (0..300)
-        .map(|i| (format!("encoder.blocks.{i}.norm"), vec![2]))
-        .collect();
-    let message = checkpoint::require(&checkpoint, &many)
-        .expect_err("another model")
-        .to_string();
-    assert!(
-        message.contains("300 missing: encoder.blocks.0.norm") && message.len() < 600,
-        "{message}"
-    );
+    let many: Vec<_> = (0..300).map(|i| (format!("encoder.blocks.{i}.norm"), vec![2])).collect();
+    let message = checkpoint::require(&checkpoint, &many).expect_err("another model").to_string();
+    assert!(message.contains("300 missing: encoder.blocks.0.norm") && message.len() < 600, "{message}");
 }
 
 #[test]
 fn safetensors_of_others_keep_their_names_and_metadata() {
     let folder = tempfile::tempdir().expect("a scratch folder");
     let path = folder.path().join("model.safetensors");
-    let data: Vec<u8> = [1.5f32, -2.0]
-        .iter()
-        .flat_map(|v| half::f16::from_f32(*v).to_le_bytes())
-        .collect();
-    let view = safetensors::tensor::TensorView::new(safetensors::Dtype::F16, vec![2], &data)
-        .expect("valid");
-    let texts = HashMap::from([
-        ("format".to_string(), "pt".to_string()),
-        ("step".to_string(), "many".to_string()),
-    ]);
-    safetensors::serialize_to_file([("module.blocks.0.w", view)], Some(texts), &path)
-        .expect("written");
+    let data: Vec<u8> = [1.5f32, -2.0].iter().flat_map(|v| half::f16::from_f32(*v).to_le_bytes()).collect();
+    let view = safetensors::tensor::TensorView::new(safetensors::Dtype::F16, vec![2], &data).expect("valid");
+    let texts = HashMap::from([("format".to_string(), "pt".to_string()), ("step".to_string(), "many".to_string())]);
+    safetensors::serialize_to_file([("module.blocks.0.w", view)], Some(texts), &path).expect("written");
     let read = checkpoint::read(&path).expect("read");
     assert_eq!(read.meta.source, Source::Other);
-    assert_eq!(
-        read.meta.other,
-        BTreeMap::from([("step".to_string(), "many".to_string())])
-    );
+    assert_eq!(read.meta.other, BTreeMap::from([("step".to_string(), "many".to_string())]));
     assert_eq!(read.tensors["blocks.0.w"].values, [1.5, -2.0]);
 }

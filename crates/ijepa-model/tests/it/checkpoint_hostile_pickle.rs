@@ -5,8 +5,8 @@ use zip::CompressionMethod;
 
 use crate::checkpoint_hostile::{malformed, refused};
 use crate::checkpoint_pickle::{
-    Claim, Code, HONEST, archive, call, dict, f32s, float, global, int, list, named, pickle,
-    scratch, six, tensor, text, tuple, zip,
+    Claim, Code, HONEST, archive, call, dict, f32s, float, global, int, list, named, pickle, scratch, six, tensor,
+    text, tuple, zip,
 };
 
 #[test]
@@ -54,24 +54,14 @@ fn known_objects_called_with_other_arguments_are_refused() {
 #[test]
 fn a_dictionary_that_contains_itself_is_read_in_finite_time() {
     // d = {}; memo[0] = d; d["weight"] = tensor; d["self"] = d
-    let body = [
-        b"}q\x00(".as_slice(),
-        &text("weight"),
-        &tensor(&HONEST()),
-        &text("self"),
-        b"h\x00u",
-    ]
-    .concat();
+    let body = [b"}q\x00(".as_slice(), &text("weight"), &tensor(&HONEST()), &text("self"), b"h\x00u"].concat();
     let file = scratch(&archive(&body, &six()));
     let read = checkpoint::read(&file.path).expect("cyclic, but with an honest tensor");
     assert_eq!(read.tensors.len(), 1);
 
     // The same where networks are looked for, and where the optimiser's state is.
     let cyclic = |key: &str| [b"}q\x00(".as_slice(), &text(key), b"h\x00u"].concat();
-    malformed(
-        &archive(&cyclic("encoder"), &six()),
-        &["encoder.encoder", "a tensor"],
-    );
+    malformed(&archive(&cyclic("encoder"), &six()), &["encoder.encoder", "a tensor"]);
     let body = [
         b"}q\x00(".as_slice(),
         &text("encoder"),
@@ -88,27 +78,15 @@ fn a_dictionary_that_contains_itself_is_read_in_finite_time() {
 #[test]
 fn a_million_nested_lists_do_not_overflow_the_stack() {
     let depth = 1_000_000;
-    let body = named(&[(
-        "weight",
-        [vec![b']'; depth], vec![b'a'; depth - 1]].concat(),
-    )]);
+    let body = named(&[("weight", [vec![b']'; depth], vec![b'a'; depth - 1]].concat())]);
     malformed(&archive(&body, &six()), &["a dictionary of 1"]);
-    malformed(
-        &archive(&[vec![b'('; depth], vec![b't'; depth]].concat(), &six()),
-        &["a tuple of 1"],
-    );
+    malformed(&archive(&[vec![b'('; depth], vec![b't'; depth]].concat(), &six()), &["a tuple of 1"]);
 }
 
 #[test]
 fn more_values_than_any_checkpoint_describes_are_refused() {
-    malformed(
-        &archive(&vec![b']'; 1 << 23], &six()),
-        &["at most 4194304 values"],
-    );
-    malformed(
-        &archive(&[b"N".as_slice(), &vec![0x94; 1 << 23]].concat(), &six()),
-        &["memo slots"],
-    );
+    malformed(&archive(&vec![b']'; 1 << 23], &six()), &["at most 4194304 values"]);
+    malformed(&archive(&[b"N".as_slice(), &vec![0x94; 1 << 23]].concat(), &six()), &["memo slots"]);
 }
 
 #[test]
@@ -151,10 +129,7 @@ fn stacks_that_run_out_are_refused() {
 fn a_pickle_cut_anywhere_is_refused() {
     let whole = pickle(&named(&[("weight", tensor(&HONEST()))]));
     for len in 0..whole.len() {
-        let bytes = zip(
-            CompressionMethod::Stored,
-            &[("a/data.pkl", &whole[..len]), ("a/data/0", &six())],
-        );
+        let bytes = zip(CompressionMethod::Stored, &[("a/data.pkl", &whole[..len]), ("a/data/0", &six())]);
         malformed(&bytes, &["data.pkl"]);
     }
 }
@@ -170,37 +145,19 @@ fn a_dictionary_without_tensors_names_its_keys() {
 
 #[test]
 fn names_that_become_equal_are_refused() {
-    let pairs = [
-        ("module.weight", tensor(&HONEST())),
-        ("weight", tensor(&HONEST())),
-    ];
+    let pairs = [("module.weight", tensor(&HONEST())), ("weight", tensor(&HONEST()))];
     malformed(&archive(&named(&pairs), &six()), &["weight twice"]);
 }
 
 /// A reference checkpoint with one encoder weight (number 0) and one bias (number 1), and this optimiser.
 fn with_optimizer(groups: &[&[i64]], state: &[(i64, Code)]) -> Vec<u8> {
-    let bias = Claim {
-        shape: vec![3],
-        strides: vec![1],
-        ..HONEST()
-    };
-    let encoder = named(&[
-        ("module.weight", tensor(&HONEST())),
-        ("module.bias", tensor(&bias)),
-    ]);
+    let bias = Claim { shape: vec![3], strides: vec![1], ..HONEST() };
+    let encoder = named(&[("module.weight", tensor(&HONEST())), ("module.bias", tensor(&bias))]);
     let groups: Vec<Code> = groups
         .iter()
-        .map(|numbers| {
-            named(&[(
-                "params",
-                list(&numbers.iter().map(|&n| int(n)).collect::<Vec<_>>()),
-            )])
-        })
+        .map(|numbers| named(&[("params", list(&numbers.iter().map(|&n| int(n)).collect::<Vec<_>>()))]))
         .collect();
-    let state: Vec<(Code, Code)> = state
-        .iter()
-        .map(|(n, state)| (int(*n), state.clone()))
-        .collect();
+    let state: Vec<(Code, Code)> = state.iter().map(|(n, state)| (int(*n), state.clone())).collect();
     let optimizer = named(&[("state", dict(&state)), ("param_groups", list(&groups))]);
     let body = named(&[("encoder", encoder), ("opt", optimizer), ("epoch", int(2))]);
     // A record large enough that sharing it is not what is refused.
@@ -208,31 +165,16 @@ fn with_optimizer(groups: &[&[i64]], state: &[(i64, Code)]) -> Vec<u8> {
 }
 
 fn adam(shape: &[i64], step: Code) -> Code {
-    let strides = if shape.len() == 2 {
-        vec![shape[1], 1]
-    } else {
-        vec![1]
-    };
-    let claim = Claim {
-        shape: shape.to_vec(),
-        strides,
-        ..HONEST()
-    };
-    named(&[
-        ("step", step),
-        ("exp_avg", tensor(&claim)),
-        ("exp_avg_sq", tensor(&claim)),
-    ])
+    let strides = if shape.len() == 2 { vec![shape[1], 1] } else { vec![1] };
+    let claim = Claim { shape: shape.to_vec(), strides, ..HONEST() };
+    named(&[("step", step), ("exp_avg", tensor(&claim)), ("exp_avg_sq", tensor(&claim))])
 }
 
 const GROUPS: [&[i64]; 4] = [&[0], &[], &[1], &[]];
 
 #[test]
 fn an_honest_optimizer_state_is_read() {
-    let bytes = with_optimizer(
-        &GROUPS,
-        &[(0, adam(&[2, 3], int(9))), (1, adam(&[3], float(9.0)))],
-    );
+    let bytes = with_optimizer(&GROUPS, &[(0, adam(&[2, 3], int(9))), (1, adam(&[3], float(9.0)))]);
     let read = checkpoint::read(&scratch(&bytes).path).expect("honest");
     let moments = read.moments.expect("state");
     assert_eq!(moments.step, 9);
@@ -246,51 +188,21 @@ fn optimizer_states_that_do_not_fit_are_refused_but_leave_the_networks_readable(
     let good = [(0, weight.clone()), (1, bias.clone())];
     let cases: [(Vec<u8>, &str); 9] = [
         (with_optimizer(&GROUPS[..3], &good), "4 groups"),
-        (
-            with_optimizer(&[&[0, 1], &[], &[], &[]], &good),
-            "1 parameters of encoder.* with weight decay",
-        ),
+        (with_optimizer(&[&[0, 1], &[], &[], &[]], &good), "1 parameters of encoder.* with weight decay"),
         (with_optimizer(&[&[0], &[], &[0], &[]], &good), "0 twice"),
-        (
-            with_optimizer(&GROUPS, &[(0, weight.clone())]),
-            "encoder.bias",
-        ),
-        (
-            with_optimizer(
-                &GROUPS,
-                &[(0, weight.clone()), (1, bias.clone()), (7, bias.clone())],
-            ),
-            "the number 7",
-        ),
-        (
-            with_optimizer(&GROUPS, &[(0, bias.clone()), (1, bias.clone())]),
-            "[2, 3]",
-        ),
-        (
-            with_optimizer(&GROUPS, &[(0, weight.clone()), (1, adam(&[3], int(8)))]),
-            "the step 9 of encoder.weight",
-        ),
-        (
-            with_optimizer(
-                &GROUPS,
-                &[(0, weight.clone()), (1, adam(&[3], float(-1.0)))],
-            ),
-            "natural number",
-        ),
-        (
-            with_optimizer(&GROUPS, &[(0, weight), (1, named(&[("step", int(9))]))]),
-            "a tensor exp_avg",
-        ),
+        (with_optimizer(&GROUPS, &[(0, weight.clone())]), "encoder.bias"),
+        (with_optimizer(&GROUPS, &[(0, weight.clone()), (1, bias.clone()), (7, bias.clone())]), "the number 7"),
+        (with_optimizer(&GROUPS, &[(0, bias.clone()), (1, bias.clone())]), "[2, 3]"),
+        (with_optimizer(&GROUPS, &[(0, weight.clone()), (1, adam(&[3], int(8)))]), "the step 9 of encoder.weight"),
+        (with_optimizer(&GROUPS, &[(0, weight.clone()), (1, adam(&[3], float(-1.0)))]), "natural number"),
+        (with_optimizer(&GROUPS, &[(0, weight), (1, named(&[("step", int(9))]))]), "a tensor exp_avg"),
     ];
     for (bytes, word) in cases {
         malformed(&bytes, &["opt", word]);
         let file = scratch(&bytes);
-        let read =
-            checkpoint::read_networks(&file.path, &["encoder"]).expect("the networks are honest");
+        let read = checkpoint::read_networks(&file.path, &["encoder"]).expect("the networks are honest");
         assert_eq!(read.tensors.len(), 2);
-        let notes = checkpoint::list(&file.path)
-            .expect("the networks are honest")
-            .notes;
+        let notes = checkpoint::list(&file.path).expect("the networks are honest").notes;
         assert!(notes[0].contains(word), "{notes:?}");
     }
 }

@@ -7,12 +7,7 @@ use crate::checkpoint_hostile::malformed;
 use crate::checkpoint_pickle::{scratch, six};
 
 fn safetensors(header: &str, data: &[u8]) -> Vec<u8> {
-    [
-        &(header.len() as u64).to_le_bytes()[..],
-        header.as_bytes(),
-        data,
-    ]
-    .concat()
+    [&(header.len() as u64).to_le_bytes()[..], header.as_bytes(), data].concat()
 }
 
 fn one(dtype: &str, shape: serde_json::Value, offsets: serde_json::Value) -> Vec<u8> {
@@ -23,10 +18,7 @@ fn one(dtype: &str, shape: serde_json::Value, offsets: serde_json::Value) -> Vec
 #[test]
 fn the_honest_safetensors_file_that_the_lies_start_from_is_read() {
     let file = scratch(&one("F32", json!([2, 3]), json!([0, 24])));
-    assert_eq!(
-        checkpoint::read(&file.path).expect("honest").tensors["weight"].values[5],
-        5.0
-    );
+    assert_eq!(checkpoint::read(&file.path).expect("honest").tensors["weight"].values[5], 5.0);
 }
 
 #[test]
@@ -41,15 +33,9 @@ fn a_header_longer_than_the_file_or_the_format_allows_is_refused() {
 #[test]
 fn headers_that_are_not_the_right_json_are_refused() {
     let deep = format!("{{\"a\":{}", "[".repeat(10_000));
-    for header in [
-        "{",
-        "{}x",
-        "{\"a\": 1}",
-        "{\"a\": {}}",
-        "{\"__metadata__\": []}",
-        "{\"__metadata__\": {\"step\": 3}}",
-        &deep,
-    ] {
+    for header in
+        ["{", "{}x", "{\"a\": 1}", "{\"a\": {}}", "{\"__metadata__\": []}", "{\"__metadata__\": {\"step\": 3}}", &deep]
+    {
         malformed(&safetensors(header, b""), &["header"]);
     }
     malformed(&[&3u64.to_le_bytes()[..], b"{\"\xff"].concat(), &["header"]);
@@ -58,63 +44,32 @@ fn headers_that_are_not_the_right_json_are_refused() {
 #[test]
 fn offsets_that_overlap_leave_gaps_or_leave_the_file_are_refused() {
     let two = |a: [u64; 2], b: [u64; 2]| {
-        let tensor =
-            |offsets: [u64; 2]| json!({"dtype": "F32", "shape": [3], "data_offsets": offsets});
+        let tensor = |offsets: [u64; 2]| json!({"dtype": "F32", "shape": [3], "data_offsets": offsets});
         safetensors(&json!({"a": tensor(a), "b": tensor(b)}).to_string(), &six())
     };
     assert!(checkpoint::read(&scratch(&two([0, 12], [12, 24])).path).is_ok());
     malformed(&two([0, 12], [0, 12]), &["without gap or overlap"]);
     malformed(&two([0, 12], [8, 20]), &["without gap or overlap"]);
     malformed(&two([4, 16], [12, 24]), &["without gap or overlap"]);
-    malformed(
-        &one("F32", json!([2, 3]), json!([0, 28])),
-        &["within the 24 bytes"],
-    );
-    malformed(
-        &one("F32", json!([2, 3]), json!([24, 0])),
-        &["within the 24 bytes"],
-    );
-    malformed(
-        &one("F32", json!([2, 3]), json!([-24, 0])),
-        &["within the 24 bytes"],
-    );
-    malformed(
-        &one("F32", json!([5]), json!([0, 20])),
-        &["end of the file"],
-    );
+    malformed(&one("F32", json!([2, 3]), json!([0, 28])), &["within the 24 bytes"]);
+    malformed(&one("F32", json!([2, 3]), json!([24, 0])), &["within the 24 bytes"]);
+    malformed(&one("F32", json!([2, 3]), json!([-24, 0])), &["within the 24 bytes"]);
+    malformed(&one("F32", json!([5]), json!([0, 20])), &["end of the file"]);
 }
 
 #[test]
 fn shapes_that_contradict_the_bytes_are_refused() {
-    malformed(
-        &one("F32", json!([7]), json!([0, 24])),
-        &["weight", "28 bytes"],
-    );
-    malformed(
-        &one("F16", json!([2, 3]), json!([0, 24])),
-        &["weight", "12 bytes"],
-    );
-    malformed(
-        &one("F4", json!([3]), json!([0, 24])),
-        &["weight", "2 bytes"],
-    );
-    for shape in [
-        json!([-1]),
-        json!([u64::MAX, u64::MAX]),
-        json!([1u64 << 60]),
-        json!(6),
-        json!(["6"]),
-    ] {
+    malformed(&one("F32", json!([7]), json!([0, 24])), &["weight", "28 bytes"]);
+    malformed(&one("F16", json!([2, 3]), json!([0, 24])), &["weight", "12 bytes"]);
+    malformed(&one("F4", json!([3]), json!([0, 24])), &["weight", "2 bytes"]);
+    for shape in [json!([-1]), json!([u64::MAX, u64::MAX]), json!([1u64 << 60]), json!(6), json!(["6"])] {
         malformed(&one("F32", shape, json!([0, 24])), &["weight", "shape"]);
     }
 }
 
 #[test]
 fn an_unknown_element_type_is_named() {
-    malformed(
-        &one("F33", json!([2, 3]), json!([0, 24])),
-        &["weight\", dtype", "F33"],
-    );
+    malformed(&one("F33", json!([2, 3]), json!([0, 24])), &["weight\", dtype", "F33"]);
 }
 
 #[test]
@@ -133,8 +88,7 @@ fn a_safetensors_file_with_any_byte_of_its_header_changed_never_panics() {
 
 #[test]
 fn our_files_with_moments_that_do_not_fit_are_refused() {
-    let tensor =
-        |begin: u64| json!({"dtype": "F32", "shape": [2], "data_offsets": [begin, begin + 8]});
+    let tensor = |begin: u64| json!({"dtype": "F32", "shape": [2], "data_offsets": [begin, begin + 8]});
     let file = |step: Option<&str>, names: &[&str]| {
         let mut header = json!({"__metadata__": {"ijepa.version": "0.1.0"}});
         if let Some(step) = step {
@@ -145,20 +99,10 @@ fn our_files_with_moments_that_do_not_fit_are_refused() {
         }
         safetensors(&header.to_string(), &vec![0; 8 * names.len()])
     };
-    let names = [
-        "encoder.w",
-        "optimizer.exp_avg.encoder.w",
-        "optimizer.exp_avg_sq.encoder.w",
-    ];
+    let names = ["encoder.w", "optimizer.exp_avg.encoder.w", "optimizer.exp_avg_sq.encoder.w"];
     assert!(checkpoint::read(&scratch(&file(Some("3"), &names)).path).is_ok());
     malformed(&file(None, &names), &["optimizer.step"]);
-    malformed(
-        &file(Some("-3"), &names),
-        &["optimizer.step", "natural number"],
-    );
-    malformed(
-        &file(Some("3"), &names[..2]),
-        &["optimizer.exp_avg_sq.encoder.w"],
-    );
+    malformed(&file(Some("-3"), &names), &["optimizer.step", "natural number"]);
+    malformed(&file(Some("3"), &names[..2]), &["optimizer.exp_avg_sq.encoder.w"]);
     malformed(&file(Some("3"), &names[1..]), &["a tensor encoder.w"]);
 }

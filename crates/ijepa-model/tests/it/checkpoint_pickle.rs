@@ -34,10 +34,7 @@ pub(crate) fn list(items: &[Code]) -> Code {
 }
 
 pub(crate) fn dict(pairs: &[(Code, Code)]) -> Code {
-    let body: Vec<u8> = pairs
-        .iter()
-        .flat_map(|(k, v)| [k.clone(), v.clone()].concat())
-        .collect();
+    let body: Vec<u8> = pairs.iter().flat_map(|(k, v)| [k.clone(), v.clone()].concat()).collect();
     [b"}(", body.as_slice(), b"u"].concat()
 }
 
@@ -67,23 +64,12 @@ pub(crate) struct Claim {
 }
 
 /// An honest (2, 3) tensor over record `0` with six f32.
-pub(crate) const HONEST: fn() -> Claim = || Claim {
-    storage: "FloatStorage",
-    key: "0",
-    elements: 6,
-    first: 0,
-    shape: vec![2, 3],
-    strides: vec![3, 1],
-};
+pub(crate) const HONEST: fn() -> Claim =
+    || Claim { storage: "FloatStorage", key: "0", elements: 6, first: 0, shape: vec![2, 3], strides: vec![3, 1] };
 
 pub(crate) fn tensor(claim: &Claim) -> Code {
-    let storage = tuple(&[
-        text("storage"),
-        global("torch", claim.storage),
-        text(claim.key),
-        text("cpu"),
-        int(claim.elements),
-    ]);
+    let storage =
+        tuple(&[text("storage"), global("torch", claim.storage), text(claim.key), text("cpu"), int(claim.elements)]);
     let integers = |numbers: &[i64]| tuple(&numbers.iter().map(|&n| int(n)).collect::<Vec<_>>());
     call(
         global("torch._utils", "_rebuild_tensor_v2"),
@@ -103,10 +89,7 @@ pub(crate) fn pickle(body: &[u8]) -> Vec<u8> {
 }
 
 pub(crate) fn f32s(values: &[f32]) -> Vec<u8> {
-    values
-        .iter()
-        .flat_map(|value| value.to_le_bytes())
-        .collect()
+    values.iter().flat_map(|value| value.to_le_bytes()).collect()
 }
 
 /// Six f32, for [`HONEST`].
@@ -149,8 +132,5 @@ pub(crate) fn scratch(bytes: &[u8]) -> Scratch {
     let folder = tempfile::tempdir().expect("a scratch folder");
     let path = folder.path().join("file.bin");
     std::fs::write(&path, bytes).expect("a scratch file");
-    Scratch {
-        _folder: folder,
-        path,
-    }
+    Scratch { _folder: folder, path }
 }

@@ -5,9 +5,7 @@ use std::path::PathBuf;
 use ijepa_model::checkpoint::{self, Checkpoint, Source, Tensor};
 
 fn golden(name: &str) -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
-        .join("../../goldens")
-        .join(name)
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../goldens").join(name)
 }
 
 fn block(names: &mut Vec<(String, Vec<usize>)>, prefix: &str, width: usize, hidden: usize) {
@@ -44,19 +42,11 @@ fn encoder(network: &str, s: &Sizes) -> Vec<(String, Vec<usize>)> {
     let d = s.width;
     let mut names = vec![
         (format!("{network}.pos_embed"), vec![1, s.patches, d]),
-        (
-            format!("{network}.patch_embed.proj.weight"),
-            vec![d, 3, s.patch, s.patch],
-        ),
+        (format!("{network}.patch_embed.proj.weight"), vec![d, 3, s.patch, s.patch]),
         (format!("{network}.patch_embed.proj.bias"), vec![d]),
     ];
     for i in 0..s.depth {
-        block(
-            &mut names,
-            &format!("{network}.blocks.{i}."),
-            d,
-            s.ratio * d,
-        );
+        block(&mut names, &format!("{network}.blocks.{i}."), d, s.ratio * d);
     }
     names.push((format!("{network}.norm.weight"), vec![d]));
     names.push((format!("{network}.norm.bias"), vec![d]));
@@ -67,20 +57,12 @@ fn predictor(s: &Sizes) -> Vec<(String, Vec<usize>)> {
     let (d, p) = (s.width, s.predictor_width);
     let mut names = vec![
         ("predictor.mask_token".to_string(), vec![1, 1, p]),
-        (
-            "predictor.predictor_pos_embed".to_string(),
-            vec![1, s.patches, p],
-        ),
+        ("predictor.predictor_pos_embed".to_string(), vec![1, s.patches, p]),
         ("predictor.predictor_embed.weight".to_string(), vec![p, d]),
         ("predictor.predictor_embed.bias".to_string(), vec![p]),
     ];
     for i in 0..s.depth {
-        block(
-            &mut names,
-            &format!("predictor.predictor_blocks.{i}."),
-            p,
-            s.ratio * p,
-        );
+        block(&mut names, &format!("predictor.predictor_blocks.{i}."), p, s.ratio * p);
     }
     names.push(("predictor.predictor_norm.weight".to_string(), vec![p]));
     names.push(("predictor.predictor_norm.bias".to_string(), vec![p]));
@@ -89,22 +71,10 @@ fn predictor(s: &Sizes) -> Vec<(String, Vec<usize>)> {
     names
 }
 
-const TINY: Sizes = Sizes {
-    patches: 64,
-    patch: 4,
-    depth: 2,
-    width: 192,
-    predictor_width: 96,
-    ratio: 4,
-};
+const TINY: Sizes = Sizes { patches: 64, patch: 4, depth: 2, width: 192, predictor_width: 96, ratio: 4 };
 
 fn all(sizes: &Sizes) -> Vec<(String, Vec<usize>)> {
-    [
-        encoder("encoder", sizes),
-        predictor(sizes),
-        encoder("target_encoder", sizes),
-    ]
-    .concat()
+    [encoder("encoder", sizes), predictor(sizes), encoder("target_encoder", sizes)].concat()
 }
 
 /// Sum and Euclidean norm in f64.
@@ -119,50 +89,36 @@ fn sum_and_norm<'a>(tensors: impl Iterator<Item = &'a Tensor>) -> (f64, f64) {
 
 /// Sums of the same f32 in f64 differ by their order only: a million terms of size 1 by far less than this.
 fn close(got: f64, expected: f64) {
-    assert!(
-        (got - expected).abs() <= 1e-9 * expected.abs().max(1.0),
-        "{got} is not {expected}"
-    );
+    assert!((got - expected).abs() <= 1e-9 * expected.abs().max(1.0), "{got} is not {expected}");
 }
 
 #[test]
 fn the_reference_checkpoint_has_every_tensor_of_the_three_networks_and_no_other() {
-    let read =
-        checkpoint::read(&golden("reference_tiny/init.pth.tar")).expect("the reference's file");
+    let read = checkpoint::read(&golden("reference_tiny/init.pth.tar")).expect("the reference's file");
     assert_eq!(read.tensors.len(), 29 + 32 + 29);
     checkpoint::require(&read, &all(&TINY)).expect("names and shapes");
 }
 
 #[test]
 fn the_reference_checkpoint_says_what_pytorch_says_it_says() {
-    let read =
-        checkpoint::read(&golden("reference_tiny/init.pth.tar")).expect("the reference's file");
+    let read = checkpoint::read(&golden("reference_tiny/init.pth.tar")).expect("the reference's file");
     assert_eq!(read.meta.source, Source::Reference);
     assert_eq!(read.meta.epoch, Some(0));
     assert_eq!(read.moments, None, "its optimiser has not stepped");
-    for (key, text) in [
-        ("batch_size", "8"),
-        ("world_size", "1"),
-        ("lr", "0.001"),
-        ("loss", "0"),
-    ] {
+    for (key, text) in [("batch_size", "8"), ("world_size", "1"), ("lr", "0.001"), ("loss", "0")] {
         assert_eq!(read.meta.other[key], text);
     }
 }
 
 #[test]
 fn the_reference_checkpoint_has_the_values_that_pytorch_reads() {
-    let read =
-        checkpoint::read(&golden("reference_tiny/init.pth.tar")).expect("the reference's file");
+    let read = checkpoint::read(&golden("reference_tiny/init.pth.tar")).expect("the reference's file");
     for (network, sum, norm) in [
         ("encoder.", 6966.950212044002, 88.00110213230285),
         ("predictor.", 3473.1808382050167, 61.184874813127564),
         ("target_encoder.", 6973.424493158931, 88.12843157502402),
     ] {
-        let tensors = read
-            .tensors
-            .iter()
-            .filter(|(name, _)| name.starts_with(network));
+        let tensors = read.tensors.iter().filter(|(name, _)| name.starts_with(network));
         let (got_sum, got_norm) = sum_and_norm(tensors.map(|(_, tensor)| tensor));
         close(got_sum, sum);
         close(got_norm, norm);
@@ -172,140 +128,81 @@ fn the_reference_checkpoint_has_the_values_that_pytorch_reads() {
             "encoder.blocks.1.attn.qkv.weight",
             -4.955950071082043,
             9.396247821694361,
-            [
-                -0.013596522621810436,
-                0.07054217159748077,
-                0.012456495314836502,
-            ],
+            [-0.013596522621810436, 0.07054217159748077, 0.012456495314836502],
         ),
         (
             "predictor.mask_token",
             -0.25294588651740924,
             0.26556112294539014,
-            [
-                0.023267999291419983,
-                -0.03745868057012558,
-                -0.03202887624502182,
-            ],
+            [0.023267999291419983, -0.03745868057012558, -0.03202887624502182],
         ),
         (
             "target_encoder.patch_embed.proj.weight",
             -1.269043816588237,
             2.799870288724552,
-            [
-                -0.00461947824805975,
-                0.0018546157516539097,
-                0.03592056408524513,
-            ],
+            [-0.00461947824805975, 0.0018546157516539097, 0.03592056408524513],
         ),
         (
             "predictor.predictor_proj.bias",
             0.573833715665387,
             0.6988742483610927,
-            [
-                -0.06658066064119339,
-                -0.05539024621248245,
-                0.011259946040809155,
-            ],
+            [-0.06658066064119339, -0.05539024621248245, 0.011259946040809155],
         ),
     ] {
         let tensor = &read.tensors[name];
         let (got_sum, got_norm) = sum_and_norm(std::iter::once(tensor));
         close(got_sum, sum);
         close(got_norm, norm);
-        let got: Vec<f64> = tensor.values[..3]
-            .iter()
-            .map(|&value| value.into())
-            .collect();
+        let got: Vec<f64> = tensor.values[..3].iter().map(|&value| value.into()).collect();
         assert_eq!(got, first, "{name}");
     }
 }
 
 #[test]
 fn the_reference_checkpoint_survives_a_round_trip_through_our_format() {
-    let read =
-        checkpoint::read(&golden("reference_tiny/init.pth.tar")).expect("the reference's file");
+    let read = checkpoint::read(&golden("reference_tiny/init.pth.tar")).expect("the reference's file");
     let folder = tempfile::tempdir().expect("a scratch folder");
     let path = folder.path().join("init.safetensors");
     checkpoint::write(&path, &read).expect("written");
     let ours = checkpoint::read(&path).expect("read");
     assert_eq!(ours.tensors, read.tensors);
-    assert_eq!(
-        (ours.meta.epoch, ours.meta.other),
-        (read.meta.epoch, read.meta.other)
-    );
+    assert_eq!((ours.meta.epoch, ours.meta.other), (read.meta.epoch, read.meta.other));
     assert_eq!(ours.meta.source, Source::Ours);
 }
 
 #[test]
 fn the_reference_checkpoint_is_listed_with_its_sizes() {
     let summary = checkpoint::list(&golden("reference_tiny/init.pth.tar")).expect("listed");
-    let parts: Vec<_> = summary
-        .parts
-        .iter()
-        .map(|part| (part.name, part.tensors, part.parameters))
-        .collect();
-    assert_eq!(
-        parts,
-        [
-            ("encoder", 29, 911_808),
-            ("predictor", 32, 267_264),
-            ("target_encoder", 29, 911_808)
-        ]
-    );
+    let parts: Vec<_> = summary.parts.iter().map(|part| (part.name, part.tensors, part.parameters)).collect();
+    assert_eq!(parts, [("encoder", 29, 911_808), ("predictor", 32, 267_264), ("target_encoder", 29, 911_808)]);
     assert_eq!(summary.format, "PyTorch zip archive");
-    assert_eq!(
-        summary
-            .tensors
-            .iter()
-            .map(|tensor| tensor.bytes)
-            .sum::<u64>(),
-        4 * (2 * 911_808 + 267_264)
-    );
+    assert_eq!(summary.tensors.iter().map(|tensor| tensor.bytes).sum::<u64>(), 4 * (2 * 911_808 + 267_264));
     assert!(summary.notes.is_empty(), "{:?}", summary.notes);
 }
 
 /// In `adamw.pth.tar` parameter i of a network is base + i, base + i + 1/64, …, and its moments are base + i + 1/4 and base + i + 1/2.
 #[test]
 fn moments_of_four_groups_reach_the_parameters_that_they_belong_to() {
-    let sizes = Sizes {
-        patches: 4,
-        patch: 2,
-        depth: 1,
-        width: 4,
-        predictor_width: 2,
-        ratio: 2,
-    };
+    let sizes = Sizes { patches: 4, patch: 2, depth: 1, width: 4, predictor_width: 2, ratio: 2 };
     let read = checkpoint::read(&golden("torch_files/adamw.pth.tar")).expect("written by PyTorch");
     checkpoint::require(&read, &all(&sizes)).expect("names and shapes");
     let moments = read.moments.as_ref().expect("its optimiser has stepped");
     assert_eq!(moments.step, 3);
     let mut with_moments = 0;
-    for (base, names) in [
-        (0.0, encoder("encoder", &sizes)),
-        (100.0, predictor(&sizes)),
-        (200.0, encoder("target_encoder", &sizes)),
-    ] {
+    for (base, names) in
+        [(0.0, encoder("encoder", &sizes)), (100.0, predictor(&sizes)), (200.0, encoder("target_encoder", &sizes))]
+    {
         for (i, (name, shape)) in names.iter().enumerate() {
             let first = base + i as f32;
             let values = &read.tensors[name].values;
             assert_eq!(values[..2], [first, first + 1.0 / 64.0], "{name}");
             if base == 200.0 || name.ends_with("pos_embed") {
-                assert!(
-                    !moments.exp_avg.contains_key(name),
-                    "{name} has no gradient"
-                );
+                assert!(!moments.exp_avg.contains_key(name), "{name} has no gradient");
                 continue;
             }
             for (moment, expected) in [(&moments.exp_avg, 0.25), (&moments.exp_avg_sq, 0.5)] {
                 assert_eq!(&moment[name].shape, shape);
-                assert!(
-                    moment[name]
-                        .values
-                        .iter()
-                        .all(|&value| value == first + expected),
-                    "{name}"
-                );
+                assert!(moment[name].values.iter().all(|&value| value == first + expected), "{name}");
             }
             with_moments += 1;
         }
@@ -335,14 +232,9 @@ fn moments_survive_a_round_trip_through_our_format() {
 
 #[test]
 fn one_network_is_read_without_the_rest() {
-    let read = checkpoint::read_networks(&golden("torch_files/adamw.pth.tar"), &["target_encoder"])
-        .expect("read");
+    let read = checkpoint::read_networks(&golden("torch_files/adamw.pth.tar"), &["target_encoder"]).expect("read");
     assert_eq!(read.tensors.len(), 17);
-    assert!(
-        read.tensors
-            .keys()
-            .all(|name| name.starts_with("target_encoder."))
-    );
+    assert!(read.tensors.keys().all(|name| name.starts_with("target_encoder.")));
     assert_eq!(read.moments, None);
 }
 
@@ -365,26 +257,17 @@ fn a_plain_state_dictionary_of_every_layout_and_type_is_read_as_pytorch_means_it
             }
         }
         assert_eq!(values(&read, "transposed", &[4, 2, 3]), transposed);
-        assert_eq!(
-            values(&read, "slice", &[3, 2]),
-            [13.0, 14.0, 17.0, 18.0, 21.0, 22.0]
-        );
+        assert_eq!(values(&read, "slice", &[3, 2]), [13.0, 14.0, 17.0, 18.0, 21.0, 22.0]);
         assert_eq!(values(&read, "column", &[2]), [6.0, 18.0]);
         assert_eq!(values(&read, "tied", &[6]), [0.0, 1.0, 2.0, 3.0, 4.0, 5.0]);
-        assert_eq!(
-            values(&read, "tied_again", &[2, 3]),
-            [0.0, 1.0, 2.0, 3.0, 4.0, 5.0]
-        );
+        assert_eq!(values(&read, "tied_again", &[2, 3]), [0.0, 1.0, 2.0, 3.0, 4.0, 5.0]);
         // What the types can hold of 1.5, -0.25, 65504, 6e-8; of 1.5, -3e38, 1e-40; of 1.5, 1e-300, 0.1; of 1, -2, 2^40.
         let tiny = f32::from_bits(0x3380_0000);
         assert_eq!(values(&read, "half", &[4]), [1.5, -0.25, 65504.0, tiny]);
         let (large, small) = (f32::from_bits(0xff62_0000), f32::from_bits(0x0001_0000));
         assert_eq!(values(&read, "bfloat", &[3]), [1.5, large, small]);
         assert_eq!(values(&read, "double", &[3]), [1.5, 0.0, 0.1]);
-        assert_eq!(
-            values(&read, "long", &[3]),
-            [1.0, -2.0, 1_099_511_627_776.0]
-        );
+        assert_eq!(values(&read, "long", &[3]), [1.0, -2.0, 1_099_511_627_776.0]);
         assert_eq!(values(&read, "scalar", &[]), [7.0]);
         assert_eq!(values(&read, "empty", &[0, 3]), [0.0; 0]);
         assert_eq!(values(&read, "parameter", &[2]), [2.0, 3.0]);

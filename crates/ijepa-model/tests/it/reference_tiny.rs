@@ -80,10 +80,13 @@ fn both_encoders_give_the_reference_tokens() {
     let state = start(&model);
     let bytes = (std::fs::read(golden("eval_images.safetensors")), std::fs::read(golden("eval_expected.safetensors")));
     let (images, expected) = (bytes.0.expect("reads"), bytes.1.expect("reads"));
-    let (images, expected) = (SafeTensors::deserialize(&images).expect("parses"), SafeTensors::deserialize(&expected).expect("parses"));
+    let (images, expected) =
+        (SafeTensors::deserialize(&images).expect("parses"), SafeTensors::deserialize(&expected).expect("parses"));
     let (shape, images) = floats(&images, "images");
     let index = all_patches(shape[0], 64);
-    for (name, blob) in [("context_tokens", state.params.view().range(0..model.encoder_len)), ("target_tokens", state.target.view())] {
+    for (name, blob) in
+        [("context_tokens", state.params.view().range(0..model.encoder_len)), ("target_tokens", state.target.view())]
+    {
         let pool = Pool::new();
         let mut tape = Tape::inference(&pool, blob);
         let patches = Patches { images: View::Cpu(&images), batch: shape[0], index: &index, kept: 64 };
@@ -100,7 +103,8 @@ fn positions_are_those_of_the_reference() {
     let state = start(&model);
     let fresh = model.init(0);
     for entry in model.layout.entries.iter().filter(|entry| !entry.learnt()) {
-        let (ours, theirs) = (&fresh.params.as_slice()[entry.slot.range()], &state.params.as_slice()[entry.slot.range()]);
+        let (ours, theirs) =
+            (&fresh.params.as_slice()[entry.slot.range()], &state.params.as_slice()[entry.slot.range()]);
         let worst = ours.iter().zip(theirs).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
         assert!(worst < 1e-6, "{}: largest difference {worst:e}", entry.name);
     }
@@ -136,8 +140,10 @@ fn ten_steps_follow_the_reference() {
             let norms = step["grad_norms"].as_object().expect("a table");
             assert_eq!(norms.len(), model.layout.entries.iter().filter(|entry| entry.learnt()).count());
             for (name, norm) in norms {
-                let entry = model.layout.entries.iter().find(|entry| entry.name == *name).expect("a parameter of that name");
-                let ours = grads.as_slice()[entry.slot.range()].iter().map(|g| f64::from(*g).powi(2)).sum::<f64>().sqrt();
+                let entry =
+                    model.layout.entries.iter().find(|entry| entry.name == *name).expect("a parameter of that name");
+                let ours =
+                    grads.as_slice()[entry.slot.range()].iter().map(|g| f64::from(*g).powi(2)).sum::<f64>().sqrt();
                 close(&format!("gradient of {name}"), ours, number(norm), 2e-5);
             }
         }
@@ -145,7 +151,10 @@ fn ten_steps_follow_the_reference() {
     }
 
     let finals = expected["final"].as_object().expect("a table");
-    assert_eq!(finals.len(), model.layout.entries.len() + model.layout.entries.iter().filter(|e| e.name.starts_with("encoder.")).count());
+    assert_eq!(
+        finals.len(),
+        model.layout.entries.len() + model.layout.entries.iter().filter(|e| e.name.starts_with("encoder.")).count()
+    );
     for (name, numbers) in finals {
         let (blob, ours) = match name.strip_prefix("target_encoder.") {
             Some(rest) => (&state.target, format!("encoder.{rest}")),
@@ -157,7 +166,11 @@ fn ten_steps_follow_the_reference() {
         close(&format!("norm of {name}"), values.iter().map(|v| f64::from(*v).powi(2)).sum::<f64>().sqrt(), norm, 1e-4);
         let sum: f64 = values.iter().map(|v| f64::from(*v)).sum();
         let spread = norm * (values.len() as f64).sqrt();
-        assert!((sum - number(&numbers["sum"])).abs() <= 1e-4 * spread, "sum of {name}: {sum} against {}", numbers["sum"]);
+        assert!(
+            (sum - number(&numbers["sum"])).abs() <= 1e-4 * spread,
+            "sum of {name}: {sum} against {}",
+            numbers["sum"]
+        );
         for (got, first) in values.iter().zip(numbers["first"].as_array().expect("a list")) {
             let error = (f64::from(*got) - number(first)).abs();
             assert!(error < 2e-4, "first values of {name}: {got} against {first}");

@@ -63,7 +63,11 @@ pub fn forward(y: ViewMut, z: View, mask: View, table: View, targets: &[u32], sh
     let (ViewMut::Cpu(y), View::Cpu(z), View::Cpu(mask), View::Cpu(table)) = (y, z, mask, table);
     let Shape { blocks, batch, context, target, width } = shape;
     assert_eq!(y.len(), blocks * batch * shape.tokens() * width, "{shape:?}");
-    assert_eq!((z.len(), targets.len(), mask.len()), (batch * context * width, blocks * batch * target, width), "{shape:?}");
+    assert_eq!(
+        (z.len(), targets.len(), mask.len()),
+        (batch * context * width, blocks * batch * target, width),
+        "{shape:?}"
+    );
     y.par_chunks_exact_mut(shape.tokens() * width).enumerate().for_each(|(sequence, y)| {
         let (kept, masked) = y.split_at_mut(context * width);
         kept.copy_from_slice(&z[sequence % batch * context * width..][..context * width]);

@@ -93,7 +93,11 @@ pub fn forward(out: ViewMut, sums: ViewMut, qkv: View, shape: Shape) {
     let (ViewMut::Cpu(out), ViewMut::Cpu(sums), View::Cpu(qkv)) = (out, sums, qkv);
     let Shape { batch, tokens: n, heads, width } = shape;
     shape.assert();
-    assert_eq!((out.len(), sums.len(), qkv.len()), (batch * n * width, batch * n * heads, batch * n * 3 * width), "{shape:?}");
+    assert_eq!(
+        (out.len(), sums.len(), qkv.len()),
+        (batch * n * width, batch * n * heads, batch * n * 3 * width),
+        "{shape:?}"
+    );
     let head = shape.head();
     out.par_chunks_exact_mut(n * width)
         .zip(sums.par_chunks_exact_mut(n * heads))
@@ -183,7 +187,9 @@ pub mod reference {
         let scale = T::constant(1.0 / (head as f64).sqrt());
         for b in 0..batch {
             for h in 0..heads {
-                let at = |which: usize, token: usize, i: usize| qkv[(b * tokens + token) * 3 * width + which * width + h * head + i];
+                let at = |which: usize, token: usize, i: usize| {
+                    qkv[(b * tokens + token) * 3 * width + which * width + h * head + i]
+                };
                 for query in 0..tokens {
                     let weights: Vec<T> = (0..tokens)
                         .map(|key| (0..head).fold(T::zero(), |sum, i| sum + at(0, query, i) * at(1, key, i)) * scale)

@@ -102,10 +102,22 @@ vectorised! {
 }
 
 /// dx (rows, width) = or +=.
-pub fn backward_input(dx: ViewMut, accumulate: bool, dy: View, x: View, stats: View, weight: Option<View>, shape: Shape) {
+pub fn backward_input(
+    dx: ViewMut,
+    accumulate: bool,
+    dy: View,
+    x: View,
+    stats: View,
+    weight: Option<View>,
+    shape: Shape,
+) {
     let (ViewMut::Cpu(dx), View::Cpu(dy), View::Cpu(x), View::Cpu(stats)) = (dx, dy, x, stats);
     let Shape { rows, width, .. } = shape;
-    assert_eq!((dx.len(), dy.len(), x.len(), stats.len()), (rows * width, rows * width, rows * width, 2 * rows), "{shape:?}");
+    assert_eq!(
+        (dx.len(), dy.len(), x.len(), stats.len()),
+        (rows * width, rows * width, rows * width, 2 * rows),
+        "{shape:?}"
+    );
     let weight = weight.map(|View::Cpu(weight)| weight);
     threads::for_rows(dx, width, |first, dx| {
         let part = first * width..first * width + dx.len();

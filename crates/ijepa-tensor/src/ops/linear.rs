@@ -81,7 +81,12 @@ pub fn forward(y: ViewMut, x: View, weight: View, bias: View, residual: Option<V
         let residual = residual.map(|residual| &residual[first * outputs..][..y.len()]);
         start_rows(y, bias, residual);
     });
-    gemm(y, x, weight, Gemm { m: rows, n: outputs, k: inputs, a: Layout::Plain, b: Layout::Transposed, accumulate: true });
+    gemm(
+        y,
+        x,
+        weight,
+        Gemm { m: rows, n: outputs, k: inputs, a: Layout::Plain, b: Layout::Transposed, accumulate: true },
+    );
 }
 
 vectorised! {
@@ -115,7 +120,12 @@ pub fn backward_input(dx: ViewMut, accumulate: bool, dy: View, weight: View, sha
 pub fn backward_weight(dweight: ViewMut, dy: View, x: View, shape: Shape) {
     let (ViewMut::Cpu(dweight), View::Cpu(dy), View::Cpu(x)) = (dweight, dy, x);
     let Shape { rows, inputs, outputs } = shape;
-    gemm(dweight, dy, x, Gemm { m: outputs, n: inputs, k: rows, a: Layout::Transposed, b: Layout::Plain, accumulate: true });
+    gemm(
+        dweight,
+        dy,
+        x,
+        Gemm { m: outputs, n: inputs, k: rows, a: Layout::Transposed, b: Layout::Plain, accumulate: true },
+    );
 }
 
 /// dbias (out) += Σ_r dy.

@@ -2,18 +2,18 @@
 //! plain `reference` that judges them. Outputs come first, inputs next, the shape last. Gradients are `d` +
 //! name; a comment says whether they are written (`=`) or added to (`+=`).
 
+pub mod adamw;
+pub mod add;
+pub mod assemble;
+pub mod attention;
+pub mod cross_entropy;
+pub mod ema;
+pub mod gather;
+pub mod gelu;
 pub mod layer_norm;
 pub mod linear;
-pub mod gelu;
-pub mod attention;
+pub mod mean_tokens;
 pub mod patchify;
 pub mod position;
-pub mod gather;
-pub mod assemble;
-pub mod mean_tokens;
 pub mod smooth_l1;
-pub mod cross_entropy;
-pub mod add;
-pub mod adamw;
-pub mod ema;
 pub mod statistics;

@@ -81,7 +81,9 @@ pub mod reference {
             for channel in 0..channels {
                 for line in 0..patch {
                     for column in 0..patch {
-                        let at = ((image * channels + channel) * height + top * patch + line) * width + left * patch + column;
+                        let at = ((image * channels + channel) * height + top * patch + line) * width
+                            + left * patch
+                            + column;
                         *out.next().expect("y has a value for each pixel of each patch") = images[at];
                     }
                 }

@@ -28,7 +28,12 @@ impl<'p> Tape<'p> {
 /// When an index lies outside the table.
 pub fn forward(y: ViewMut, x: View, table: View, index: &[u32], width: usize) {
     let (ViewMut::Cpu(y), View::Cpu(x), View::Cpu(table)) = (y, x, table);
-    assert_eq!((y.len(), x.len()), (index.len() * width, index.len() * width), "position: {} rows of {width}", index.len());
+    assert_eq!(
+        (y.len(), x.len()),
+        (index.len() * width, index.len() * width),
+        "position: {} rows of {width}",
+        index.len()
+    );
     threads::for_rows(y, width, |first, y| {
         for (offset, y) in y.chunks_exact_mut(width).enumerate() {
             let row = first + offset;

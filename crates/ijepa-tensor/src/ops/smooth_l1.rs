@@ -52,7 +52,8 @@ vectorised! {
 
 /// dprediction (len) =; dloss (1).
 pub fn backward(dprediction: ViewMut, dloss: View, prediction: View, target: View) {
-    let (ViewMut::Cpu(dprediction), View::Cpu(dloss), View::Cpu(prediction), View::Cpu(target)) = (dprediction, dloss, prediction, target);
+    let (ViewMut::Cpu(dprediction), View::Cpu(dloss), View::Cpu(prediction), View::Cpu(target)) =
+        (dprediction, dloss, prediction, target);
     let scale = dloss[0] / prediction.len() as f32;
     threads::for_rows(dprediction, 1, |first, dprediction| {
         let part = first..first + dprediction.len();

@@ -10,7 +10,8 @@ const PIECE: usize = 1024;
 /// √Σx².
 pub fn norm(x: View) -> f64 {
     let View::Cpu(x) = x;
-    let sums: Vec<f64> = x.par_chunks(64 * PIECE).map(|x| x.chunks(PIECE).map(|x| f64::from(squares(x))).sum()).collect();
+    let sums: Vec<f64> =
+        x.par_chunks(64 * PIECE).map(|x| x.chunks(PIECE).map(|x| f64::from(squares(x))).sum()).collect();
     sums.iter().sum::<f64>().sqrt()
 }
 
@@ -31,7 +32,8 @@ pub fn mean_column_deviation(x: View, width: usize) -> f64 {
             *square += f64::from(x) * f64::from(x);
         }
     }
-    let deviations = sums.iter().zip(&squares).map(|(sum, square)| (square / rows - (sum / rows).powi(2)).max(0.0).sqrt());
+    let deviations =
+        sums.iter().zip(&squares).map(|(sum, square)| (square / rows - (sum / rows).powi(2)).max(0.0).sqrt());
     deviations.sum::<f64>() / width.max(1) as f64
 }
 

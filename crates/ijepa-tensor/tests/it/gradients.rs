@@ -35,7 +35,11 @@ fn every_backward_is_the_adjoint_of_its_forward() {
                 let terms: Vec<f64> = gradient.iter().zip(&v).map(|(g, v)| f64::from(*g) * f64::from(*v)).collect();
                 let size = terms.iter().map(|t| t * t).sum::<f64>().sqrt().max(1e-3);
                 let error = (terms.iter().sum::<f64>() - exact).abs() / size;
-                assert!(error < 2e-5, "{case:?}, input {i}: error {error:e} ({} against {exact})", terms.iter().sum::<f64>());
+                assert!(
+                    error < 2e-5,
+                    "{case:?}, input {i}: error {error:e} ({} against {exact})",
+                    terms.iter().sum::<f64>()
+                );
             }
         }
     }

@@ -12,7 +12,14 @@ fn adamw_follows_its_statement_for_ten_steps() {
     let mut exact: Vec<(f64, f64, f64)> = params.as_slice().iter().map(|&p| (f64::from(p), 0.0, 0.0)).collect();
     for number in 1..=10 {
         let grads = Buf::from_slice(&values(len, 100 + number));
-        let step = adamw::Step { number, learning_rate: 1e-2 / number as f64, weight_decay: 0.05, beta1: 0.9, beta2: 0.999, eps: 1e-8 };
+        let step = adamw::Step {
+            number,
+            learning_rate: 1e-2 / number as f64,
+            weight_decay: 0.05,
+            beta1: 0.9,
+            beta2: 0.999,
+            eps: 1e-8,
+        };
         adamw::forward(params.view_mut(), m.view_mut(), v.view_mut(), grads.view(), step);
         for (state, &g) in exact.iter_mut().zip(grads.as_slice()) {
             *state = adamw::reference::forward(state.0, state.1, state.2, f64::from(g), step);

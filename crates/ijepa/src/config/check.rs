@@ -34,7 +34,8 @@ fn counts(config: &Config, origins: &Origins, problems: &mut Vec<String>) {
     }
     if config.logging.write_tag.is_empty() || config.logging.write_tag.contains(['/', '\\']) {
         let tag = &config.logging.write_tag;
-        problems.push(format!("{}: expected the first part of a file name, got `{tag}`", origins.of("logging.write_tag")));
+        problems
+            .push(format!("{}: expected the first part of a file name, got `{tag}`", origins.of("logging.write_tag")));
     }
 }
 
@@ -85,19 +86,15 @@ fn model(config: &Config, origins: &Origins, problems: &mut Vec<String>) {
         if width == 0 || encoder.heads == 0 {
             continue;
         }
-        if width % encoder.heads != 0 {
+        if width % encoder.heads != 0 || width % 4 != 0 {
+            // The least number that both the heads and 4 divide.
+            let step =
+                (1..=4).map(|times| times * encoder.heads).find(|step| step % 4 == 0).expect("four times anything");
             problems.push(format!(
-                "{origin}: the {network} is {width} wide, which {} heads do not divide (heads are the encoder's, {heads_origin}); \
-                 the nearest that fit are {}",
+                "{origin}: the {network} is {width} wide; expected a multiple of the {} heads (the encoder's, {heads_origin}) and of 4 \
+                 (for the sine and cosine positions of rows and columns), such as {}",
                 encoder.heads,
-                fitting(width, encoder.heads)
-            ));
-        }
-        if width % 4 != 0 {
-            problems.push(format!(
-                "{origin}: the {network} is {width} wide; the sine and cosine positions of rows and columns need a multiple of 4, \
-                 the nearest are {}",
-                fitting(width, 4)
+                fitting(width, step)
             ));
         }
     }
@@ -132,7 +129,11 @@ fn schedules(config: &Config, origins: &Origins, problems: &mut Vec<String>) {
     }
     if optimization.ipe_scale < 1.0 {
         // A shorter schedule would end before the run does: the momentum would pass its last value.
-        problems.push(format!("{}: expected 1 or more, got {}", origins.of("optimization.ipe_scale"), optimization.ipe_scale));
+        problems.push(format!(
+            "{}: expected 1 or more, got {}",
+            origins.of("optimization.ipe_scale"),
+            optimization.ipe_scale
+        ));
     }
     if optimization.epochs > 0 && optimization.warmup >= optimization.epochs as f64 {
         problems.push(format!(

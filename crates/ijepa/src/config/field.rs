@@ -92,18 +92,17 @@ impl Field<'_> {
 
     fn read_one(&mut self, scalar: &Scalar) -> Result<(), String> {
         let expected = self.expected();
+        let count = || whole(scalar).and_then(|n| usize::try_from(n).ok());
+        let text = || (!scalar.is_null()).then(|| scalar.text.clone());
         let read = match self {
-            Field::MaybeCount(place) if scalar.is_null() => Some(**place = None),
-            Field::MaybeText(place) if scalar.is_null() => Some(**place = None),
-            Field::Flag(place) => flag(scalar).map(|flag| **place = flag),
-            Field::Count(place) => whole(scalar).and_then(|n| usize::try_from(n).ok()).map(|n| **place = n),
-            Field::MaybeCount(place) => whole(scalar).and_then(|n| usize::try_from(n).ok()).map(|n| **place = Some(n)),
-            Field::Seed(place) => whole(scalar).map(|n| **place = n),
-            Field::Real(place) => real(scalar).map(|x| **place = x),
-            Field::Text(place) if scalar.is_null() => Some(place.clear()),
-            Field::Text(place) => Some(**place = scalar.text.clone()),
-            Field::MaybeText(place) => Some(**place = Some(scalar.text.clone())),
-            Field::Every(place) => every(scalar).map(|every| **place = every),
+            Field::Flag(place) => put(place, flag(scalar)),
+            Field::Count(place) => put(place, count()),
+            Field::MaybeCount(place) => put(place, if scalar.is_null() { Some(None) } else { count().map(Some) }),
+            Field::Seed(place) => put(place, whole(scalar)),
+            Field::Real(place) => put(place, real(scalar)),
+            Field::Text(place) => put(place, Some(text().unwrap_or_default())),
+            Field::MaybeText(place) => put(place, Some(text())),
+            Field::Every(place) => put(place, every(scalar)),
             Field::Choice(place) => place.choose(&scalar.text).then_some(()),
             Field::Reals(_) => None,
         };
@@ -144,6 +143,12 @@ impl Field<'_> {
             Field::Choice(place) => place.name().into(),
         }
     }
+}
+
+/// Puts a value in its place, if it could be read.
+fn put<T>(place: &mut &mut T, value: Option<T>) -> Option<()> {
+    **place = value?;
+    Some(())
 }
 
 fn numbers_expected(count: usize) -> String {
@@ -196,6 +201,9 @@ fn shown_text(text: &str) -> String {
     let harmless = |c: char| c.is_ascii_alphanumeric() || "/._-".contains(c);
     let plain = text.starts_with(|c: char| c.is_ascii_alphabetic() || c == '/')
         && text.chars().all(harmless)
-        && !matches!(text.to_ascii_lowercase().as_str(), "null" | "true" | "false" | "yes" | "no" | "on" | "off" | "y" | "n");
+        && !matches!(
+            text.to_ascii_lowercase().as_str(),
+            "null" | "true" | "false" | "yes" | "no" | "on" | "off" | "y" | "n"
+        );
     if plain { text.to_owned() } else { serde_json::Value::from(text).to_string() }
 }

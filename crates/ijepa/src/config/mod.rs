@@ -380,7 +380,8 @@ pub(crate) fn parse(text: &str, name: &str) -> Result<(Config, Origins)> {
 
 fn read_into(config: &mut Config, origins: &mut Origins, text: &str, name: &str) -> Result<()> {
     let entries = yaml::entries(text).map_err(|error| {
-        Failure::usage(format!("{name}:{}: {}", error.line, error.what)).remedy("a run file is YAML: sections with `key: value` under them")
+        Failure::usage(format!("{name}:{}: {}", error.line, error.what))
+            .remedy("a run file is YAML: sections with `key: value` under them")
     })?;
     let problems = entries
         .iter()
@@ -439,7 +440,10 @@ fn refuse(problems: Vec<String>) -> Result<()> {
     match problems.as_slice() {
         [] => Ok(()),
         [one] => Err(Failure::usage(one.clone()).into()),
-        many => Err(Failure::usage(format!("{} problems in the configuration:\n  - {}", many.len(), many.join("\n  - "))).into()),
+        many => {
+            Err(Failure::usage(format!("{} problems in the configuration:\n  - {}", many.len(), many.join("\n  - ")))
+                .into())
+        }
     }
 }
 

@@ -141,7 +141,8 @@ fn mapping(events: &mut Events<'_>, prefix: &str, entries: &mut Vec<Entry>) -> R
             (_, span) => return Err(wrong(&span, "expected a key")),
         };
         let line = span.start.line();
-        if let Some(first) = entries.iter().find(|entry| entry.key == key || entry.key.starts_with(&format!("{key}."))) {
+        if let Some(first) = entries.iter().find(|entry| entry.key == key || entry.key.starts_with(&format!("{key}.")))
+        {
             return Err(wrong(&span, &format!("{key} stands here a second time; the first is on line {}", first.line)));
         }
         match events.next()? {
@@ -175,7 +176,9 @@ fn node(events: &mut Events<'_>, event: (Event<'_>, Span), key: &str) -> Result<
                 }
             }
         }
-        (Event::Alias(_), span) => Err(wrong(&span, &format!("{key}: aliases (`*name`) are not read; write the value out"))),
+        (Event::Alias(_), span) => {
+            Err(wrong(&span, &format!("{key}: aliases (`*name`) are not read; write the value out")))
+        }
         (_, span) => Err(wrong(&span, &format!("{key}: expected a value"))),
     }
 }

@@ -22,11 +22,15 @@ pub(crate) fn prepare(folder: &Path, config: &Config, go_on: bool) -> Result<()>
     }
     let unwritable = |path: &Path, error: std::io::Error| {
         let remedy = match error.kind() {
-            ErrorKind::NotADirectory | ErrorKind::AlreadyExists => "a file stands where a folder is needed; name another with --out",
+            ErrorKind::NotADirectory | ErrorKind::AlreadyExists => {
+                "a file stands where a folder is needed; name another with --out"
+            }
             ErrorKind::StorageFull => "free some space, or name a folder on another disk with --out",
             _ => "name a folder that you may write to with --out",
         };
-        Failure::new(Exit::Failed, format!("cannot write the run folder: {}", path.display())).because(error).remedy(remedy)
+        Failure::new(Exit::Failed, format!("cannot write the run folder: {}", path.display()))
+            .because(error)
+            .remedy(remedy)
     };
     let checkpoints = checkpoints(folder);
     std::fs::create_dir_all(&checkpoints).map_err(|error| unwritable(&checkpoints, error))?;

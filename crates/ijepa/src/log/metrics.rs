@@ -43,7 +43,8 @@ mod tests {
         drop(metrics);
         drop(Metrics::open(&path, 4).expect("it can be written"));
         let text = std::fs::read_to_string(&path).expect("it was written");
-        let losses: Vec<f64> = text.lines().map(|line| serde_json::from_str::<Row>(line).expect("it is a row").loss).collect();
+        let losses: Vec<f64> =
+            text.lines().map(|line| serde_json::from_str::<Row>(line).expect("it is a row").loss).collect();
         assert_eq!(losses, (0..4).map(|step| row(step, 4).loss).collect::<Vec<_>>());
     }
 }

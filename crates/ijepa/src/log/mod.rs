@@ -19,7 +19,7 @@ pub(crate) mod progress;
 mod tensorboard;
 
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use ijepa_data::Unreadable;
@@ -30,6 +30,9 @@ use tensorboard::Events;
 
 use crate::run::Run;
 use progress::Progress;
+
+/// The name of the file of rows.
+const METRICS: &str = "metrics.jsonl";
 
 /// What is known after a step. Step i, from 0, is the one that takes the weights from i updates to i + 1.
 #[derive(Clone, Copy, Debug, serde::Serialize, serde::Deserialize)]
@@ -62,6 +65,13 @@ pub(crate) struct Row {
     pub(crate) img_per_s: f64,
 }
 
+/// The rows of a run's `metrics.jsonl`.
+pub(crate) fn rows(folder: &Path) -> Result<Vec<Row>> {
+    let path = folder.join(METRICS);
+    let text = std::fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
+    Ok(text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect())
+}
+
 /// All files and the progress display of a run.
 pub(crate) struct Log {
     csv: Csv,
@@ -78,10 +88,12 @@ impl Log {
     pub(crate) fn open(run: &Run, start_step: u64) -> Result<Log> {
         let folder = &run.folder;
         let csv = folder.join(format!("{}_r0.csv", run.config.logging.write_tag));
-        let metrics = folder.join("metrics.jsonl");
+        let metrics = folder.join(METRICS);
         Ok(Log {
-            csv: Csv::open(&csv, run.steps_per_epoch, start_step).with_context(|| format!("cannot write {}", csv.display()))?,
-            metrics: Metrics::open(&metrics, start_step).with_context(|| format!("cannot write {}", metrics.display()))?,
+            csv: Csv::open(&csv, run.steps_per_epoch, start_step)
+                .with_context(|| format!("cannot write {}", csv.display()))?,
+            metrics: Metrics::open(&metrics, start_step)
+                .with_context(|| format!("cannot write {}", metrics.display()))?,
             events: Events::create(folder, start_step)?,
             unreadable: folder.join("unreadable.txt"),
             log_every: run.log_every,

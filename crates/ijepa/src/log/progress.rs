@@ -29,7 +29,8 @@ impl Progress {
     pub(crate) fn start(total: u64, first: u64) -> Progress {
         let bar = (output::wants(0) && std::io::stderr().is_terminal()).then(|| {
             let bar = ProgressBar::with_draw_target(Some(total), ProgressDrawTarget::stderr());
-            let style = ProgressStyle::with_template("{bar:30} {pos}/{len}  {elapsed} < {eta}  {msg}").expect("the template is right");
+            let style = ProgressStyle::with_template("{bar:30} {pos}/{len}  {elapsed} < {eta}  {msg}")
+                .expect("the template is right");
             bar.set_style(style);
             bar.set_position(first);
             bar.reset_eta();

@@ -3,7 +3,9 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
-use ijepa_data::{Dataset, EvalTransform, IndexSet, KeepRates, MaskConfig, Masks, Normalisation, Sample, Split, keep_rates};
+use ijepa_data::{
+    Dataset, EvalTransform, IndexSet, KeepRates, MaskConfig, Masks, Normalisation, Sample, Split, keep_rates,
+};
 
 use super::canvas::{Canvas, Rect, Rgb, heat};
 use crate::cli::MasksArgs;
@@ -91,7 +93,10 @@ fn table(config: &Config, rates: &KeepRates, batches: usize, picture: Option<&Pa
     }
     if let Some(picture) = picture {
         let most = 100.0 * most_kept(rates);
-        text.push_str(&format!("\n\nwrote {} (maps: dark blue is never kept, yellow is {most:.0} %)", picture.display()));
+        text.push_str(&format!(
+            "\n\nwrote {} (maps: dark blue is never kept, yellow is {most:.0} %)",
+            picture.display()
+        ));
     }
     text
 }
@@ -133,11 +138,18 @@ fn pixels(sample: &Sample, config: &Config, data: &str) -> Result<Vec<u8>> {
         }
         Sample::Normalised { size, values } => {
             if *size != (side, side) {
-                return Err(Failure::usage(format!("{data} has images of {}×{} pixels, data.crop_size is {side}", size.0, size.1))
-                    .remedy(format!("--set data.crop_size={}", size.0))
-                    .into());
+                return Err(Failure::usage(format!(
+                    "{data} has images of {}×{} pixels, data.crop_size is {side}",
+                    size.0, size.1
+                ))
+                .remedy(format!("--set data.crop_size={}", size.0))
+                .into());
             }
-            values.iter().enumerate().map(|(at, value)| value * std[at / (side * side)] + mean[at / (side * side)]).collect()
+            values
+                .iter()
+                .enumerate()
+                .map(|(at, value)| value * std[at / (side * side)] + mean[at / (side * side)])
+                .collect()
         }
     };
     let byte = |at: usize| (values[at % 3 * side * side + at / 3] * 255.0).round().clamp(0.0, 255.0) as u8;
@@ -193,7 +205,10 @@ fn picture(config: &MaskConfig, masks: &Masks, rates: &KeepRates, images: &[Vec<
         let (left, top) = place(images.len(), column);
         for (cell, keep) in keep.iter().enumerate() {
             let (row, col) = (cell / config.grid.1, cell % config.grid.1);
-            canvas.fill(Rect { left: left + col * patch, top: top + GAP + row * patch, width: patch, height: patch }, heat(keep / most));
+            canvas.fill(
+                Rect { left: left + col * patch, top: top + GAP + row * patch, width: patch, height: patch },
+                heat(keep / most),
+            );
         }
     }
     canvas

@@ -24,7 +24,8 @@ fn inspect_prints_a_line_a_tensor_for_people() {
     let said = ijepa(Path::new("."), &["inspect", REFERENCE]);
     assert_eq!((said.code, said.stderr.as_str()), (Some(0), ""));
     assert!(said.stdout.contains("written by the reference"), "{}", said.stdout);
-    let line = said.stdout.lines().find(|line| line.starts_with("predictor.mask_token")).expect("the mask token is listed");
+    let line =
+        said.stdout.lines().find(|line| line.starts_with("predictor.mask_token")).expect("the mask token is listed");
     assert!(line.ends_with("(1, 1, 96)"), "{line}");
 }
 

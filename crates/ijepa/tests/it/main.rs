@@ -1,9 +1,11 @@
 //! The program as its users meet it: the real binary, its output, its exit codes.
 
+mod embed;
 mod help;
 mod looking;
 mod masks;
 mod refusals;
+mod training;
 
 use std::path::Path;
 use std::process::Command;

@@ -5,7 +5,12 @@ use serde_json::Value;
 use super::{ijepa, scratch};
 
 fn sum(rows: &Value) -> f64 {
-    rows.as_array().expect("rows").iter().flat_map(|row| row.as_array().expect("a row")).map(|cell| cell.as_f64().expect("a number")).sum()
+    rows.as_array()
+        .expect("rows")
+        .iter()
+        .flat_map(|row| row.as_array().expect("a row"))
+        .map(|cell| cell.as_f64().expect("a number"))
+        .sum()
 }
 
 #[test]
@@ -29,7 +34,9 @@ fn the_json_has_its_keys_and_the_maps_add_up_to_the_means() {
 #[test]
 fn a_seed_gives_the_same_masks_and_another_seed_others() {
     let dir = scratch();
-    let shown = |seed: &str| ijepa(dir.path(), &["view", "masks", "small.yaml", "--batches", "3", "--json", "--seed", seed]).json();
+    let shown = |seed: &str| {
+        ijepa(dir.path(), &["view", "masks", "small.yaml", "--batches", "3", "--json", "--seed", seed]).json()
+    };
     assert_eq!(shown("1"), shown("1"));
     assert_ne!(shown("1"), shown("2"));
 }

@@ -38,7 +38,10 @@ fn a_file_that_is_not_yaml_or_not_there_is_named() {
 #[test]
 fn masks_that_cannot_be_met_are_refused_before_anything_is_written() {
     let dir = scratch();
-    let said = ijepa(dir.path(), &["pretrain", "small.yaml", "--data", "scenes:100", "--out", "run", "--set", "mask.min_keep=63"]);
+    let said = ijepa(
+        dir.path(),
+        &["pretrain", "small.yaml", "--data", "scenes:100", "--out", "run", "--set", "mask.min_keep=63"],
+    );
     said.refused(USAGE, &["63", "try: "]);
     ijepa(dir.path(), &["view", "masks", "small.yaml", "--set", "mask.min_keep=63"]).refused(USAGE, &["63"]);
     assert!(!dir.path().join("run").exists());
@@ -61,7 +64,8 @@ fn data_that_is_missing_empty_or_not_named_is_told_apart() {
 fn a_checkpoint_that_is_none_is_refused() {
     let dir = scratch();
     write(dir.path(), "text.pth.tar", "this is not a checkpoint");
-    let whole = std::fs::read(concat!(env!("CARGO_MANIFEST_DIR"), "/../../goldens/torch_files/adamw.pth.tar")).expect("the golden is there");
+    let whole = std::fs::read(concat!(env!("CARGO_MANIFEST_DIR"), "/../../goldens/torch_files/adamw.pth.tar"))
+        .expect("the golden is there");
     write(dir.path(), "torn.pth.tar", &whole[..whole.len() / 2]);
     ijepa(dir.path(), &["inspect", "text.pth.tar"]).refused(CHECKPOINT, &["text.pth.tar"]);
     ijepa(dir.path(), &["inspect", "torn.pth.tar"]).refused(CHECKPOINT, &["torn.pth.tar"]);
@@ -84,7 +88,9 @@ fn a_checkpoint_of_another_shape_is_refused() {
 fn a_run_folder_that_cannot_be_written_or_holds_a_run_is_refused() {
     let dir = scratch();
     write(dir.path(), "file", "x");
-    let pretrain = |out: &str| ijepa(dir.path(), &["-q", "pretrain", "small.yaml", "--data", "scenes:16", "--out", out, "--steps", "1"]);
+    let pretrain = |out: &str| {
+        ijepa(dir.path(), &["-q", "pretrain", "small.yaml", "--data", "scenes:16", "--out", out, "--steps", "1"])
+    };
     pretrain("file/run").refused(FAILED, &["cannot write the run folder", "file/run", "--out"]);
     assert_eq!(pretrain("run").code, Some(0));
     let before = std::fs::read(dir.path().join("run/jepa_r0.csv")).expect("the run left a log");
@@ -95,7 +101,19 @@ fn a_run_folder_that_cannot_be_written_or_holds_a_run_is_refused() {
 #[test]
 fn what_is_out_of_range_says_the_numbers() {
     let dir = scratch();
-    let said = ijepa(dir.path(), &["pretrain", "small.yaml", "--data", "scenes:100", "--set", "data.crop_size=33", "--set", "meta.pred_emb_dim=25"]);
+    let said = ijepa(
+        dir.path(),
+        &[
+            "pretrain",
+            "small.yaml",
+            "--data",
+            "scenes:100",
+            "--set",
+            "data.crop_size=33",
+            "--set",
+            "meta.pred_emb_dim=25",
+        ],
+    );
     said.refused(USAGE, &["2 problems", "data.crop_size (--set) is 33", "32 or 36", "25 wide"]);
 }
 
@@ -110,7 +128,9 @@ fn options_that_exclude_each_other_are_refused() {
 #[test]
 fn a_device_that_is_not_here_is_refused() {
     let dir = scratch();
-    let pretrain = |device| ijepa(dir.path(), &["pretrain", "small.yaml", "--data", "scenes:100", "--dry-run", "--device", device]);
+    let pretrain = |device| {
+        ijepa(dir.path(), &["pretrain", "small.yaml", "--data", "scenes:100", "--dry-run", "--device", device])
+    };
     pretrain("cuda:1").refused(DEVICE, &["cuda:1", "CPU only"]);
     pretrain("tpu").refused(USAGE, &["auto, cpu, cuda or cuda:N", "tpu"]);
     assert_eq!(pretrain("cpu").code, Some(0));

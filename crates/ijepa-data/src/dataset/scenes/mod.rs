@@ -59,28 +59,17 @@ pub struct Scenes {
 
 /// The distance class, 0 (near) to 3 (far), of a nearest depth.
 pub fn distance_bin(distance: f32) -> u32 {
-    DISTANCE_EDGES
-        .iter()
-        .filter(|&&edge| distance >= edge)
-        .count() as u32
+    DISTANCE_EDGES.iter().filter(|&&edge| distance >= edge).count() as u32
 }
 
 impl Scenes {
     /// `count` scenes of `seed`. The two splits of a seed share no scene.
     pub fn new(count: usize, split: Split, seed: u64) -> Scenes {
-        Scenes {
-            count,
-            split,
-            seed,
-            classes: SCENE_CLASSES.map(str::to_owned).to_vec(),
-        }
+        Scenes { count, split, seed, classes: SCENE_CLASSES.map(str::to_owned).to_vec() }
     }
 
     /// Number of scenes.
-    #[expect(
-        clippy::len_without_is_empty,
-        reason = "a set of scenes is never empty"
-    )]
+    #[expect(clippy::len_without_is_empty, reason = "a set of scenes is never empty")]
     pub fn len(&self) -> usize {
         self.count
     }
@@ -100,17 +89,9 @@ impl Scenes {
     /// The labels of a scene.
     pub fn labels(&self, index: usize) -> SceneLabels {
         let layout = Layout::draw(&mut self.rng(index));
-        let largest = layout
-            .objects
-            .iter()
-            .max_by(|a, b| a.size.total_cmp(&b.size))
-            .expect("a scene has an object");
+        let largest = layout.objects.iter().max_by(|a, b| a.size.total_cmp(&b.size)).expect("a scene has an object");
         let nearest = layout.objects.first().expect("a scene has an object");
-        SceneLabels {
-            class: largest.shape as u32,
-            count: layout.objects.len() as u32,
-            distance: nearest.depth,
-        }
+        SceneLabels { class: largest.shape as u32, count: layout.objects.len() as u32, distance: nearest.depth }
     }
 
     fn rng(&self, index: usize) -> ChaCha8Rng {
@@ -171,15 +152,8 @@ impl Layout {
                 let margin = 0.45 * size;
                 let x = between(rng, (margin, 1.0 - margin)) as f32;
                 let y = ground as f32 - shape.lowest(angle) * size as f32;
-                let object = Object {
-                    shape,
-                    depth: depth as f32,
-                    x,
-                    y,
-                    ground: ground as f32,
-                    size: size as f32,
-                    angle,
-                };
+                let object =
+                    Object { shape, depth: depth as f32, x, y, ground: ground as f32, size: size as f32, angle };
                 let visible = seen.visible_share(&object);
                 if best.as_ref().is_none_or(|(share, _)| visible > *share) {
                     best = Some((visible, object));
@@ -192,10 +166,7 @@ impl Layout {
             seen.cover(&object);
             objects.push(object);
         }
-        Layout {
-            horizon: horizon as f32,
-            objects,
-        }
+        Layout { horizon: horizon as f32, objects }
     }
 }
 
@@ -204,11 +175,7 @@ fn depths_and_sizes(nearest: f64, count: u64, rng: &mut ChaCha8Rng) -> Vec<(f64,
     loop {
         let mut drawn: Vec<(f64, f64)> = (0..count)
             .map(|object| {
-                let depth = if object == 0 {
-                    nearest
-                } else {
-                    between(rng, (nearest + 0.1, FARTHEST))
-                };
+                let depth = if object == 0 { nearest } else { between(rng, (nearest + 0.1, FARTHEST)) };
                 (depth, SIZE_AT_ONE * between(rng, (0.75, 1.3)) / depth)
             })
             .collect();
@@ -231,9 +198,7 @@ impl Seen {
     const SIDE: usize = 32;
 
     fn new() -> Seen {
-        Seen {
-            covered: [false; Seen::SIDE * Seen::SIDE],
-        }
+        Seen { covered: [false; Seen::SIDE * Seen::SIDE] }
     }
 
     /// The share of an object's area that lies in the picture and is not covered.
@@ -244,11 +209,7 @@ impl Seen {
             visible += u32::from(cell.is_some_and(|cell| !self.covered[cell]));
         });
         // An object smaller than a cell may miss all cell centres; nothing is known against it.
-        if all == 0 {
-            1.0
-        } else {
-            visible as f32 / all as f32
-        }
+        if all == 0 { 1.0 } else { visible as f32 / all as f32 }
     }
 
     fn cover(&mut self, object: &Object) {
@@ -264,15 +225,12 @@ impl Seen {
 fn for_cells_in(object: &Object, mut visit: impl FnMut(Option<usize>)) {
     let side = Seen::SIDE as f32;
     let reach = object.shape.reach() * object.size;
-    let range = |centre: f32| {
-        ((centre - reach) * side).floor() as i32..((centre + reach) * side).ceil() as i32
-    };
+    let range = |centre: f32| ((centre - reach) * side).floor() as i32..((centre + reach) * side).ceil() as i32;
     for row in range(object.y) {
         for col in range(object.x) {
             let (x, y) = ((col as f32 + 0.5) / side, (row as f32 + 0.5) / side);
             if object.contains(x, y) {
-                let inside =
-                    (0..Seen::SIDE as i32).contains(&row) && (0..Seen::SIDE as i32).contains(&col);
+                let inside = (0..Seen::SIDE as i32).contains(&row) && (0..Seen::SIDE as i32).contains(&col);
                 visit(inside.then(|| row as usize * Seen::SIDE + col as usize));
             }
         }
@@ -289,7 +247,6 @@ impl Object {
 
     fn contains(&self, x: f32, y: f32) -> bool {
         let (u, v) = self.local(x, y);
-        u * u + v * v <= self.shape.reach() * self.shape.reach()
-            && self.shape.distance(u, v).distance < 0.0
+        u * u + v * v <= self.shape.reach() * self.shape.reach() && self.shape.distance(u, v).distance < 0.0
     }
 }

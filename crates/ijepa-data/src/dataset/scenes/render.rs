@@ -24,10 +24,7 @@ struct Air {
 /// Paints a scene; the rest of its stream of draws decides colours, light and clutter.
 pub(super) fn render(layout: &Layout, rng: &mut ChaCha8Rng) -> Picture {
     let haze_hue = draw(rng, 0.0, 1.0);
-    let air = Air {
-        haze: hsv(haze_hue, draw(rng, 0.03, 0.2), draw(rng, 0.72, 0.95)),
-        light: draw_light(rng),
-    };
+    let air = Air { haze: hsv(haze_hue, draw(rng, 0.03, 0.2), draw(rng, 0.72, 0.95)), light: draw_light(rng) };
     let mut canvas = vec![[0.0; 3]; SCENE_SIDE * SCENE_SIDE]; // (row, column)
     paint_sky(&mut canvas, layout.horizon, &air, rng);
     paint_ground(&mut canvas, layout.horizon, &air, rng);
@@ -43,38 +40,22 @@ pub(super) fn render(layout: &Layout, rng: &mut ChaCha8Rng) -> Picture {
 }
 
 fn draw_light(rng: &mut ChaCha8Rng) -> [f32; 3] {
-    let (x, y, z) = (
-        draw(rng, -0.9, 0.9),
-        draw(rng, -0.9, -0.4),
-        draw(rng, 0.45, 0.8),
-    );
+    let (x, y, z) = (draw(rng, -0.9, 0.9), draw(rng, -0.9, -0.4), draw(rng, 0.45, 0.8));
     let length = (x * x + y * y + z * z).sqrt();
     [x / length, y / length, z / length]
 }
 
 /// A gradient down to the haze, soft clouds, and up to two lines of hills.
 fn paint_sky(canvas: &mut [Colour], horizon: f32, air: &Air, rng: &mut ChaCha8Rng) {
-    let top = hsv(
-        draw(rng, 0.0, 1.0),
-        draw(rng, 0.1, 0.5),
-        draw(rng, 0.45, 0.95),
-    );
-    let clouds = if uniform(rng) < 0.6 {
-        draw(rng, 0.15, 0.6)
-    } else {
-        0.0
-    };
+    let top = hsv(draw(rng, 0.0, 1.0), draw(rng, 0.1, 0.5), draw(rng, 0.45, 0.95));
+    let clouds = if uniform(rng) < 0.6 { draw(rng, 0.15, 0.6) } else { 0.0 };
     let salt = below(rng, 1 << 32) as u32;
     let hills: Vec<Hills> = (0..below(rng, 3))
         .map(|line| Hills {
             height: draw(rng, 0.03, 0.12),
             waves: [draw(rng, 4.0, 9.0), draw(rng, 10.0, 22.0)],
             phases: [draw(rng, 0.0, 6.3), draw(rng, 0.0, 6.3)],
-            colour: mix(
-                hsv(draw(rng, 0.0, 1.0), 0.3, draw(rng, 0.3, 0.6)),
-                air.haze,
-                0.7 - 0.25 * line as f32,
-            ),
+            colour: mix(hsv(draw(rng, 0.0, 1.0), 0.3, draw(rng, 0.3, 0.6)), air.haze, 0.7 - 0.25 * line as f32),
         })
         .collect();
     let rows = (horizon / PIXEL).ceil() as usize;
@@ -85,21 +66,12 @@ fn paint_sky(canvas: &mut [Colour], horizon: f32, air: &Air, rng: &mut ChaCha8Rn
             let x = (col as f32 + 0.5) * PIXEL;
             let mut colour = gradient;
             if clouds > 0.0 {
-                let density = 0.65 * noise(x * 3.5, y * 9.0, salt)
-                    + 0.35 * noise(x * 8.0, y * 20.0, salt ^ 1);
-                colour = mix(
-                    colour,
-                    [1.0; 3],
-                    clouds * ((density - 0.5) * 4.0).clamp(0.0, 1.0),
-                );
+                let density = 0.65 * noise(x * 3.5, y * 9.0, salt) + 0.35 * noise(x * 8.0, y * 20.0, salt ^ 1);
+                colour = mix(colour, [1.0; 3], clouds * ((density - 0.5) * 4.0).clamp(0.0, 1.0));
             }
             for line in &hills {
                 let ridge = horizon - line.height * line.at(x);
-                colour = mix(
-                    colour,
-                    line.colour,
-                    ((y - ridge) / PIXEL + 0.5).clamp(0.0, 1.0),
-                );
+                colour = mix(colour, line.colour, ((y - ridge) / PIXEL + 0.5).clamp(0.0, 1.0));
             }
             canvas[row * SCENE_SIDE + col] = colour;
         }
@@ -131,11 +103,7 @@ enum Ground {
 
 /// The plane with its pattern in perspective, and pebbles; all of it fades into the haze.
 fn paint_ground(canvas: &mut [Colour], horizon: f32, air: &Air, rng: &mut ChaCha8Rng) {
-    let base = hsv(
-        draw(rng, 0.0, 1.0),
-        draw(rng, 0.08, 0.4),
-        draw(rng, 0.35, 0.75),
-    );
+    let base = hsv(draw(rng, 0.0, 1.0), draw(rng, 0.08, 0.4), draw(rng, 0.35, 0.75));
     let ground = match below(rng, 4) {
         0 => Ground::Boards,
         1 => Ground::Tiles,
@@ -155,17 +123,14 @@ fn paint_ground(canvas: &mut [Colour], horizon: f32, air: &Air, rng: &mut ChaCha
         let pattern = contrast * (spacing / depth / PIXEL / 2.0 - 1.0).clamp(0.0, 1.0);
         for col in 0..SCENE_SIDE {
             let x = ((col as f32 + 0.5) * PIXEL - 0.5) * depth;
-            let stripe =
-                |place: f32| 4.0 * ((place / spacing + shift).rem_euclid(1.0) - 0.5).abs() - 1.0;
+            let stripe = |place: f32| 4.0 * ((place / spacing + shift).rem_euclid(1.0) - 0.5).abs() - 1.0;
             let sharp = |wave: f32| (wave * spacing / depth / PIXEL).clamp(-1.0, 1.0);
             let mark = match ground {
                 Ground::Plain => 0.0,
                 Ground::Boards => pattern * sharp(stripe(x) + 0.7),
                 Ground::Tiles => pattern * sharp(stripe(x)) * sharp(stripe(depth)),
             };
-            let rough = grain
-                * (noise(x * 14.0, depth * 14.0, salt) + noise(x * 33.0, depth * 33.0, salt ^ 1)
-                    - 1.0);
+            let rough = grain * (noise(x * 14.0, depth * 14.0, salt) + noise(x * 33.0, depth * 33.0, salt ^ 1) - 1.0);
             let lit = 1.0 + mark + rough / depth.max(1.0);
             let colour = mix(base.map(|value| value * lit), air.haze, haze);
             let pixel = &mut canvas[row * SCENE_SIDE + col];
@@ -174,16 +139,9 @@ fn paint_ground(canvas: &mut [Colour], horizon: f32, air: &Air, rng: &mut ChaCha
     }
     for _ in 0..below(rng, 22) {
         let depth = draw(rng, 0.95, 3.2);
-        let (x, y) = (
-            draw(rng, 0.0, 1.0),
-            horizon + (super::GROUND_AT_ONE as f32 - horizon) / depth,
-        );
+        let (x, y) = (draw(rng, 0.0, 1.0), horizon + (super::GROUND_AT_ONE as f32 - horizon) / depth);
         let radius = draw(rng, 0.012, 0.03) / depth;
-        let shade = if uniform(rng) < 0.5 {
-            draw(rng, 0.6, 0.85)
-        } else {
-            draw(rng, 1.1, 1.3)
-        };
+        let shade = if uniform(rng) < 0.5 { draw(rng, 0.6, 0.85) } else { draw(rng, 1.1, 1.3) };
         let colour = mix(base.map(|value| value * shade), air.haze, haze_share(depth));
         for_pixels_around(x, y, (radius + PIXEL, radius + PIXEL), |pixel, dx, dy| {
             let cover = (0.5 - (dx.hypot(1.5 * dy) - radius) / PIXEL).clamp(0.0, 1.0);
@@ -212,51 +170,35 @@ fn paint_object(canvas: &mut [Colour], object: &Object, air: &Air, rng: &mut Cha
     let hue = draw(rng, 0.0, 1.0);
     let base = hsv(hue, draw(rng, 0.5, 0.95), draw(rng, 0.55, 1.0));
     let gloss = draw(rng, 0.1, 0.5);
-    let bands = if uniform(rng) < 0.25 {
-        draw(rng, 0.12, 0.3)
-    } else {
-        0.0
-    };
+    let bands = if uniform(rng) < 0.25 { draw(rng, 0.12, 0.3) } else { 0.0 };
     let haze = haze_share(object.depth);
     let [light_x, light_y, light_z] = air.light;
     // Halfway between the light and the viewer.
     let half_length = (light_x * light_x + light_y * light_y + (light_z + 1.0).powi(2)).sqrt();
     let (sin, cos) = object.angle.sin_cos();
-    let (rim, reach) = (
-        object.shape.rim(),
-        object.shape.reach() + PIXEL / object.size,
-    );
-    for_pixels_around(
-        object.x,
-        object.y,
-        (reach * object.size, reach * object.size),
-        |pixel, dx, dy| {
-            let (dx, dy) = (dx / object.size, dy / object.size);
-            if dx * dx + dy * dy > reach * reach {
-                return;
-            }
-            let (u, v) = (cos * dx + sin * dy, cos * dy - sin * dx);
-            let edge = object.shape.distance(u, v);
-            let cover = (0.5 - edge.distance * object.size / PIXEL).clamp(0.0, 1.0);
-            if cover == 0.0 {
-                return;
-            }
-            let slope = (1.0 + edge.distance / rim).clamp(0.0, 0.98); // 0 on the flat, 1 at the edge
-            let (out_x, out_y) = (
-                cos * edge.out.0 - sin * edge.out.1,
-                sin * edge.out.0 + cos * edge.out.1,
-            );
-            let (x, y, z) = (slope * out_x, slope * out_y, (1.0 - slope * slope).sqrt());
-            let lambert = (x * light_x + y * light_y + z * light_z).max(0.0);
-            let highlight =
-                ((x * light_x + y * light_y + z * (light_z + 1.0)) / half_length).max(0.0);
-            let band = 1.0 - bands * f32::from((u * 5.0).rem_euclid(1.0) < 0.5);
-            let shade = band * (0.36 + 0.72 * lambert) * (1.0 - 0.14 * dy);
-            let shine = gloss * highlight.powi(24);
-            let colour = base.map(|value| value * shade + shine);
-            canvas[pixel] = mix(canvas[pixel], mix(colour, air.haze, haze), cover);
-        },
-    );
+    let (rim, reach) = (object.shape.rim(), object.shape.reach() + PIXEL / object.size);
+    for_pixels_around(object.x, object.y, (reach * object.size, reach * object.size), |pixel, dx, dy| {
+        let (dx, dy) = (dx / object.size, dy / object.size);
+        if dx * dx + dy * dy > reach * reach {
+            return;
+        }
+        let (u, v) = (cos * dx + sin * dy, cos * dy - sin * dx);
+        let edge = object.shape.distance(u, v);
+        let cover = (0.5 - edge.distance * object.size / PIXEL).clamp(0.0, 1.0);
+        if cover == 0.0 {
+            return;
+        }
+        let slope = (1.0 + edge.distance / rim).clamp(0.0, 0.98); // 0 on the flat, 1 at the edge
+        let (out_x, out_y) = (cos * edge.out.0 - sin * edge.out.1, sin * edge.out.0 + cos * edge.out.1);
+        let (x, y, z) = (slope * out_x, slope * out_y, (1.0 - slope * slope).sqrt());
+        let lambert = (x * light_x + y * light_y + z * light_z).max(0.0);
+        let highlight = ((x * light_x + y * light_y + z * (light_z + 1.0)) / half_length).max(0.0);
+        let band = 1.0 - bands * f32::from((u * 5.0).rem_euclid(1.0) < 0.5);
+        let shade = band * (0.36 + 0.72 * lambert) * (1.0 - 0.14 * dy);
+        let shine = gloss * highlight.powi(24);
+        let colour = base.map(|value| value * shade + shine);
+        canvas[pixel] = mix(canvas[pixel], mix(colour, air.haze, haze), cover);
+    });
 }
 
 /// How much of what stands at `depth` is lost in the haze.
@@ -268,18 +210,12 @@ fn haze_share(depth: f32) -> f32 {
 fn for_pixels_around(x: f32, y: f32, reach: (f32, f32), mut visit: impl FnMut(usize, f32, f32)) {
     let range = |centre: f32, reach: f32| {
         let from = ((centre - reach) / PIXEL).floor().max(0.0) as usize;
-        let to = ((centre + reach) / PIXEL)
-            .ceil()
-            .clamp(0.0, SCENE_SIDE as f32) as usize;
+        let to = ((centre + reach) / PIXEL).ceil().clamp(0.0, SCENE_SIDE as f32) as usize;
         from..to
     };
     for row in range(y, reach.1) {
         for col in range(x, reach.0) {
-            visit(
-                row * SCENE_SIDE + col,
-                (col as f32 + 0.5) * PIXEL - x,
-                (row as f32 + 0.5) * PIXEL - y,
-            );
+            visit(row * SCENE_SIDE + col, (col as f32 + 0.5) * PIXEL - x, (row as f32 + 0.5) * PIXEL - y);
         }
     }
 }
@@ -315,8 +251,7 @@ fn noise(x: f32, y: f32, salt: u32) -> f32 {
 
 /// A fixed number, 0 to 1, for every lattice point. Multiplicative mixing as in MurmurHash3's finaliser.
 fn lattice(i: i32, j: i32, salt: u32) -> f32 {
-    let mut bits =
-        (i as u32).wrapping_mul(0x9e37_79b1) ^ (j as u32).wrapping_mul(0x85eb_ca6b) ^ salt;
+    let mut bits = (i as u32).wrapping_mul(0x9e37_79b1) ^ (j as u32).wrapping_mul(0x85eb_ca6b) ^ salt;
     bits = (bits ^ (bits >> 16)).wrapping_mul(0x85eb_ca6b);
     bits = (bits ^ (bits >> 13)).wrapping_mul(0xc2b2_ae35);
     (bits ^ (bits >> 16)) as f32 / u32::MAX as f32

@@ -31,43 +31,17 @@ static SQUARE: [(f32, f32); 4] = [(-0.5, -0.5), (0.5, -0.5), (0.5, 0.5), (-0.5, 
 static CROSS: [(f32, f32); 12] = {
     const W: f32 = 0.223_607;
     const L: f32 = 3.0 * W;
-    [
-        (-W, -L),
-        (W, -L),
-        (W, -W),
-        (L, -W),
-        (L, W),
-        (W, W),
-        (W, L),
-        (-W, L),
-        (-W, W),
-        (-L, W),
-        (-L, -W),
-        (-W, -W),
-    ]
+    [(-W, -L), (W, -L), (W, -W), (L, -W), (L, W), (W, W), (W, L), (-W, L), (-W, W), (-L, W), (-L, -W), (-W, -W)]
 };
 /// Equilateral: ¾·√3·r² = 1 for the circle through its corners.
 static TRIANGLE: LazyLock<Vec<(f32, f32)>> = LazyLock::new(|| corners(3, |_| 0.877_383));
 /// Five points, the inner corners half as far out as the outer ones: 5·½·sin 36°·r² = 1.
-static STAR: LazyLock<Vec<(f32, f32)>> = LazyLock::new(|| {
-    corners(10, |corner| {
-        if corner % 2 == 0 {
-            0.824_9
-        } else {
-            0.5 * 0.824_9
-        }
-    })
-});
+static STAR: LazyLock<Vec<(f32, f32)>> =
+    LazyLock::new(|| corners(10, |corner| if corner % 2 == 0 { 0.824_9 } else { 0.5 * 0.824_9 }));
 
 impl Shape {
-    pub(super) const ALL: [Shape; 6] = [
-        Shape::Disc,
-        Shape::Square,
-        Shape::Triangle,
-        Shape::Star,
-        Shape::Ring,
-        Shape::Cross,
-    ];
+    pub(super) const ALL: [Shape; 6] =
+        [Shape::Disc, Shape::Square, Shape::Triangle, Shape::Star, Shape::Ring, Shape::Cross];
 
     /// Farthest point from the centre.
     pub(super) fn reach(self) -> f32 {
@@ -98,11 +72,7 @@ impl Shape {
         let (sin, cos) = angle.sin_cos();
         match self {
             Shape::Disc | Shape::Ring => self.reach(),
-            _ => self
-                .outline()
-                .iter()
-                .map(|&(u, v)| sin * u + cos * v)
-                .fold(0.0, f32::max),
+            _ => self.outline().iter().map(|&(u, v)| sin * u + cos * v).fold(0.0, f32::max),
         }
     }
 
@@ -110,20 +80,14 @@ impl Shape {
         match self {
             Shape::Disc => {
                 let from_centre = u.hypot(v).max(1e-6);
-                Edge {
-                    distance: from_centre - DISC_RADIUS,
-                    out: (u / from_centre, v / from_centre),
-                }
+                Edge { distance: from_centre - DISC_RADIUS, out: (u / from_centre, v / from_centre) }
             }
             Shape::Ring => {
                 let from_centre = u.hypot(v).max(1e-6);
                 let half_width = (RING_RADIUS - RING_HOLE) / 2.0;
                 let from_middle = from_centre - (RING_RADIUS + RING_HOLE) / 2.0;
                 let side = from_middle.signum() / from_centre;
-                Edge {
-                    distance: from_middle.abs() - half_width,
-                    out: (u * side, v * side),
-                }
+                Edge { distance: from_middle.abs() - half_width, out: (u * side, v * side) }
             }
             _ => polygon(self.outline(), u, v),
         }
@@ -156,8 +120,7 @@ fn polygon(outline: &[(f32, f32)], u: f32, v: f32) -> Edge {
     for &to in outline {
         let (edge_u, edge_v) = (to.0 - from.0, to.1 - from.1);
         let (du, dv) = (u - from.0, v - from.1);
-        let along =
-            ((du * edge_u + dv * edge_v) / (edge_u * edge_u + edge_v * edge_v)).clamp(0.0, 1.0);
+        let along = ((du * edge_u + dv * edge_v) / (edge_u * edge_u + edge_v * edge_v)).clamp(0.0, 1.0);
         let (off_u, off_v) = (du - along * edge_u, dv - along * edge_v);
         let squared = off_u * off_u + off_v * off_v;
         if squared < nearest.0 {
@@ -170,10 +133,7 @@ fn polygon(outline: &[(f32, f32)], u: f32, v: f32) -> Edge {
     }
     let length = nearest.0.sqrt().max(1e-6);
     let sign = if inside { -1.0 } else { 1.0 };
-    Edge {
-        distance: sign * length,
-        out: (sign * nearest.1 / length, sign * nearest.2 / length),
-    }
+    Edge { distance: sign * length, out: (sign * nearest.1 / length, sign * nearest.2 / length) }
 }
 
 #[cfg(test)]
@@ -205,10 +165,7 @@ mod tests {
                 let edge = shape.distance(u, v);
                 let step = 1e-3;
                 let further = shape.distance(u + step * edge.out.0, v + step * edge.out.1);
-                assert!(
-                    (further.distance - edge.distance - step).abs() < 1e-4,
-                    "{shape:?} at ({u}, {v})"
-                );
+                assert!((further.distance - edge.distance - step).abs() < 1e-4, "{shape:?} at ({u}, {v})");
             }
         }
     }

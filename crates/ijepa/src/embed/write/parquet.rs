@@ -6,11 +6,11 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use anyhow::{Context, Result};
 use ::parquet::data_type::{ByteArray, ByteArrayType, DataType, FloatType, Int64Type};
 use ::parquet::file::properties::{EnabledStatistics, WriterProperties};
 use ::parquet::file::writer::{SerializedFileWriter, SerializedRowGroupWriter};
 use ::parquet::schema::parser::parse_message_type;
+use anyhow::{Context, Result};
 
 use super::partial::Partial;
 use super::{Batch, Layout};
@@ -41,7 +41,10 @@ impl Parquet {
              required group pooled (LIST) {{ repeated group list {{ required float element; }} }} {tokens} }}"
         );
         let schema = Arc::new(parse_message_type(&schema).context("the schema is not understood")?);
-        let properties = WriterProperties::builder().set_dictionary_enabled(false).set_statistics_enabled(EnabledStatistics::None).build();
+        let properties = WriterProperties::builder()
+            .set_dictionary_enabled(false)
+            .set_statistics_enabled(EnabledStatistics::None)
+            .build();
         let writer = SerializedFileWriter::new(Partial::create(path)?, schema, Arc::new(properties))?;
         Ok(Parquet { writer, layout, paths: Vec::new(), labels: Vec::new(), pooled: Vec::new(), tokens: Vec::new() })
     }
@@ -91,7 +94,11 @@ struct List {
 }
 
 /// Writes the next column.
-fn column<T: DataType>(group: &mut SerializedRowGroupWriter<'_, Partial>, values: &[T::T], list: Option<List>) -> Result<()> {
+fn column<T: DataType>(
+    group: &mut SerializedRowGroupWriter<'_, Partial>,
+    values: &[T::T],
+    list: Option<List>,
+) -> Result<()> {
     let mut column = group.next_column()?.context("the schema has fewer columns than there are values for")?;
     let levels = list.map(|List { depth, outer, inner }| {
         let goes_on_at = |at: usize| match at % (outer * inner) {

@@ -43,7 +43,12 @@ impl Safetensors {
         if let Some((count, width)) = layout.tokens {
             tensor("tokens", "F32", vec![count, width])?;
         }
-        Ok(Safetensors { file: Partial::create(path)?, tensors, paths: Partial::create(&path.with_extension("paths.txt"))?, rows: 0 })
+        Ok(Safetensors {
+            file: Partial::create(path)?,
+            tensors,
+            paths: Partial::create(&path.with_extension("paths.txt"))?,
+            rows: 0,
+        })
     }
 
     pub(super) fn write(&mut self, batch: Batch<'_>) -> Result<()> {

@@ -51,7 +51,10 @@ fn numpy_arrays_have_their_shapes_and_values() {
     let files = written(&path, LAYOUT);
     assert_eq!(names(&files), ["a.b.labels.npy", "a.b.npy", "a.b.paths.txt", "a.b.tokens.npy"]);
     let (header, values) = npy(&path);
-    assert!(header.starts_with("{'descr': '<f4', 'fortran_order': False, 'shape': (3,3,), }") && header.ends_with('\n'), "{header}");
+    assert!(
+        header.starts_with("{'descr': '<f4', 'fortran_order': False, 'shape': (3,3,), }") && header.ends_with('\n'),
+        "{header}"
+    );
     assert_eq!(values, f32_bytes(&(0..9).map(|x| x as f32 / 8.0).collect::<Vec<_>>()));
     let (header, values) = npy(&dir.path().join("a.b.tokens.npy"));
     assert!(header.contains("'shape': (3,2,2,)"), "{header}");
@@ -59,7 +62,10 @@ fn numpy_arrays_have_their_shapes_and_values() {
     let (header, values) = npy(&dir.path().join("a.b.labels.npy"));
     assert!(header.contains("'<i8'") && header.contains("(3,)"), "{header}");
     assert_eq!(values, i64_bytes(&[0, 7, 14]));
-    assert_eq!(std::fs::read_to_string(dir.path().join("a.b.paths.txt")).expect("it was written"), "0.png\n1.png\n2.png\n");
+    assert_eq!(
+        std::fs::read_to_string(dir.path().join("a.b.paths.txt")).expect("it was written"),
+        "0.png\n1.png\n2.png\n"
+    );
     assert_eq!(left_in(dir.path()), 4);
 }
 
@@ -111,7 +117,8 @@ fn unlabelled_features_alone_make_no_other_arrays() {
 fn an_unfinished_file_leaves_nothing_and_an_unknown_ending_is_refused() {
     let dir = tempfile::tempdir().expect("a scratch folder");
     for name in ["a.npy", "a.safetensors", "a.parquet"] {
-        let mut writer = create(&dir.path().join(name), Layout { width: 1, tokens: None, labelled: false }).expect("it can be written");
+        let mut writer = create(&dir.path().join(name), Layout { width: 1, tokens: None, labelled: false })
+            .expect("it can be written");
         let batch = Batch { paths: &["x".into()], labels: &[], pooled: &[1.0], tokens: &[] };
         writer.write(Layout { width: 1, tokens: None, labelled: false }, batch).expect("it can be written");
         drop(writer);
