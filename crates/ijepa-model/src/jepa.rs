@@ -61,9 +61,9 @@ impl Jepa {
         Jepa { layout, encoder_len, encoder: vit, predictor }
     }
 
-    /// Fresh networks; the target encoder begins as a copy of the encoder.
-    pub fn init(&self, seed: u64) -> State {
-        let params = self.layout.init(seed);
+    /// Fresh networks, weights with standard deviation `std`; the target encoder begins as a copy of the encoder.
+    pub fn init(&self, seed: u64, std: f64) -> State {
+        let params = self.layout.init(seed, std);
         let target = Buf::from_slice(&params.as_slice()[..self.encoder_len]);
         let zeros = || Buf::zeros(self.layout.len);
         State { params, target, exp_avg: zeros(), exp_avg_sq: zeros(), step: 0 }

@@ -5,14 +5,14 @@
 use ijepa_data::key::{Key, Purpose, normal};
 use ijepa_tensor::{Buf, Slot};
 
-/// Standard deviation of initial weights. The reference truncates at ±2, a hundred deviations away, and undoes its own
+/// The reference's standard deviation of initial weights. It truncates at ±2, a hundred deviations away, and undoes its own
 /// rescaling by depth, so that plain normal numbers are its effective initialisation (quirks Q12 and Q13).
 pub const INIT_STD: f64 = 0.02;
 
 /// How a parameter begins.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Init {
-    /// Normal numbers with deviation [`INIT_STD`].
+    /// Normal numbers, with the deviation that [`Layout::init`] is told.
     Normal,
     /// Zeros.
     Zero,
@@ -70,15 +70,16 @@ impl Layout {
         self.entries.iter().filter(|entry| entry.learnt()).map(|entry| entry.slot.len).sum()
     }
 
-    /// A blob of initial values; each tensor draws from a stream of its own.
-    pub fn init(&self, seed: u64) -> Buf {
+    /// A blob of initial values, weights with standard deviation `std` ([`INIT_STD`] in the reference); each tensor draws
+    /// from a stream of its own.
+    pub fn init(&self, seed: u64, std: f64) -> Buf {
         let mut blob = Buf::zeros(self.len);
         for (number, entry) in self.entries.iter().enumerate() {
             let values = &mut blob.as_mut_slice()[entry.slot.range()];
             match &entry.init {
                 Init::Normal => {
                     let mut rng = Key::new(seed, Purpose::Init, 0, number as u64).rng();
-                    values.fill_with(|| (INIT_STD * normal(&mut rng)) as f32);
+                    values.fill_with(|| (std * normal(&mut rng)) as f32);
                 }
                 Init::Zero => {}
                 Init::One => values.fill(1.0),

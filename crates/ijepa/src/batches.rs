@@ -107,7 +107,11 @@ fn index_set(tensor: &TensorView, batch: usize, patches: usize) -> Result<IndexS
     let per_image = match *tensor.shape() {
         [rows, per_image] if rows == batch && per_image > 0 && tensor.dtype() == Dtype::I64 => per_image,
         _ => {
-            return Err(format!("expected I64 of [{batch}, patches], got {:?} of {:?}", tensor.dtype(), tensor.shape()));
+            return Err(format!(
+                "expected I64 of [{batch}, patches], got {:?} of {:?}",
+                tensor.dtype(),
+                tensor.shape()
+            ));
         }
     };
     let numbers =

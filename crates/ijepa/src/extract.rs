@@ -29,6 +29,8 @@ pub(crate) struct Encoder {
     layout: Layout,
     params: Buf,
     pub(crate) normalisation: Normalisation,
+    /// Deviation of initial weights, for an untrained twin.
+    init_std: f64,
 }
 
 impl Encoder {
@@ -48,16 +50,16 @@ impl Encoder {
         let sizes = sizes(path, &held, network, config.as_ref())?;
         let (layout, vit) = saved::encoder(sizes);
         let params = saved::restore_encoder(&layout, &held, network)?;
-        let normalisation =
-            config.map_or_else(Normalisation::default, |config| config::train_transform(&config).normalisation);
-        Ok(Encoder { vit, layout, params, normalisation })
+        let config = config.unwrap_or_default();
+        let (normalisation, init_std) = (config::normalisation(&config), config.meta.init_std);
+        Ok(Encoder { vit, layout, params, normalisation, init_std })
     }
 
-    /// An encoder with given weights, a blob laid out as [`saved::encoder`] lays it out.
-    pub(crate) fn new(sizes: VitConfig, params: Buf, normalisation: Normalisation) -> Encoder {
-        let (layout, vit) = saved::encoder(sizes);
+    /// The encoder of a configuration with given weights, a blob laid out as [`saved::encoder`] lays it out.
+    pub(crate) fn new(config: &Config, params: Buf) -> Encoder {
+        let (layout, vit) = saved::encoder(config::encoder_config(config));
         assert_eq!(layout.len, params.len(), "the weights of an encoder of these sizes");
-        Encoder { vit, layout, params, normalisation }
+        Encoder { vit, layout, params, normalisation: config::normalisation(config), init_std: config.meta.init_std }
     }
 
     /// Fresh weights of the same sizes.
@@ -65,8 +67,8 @@ impl Encoder {
         Encoder {
             vit: self.vit.clone(),
             layout: self.layout.clone(),
-            params: self.layout.init(seed),
-            normalisation: self.normalisation,
+            params: self.layout.init(seed, self.init_std),
+            ..*self
         }
     }
 

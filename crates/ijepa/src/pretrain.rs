@@ -106,7 +106,7 @@ fn resolve(settings: &Settings, replay: Option<&Path>) -> Result<(Run, Input)> {
 /// The state before the first step of this process.
 fn begin(run: &Run, model: &Jepa) -> Result<State> {
     match &run.start {
-        Start::Fresh => Ok(model.init(run.config.meta.seed)),
+        Start::Fresh => Ok(model.init(run.config.meta.seed, run.config.meta.init_std)),
         Start::Init(path) => {
             let mut state = restore(model, path)?;
             for moments in [&mut state.exp_avg, &mut state.exp_avg_sq] {
@@ -117,7 +117,7 @@ fn begin(run: &Run, model: &Jepa) -> Result<State> {
         }
         Start::Resume if !latest(run).exists() => {
             output::note(&format!("{} holds no checkpoint yet; starting from step 0", run.folder.display()));
-            Ok(model.init(run.config.meta.seed))
+            Ok(model.init(run.config.meta.seed, run.config.meta.init_std))
         }
         Start::Resume => restore(model, &latest(run)),
         Start::ResumeFrom(path) => restore(model, path),

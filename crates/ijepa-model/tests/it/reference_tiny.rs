@@ -9,6 +9,7 @@
 use ijepa_data::{IndexSet, Masks};
 use ijepa_model::checkpoint;
 use ijepa_model::jepa::Batch;
+use ijepa_model::params::INIT_STD;
 use ijepa_model::schedule::Schedule;
 use ijepa_model::vit::{Patches, all_patches};
 use ijepa_model::{Jepa, PredictorConfig, State, VitConfig, optimiser};
@@ -101,7 +102,7 @@ fn both_encoders_give_the_reference_tokens() {
 fn positions_are_those_of_the_reference() {
     let model = model();
     let state = start(&model);
-    let fresh = model.init(0);
+    let fresh = model.init(0, INIT_STD);
     for entry in model.layout.entries.iter().filter(|entry| !entry.learnt()) {
         let (ours, theirs) =
             (&fresh.params.as_slice()[entry.slot.range()], &state.params.as_slice()[entry.slot.range()]);

@@ -59,6 +59,13 @@ fn ranges(config: &Config, origins: &Origins, problems: &mut Vec<String>) {
     if let Some(std) = config.data.std.iter().find(|std| **std <= 0.0) {
         problems.push(format!("{}: expected three numbers above 0, got {std}", origins.of("data.std")));
     }
+    if config.meta.init_std <= 0.0 {
+        problems.push(format!(
+            "{}: expected a number above 0, got {}",
+            origins.of("meta.init_std"),
+            config.meta.init_std
+        ));
+    }
     if config.data.color_jitter_strength < 0.0 {
         let strength = config.data.color_jitter_strength;
         problems.push(format!("{}: expected 0 or more, got {strength}", origins.of("data.color_jitter_strength")));

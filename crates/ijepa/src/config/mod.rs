@@ -18,6 +18,8 @@ use anyhow::Result;
 pub(crate) use field::{Choice, Every};
 pub(crate) use model::{encoder_config, mask_config, normalisation, predictor_config, train_transform};
 
+use ijepa_model::params::INIT_STD;
+
 use crate::exit::Failure;
 use field::{Field, choice};
 use yaml::Value;
@@ -121,6 +123,9 @@ pub(crate) struct Meta {
     pub(crate) enc_emb_dim: Option<usize>,
     /// Attention heads of the encoder (and of the predictor), instead of `model_name`'s.
     pub(crate) enc_heads: Option<usize>,
+    /// Standard deviation of initial weights. The reference's 0.02 suits widths around 1000; narrow encoders start with blocks that do
+    /// next to nothing, and 0.02·√(1280/width) gives their sums the same size.
+    pub(crate) init_std: f64,
     /// Go on from `read_checkpoint`, or from the run's latest checkpoint.
     pub(crate) load_checkpoint: bool,
     /// The encoder.
@@ -219,6 +224,7 @@ impl Default for Config {
                 enc_depth: None,
                 enc_emb_dim: None,
                 enc_heads: None,
+                init_std: INIT_STD,
                 load_checkpoint: false,
                 model_name: Model::Huge,
                 pred_depth: 12,
@@ -280,6 +286,7 @@ impl Config {
             ("meta.enc_depth", Field::MaybeCount(&mut meta.enc_depth)),
             ("meta.enc_emb_dim", Field::MaybeCount(&mut meta.enc_emb_dim)),
             ("meta.enc_heads", Field::MaybeCount(&mut meta.enc_heads)),
+            ("meta.init_std", Field::Real(&mut meta.init_std)),
             ("meta.load_checkpoint", Field::Flag(&mut meta.load_checkpoint)),
             ("meta.model_name", Field::Choice(&mut meta.model_name)),
             ("meta.pred_depth", Field::Count(&mut meta.pred_depth)),

@@ -72,7 +72,7 @@ fn folder(args: &DemoArgs) -> PathBuf {
 
 /// The target encoder as training left it.
 fn trained(done: &Done) -> Encoder {
-    Encoder::new(done.model.encoder.config, done.target.clone(), done.run.transform.normalisation)
+    Encoder::new(&done.run.config, done.target.clone())
 }
 
 fn table(results: &[Score]) -> String {

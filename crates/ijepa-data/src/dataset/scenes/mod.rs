@@ -126,15 +126,17 @@ struct Object {
 
 /// Side of an object of real size 1 at depth 1.
 const SIZE_AT_ONE: f64 = 0.37;
-/// Height in the picture of the ground at depth 1.
-const GROUND_AT_ONE: f64 = 0.92;
+/// How far below the horizon the ground at depth 1 lies in the picture.
+const CAMERA_HEIGHT: f64 = 0.55;
+/// Where the horizon lies in the picture: the camera's tilt varies, as CLEVR's camera does.
+const HORIZON: (f64, f64) = (0.2, 0.44);
 /// The largest object leads the second by this factor in side, 1.56 in area: a ring or a star reaches
 /// further than a disc of the same area and must not look larger.
 const LEAD: f64 = 1.25;
 
 impl Layout {
     fn draw(rng: &mut ChaCha8Rng) -> Layout {
-        let horizon = between(rng, (0.26, 0.42));
+        let horizon = between(rng, HORIZON);
         let count = 1 + below(rng, OBJECTS_MAX);
         let nearest = between(rng, NEAREST);
         let sizes = depths_and_sizes(nearest, count, rng);
@@ -144,7 +146,7 @@ impl Layout {
         let mut objects = Vec::with_capacity(sizes.len());
         for (depth, size) in sizes {
             let shape = Shape::ALL[below(rng, Shape::ALL.len() as u64) as usize];
-            let ground = horizon + (GROUND_AT_ONE - horizon) / depth;
+            let ground = horizon + CAMERA_HEIGHT / depth;
             let wanted = if size == largest { 0.88 } else { 0.65 };
             let mut best: Option<(f32, Object)> = None;
             for _ in 0..24 {

@@ -14,6 +14,11 @@ type Colour = [f32; 3];
 
 const PIXEL: f32 = 1.0 / SCENE_SIDE as f32;
 
+/// Hues of sky and haze, of hills, and of the ground: out of doors they are blue, green to blue, and of sand, earth and grass.
+const SKY: (f32, f32) = (0.5, 0.66);
+const HILLS: (f32, f32) = (0.25, 0.6);
+const EARTH: (f32, f32) = (0.04, 0.3);
+
 /// What all of a scene shares.
 struct Air {
     haze: Colour,
@@ -23,8 +28,8 @@ struct Air {
 
 /// Paints a scene; the rest of its stream of draws decides colours, light and clutter.
 pub(super) fn render(layout: &Layout, rng: &mut ChaCha8Rng) -> Picture {
-    let haze_hue = draw(rng, 0.0, 1.0);
-    let air = Air { haze: hsv(haze_hue, draw(rng, 0.03, 0.2), draw(rng, 0.72, 0.95)), light: draw_light(rng) };
+    let haze_hue = draw(rng, SKY.0, SKY.1);
+    let air = Air { haze: hsv(haze_hue, draw(rng, 0.03, 0.15), draw(rng, 0.75, 0.92)), light: draw_light(rng) };
     let mut canvas = vec![[0.0; 3]; SCENE_SIDE * SCENE_SIDE]; // (row, column)
     paint_sky(&mut canvas, layout.horizon, &air, rng);
     paint_ground(&mut canvas, layout.horizon, &air, rng);
@@ -47,7 +52,7 @@ fn draw_light(rng: &mut ChaCha8Rng) -> [f32; 3] {
 
 /// A gradient down to the haze, soft clouds, and up to two lines of hills.
 fn paint_sky(canvas: &mut [Colour], horizon: f32, air: &Air, rng: &mut ChaCha8Rng) {
-    let top = hsv(draw(rng, 0.0, 1.0), draw(rng, 0.1, 0.5), draw(rng, 0.45, 0.95));
+    let top = hsv(draw(rng, SKY.0, SKY.1), draw(rng, 0.15, 0.5), draw(rng, 0.6, 0.9));
     let clouds = if uniform(rng) < 0.6 { draw(rng, 0.15, 0.6) } else { 0.0 };
     let salt = below(rng, 1 << 32) as u32;
     let hills: Vec<Hills> = (0..below(rng, 3))
@@ -55,7 +60,11 @@ fn paint_sky(canvas: &mut [Colour], horizon: f32, air: &Air, rng: &mut ChaCha8Rn
             height: draw(rng, 0.03, 0.12),
             waves: [draw(rng, 4.0, 9.0), draw(rng, 10.0, 22.0)],
             phases: [draw(rng, 0.0, 6.3), draw(rng, 0.0, 6.3)],
-            colour: mix(hsv(draw(rng, 0.0, 1.0), 0.3, draw(rng, 0.3, 0.6)), air.haze, 0.7 - 0.25 * line as f32),
+            colour: mix(
+                hsv(draw(rng, HILLS.0, HILLS.1), 0.3, draw(rng, 0.35, 0.55)),
+                air.haze,
+                0.7 - 0.25 * line as f32,
+            ),
         })
         .collect();
     let rows = (horizon / PIXEL).ceil() as usize;
@@ -103,7 +112,7 @@ enum Ground {
 
 /// The plane with its pattern in perspective, and pebbles; all of it fades into the haze.
 fn paint_ground(canvas: &mut [Colour], horizon: f32, air: &Air, rng: &mut ChaCha8Rng) {
-    let base = hsv(draw(rng, 0.0, 1.0), draw(rng, 0.08, 0.4), draw(rng, 0.35, 0.75));
+    let base = hsv(draw(rng, EARTH.0, EARTH.1), draw(rng, 0.1, 0.35), draw(rng, 0.42, 0.65));
     let ground = match below(rng, 4) {
         0 => Ground::Boards,
         1 => Ground::Tiles,
@@ -116,7 +125,7 @@ fn paint_ground(canvas: &mut [Colour], horizon: f32, air: &Air, rng: &mut ChaCha
     let first_row = (horizon / PIXEL).floor() as usize;
     for row in first_row..SCENE_SIDE {
         let y = (row as f32 + 0.5) * PIXEL;
-        let depth = (super::GROUND_AT_ONE as f32 - horizon) / (y - horizon).max(0.004);
+        let depth = super::CAMERA_HEIGHT as f32 / (y - horizon).max(0.004);
         let haze = haze_share(depth);
         let above = (0.5 - (y - horizon) / PIXEL).clamp(0.0, 1.0); // share of the row that is still sky
         // A pattern finer than two pixels is left to its mean.
@@ -139,7 +148,7 @@ fn paint_ground(canvas: &mut [Colour], horizon: f32, air: &Air, rng: &mut ChaCha
     }
     for _ in 0..below(rng, 22) {
         let depth = draw(rng, 0.95, 3.2);
-        let (x, y) = (draw(rng, 0.0, 1.0), horizon + (super::GROUND_AT_ONE as f32 - horizon) / depth);
+        let (x, y) = (draw(rng, 0.0, 1.0), horizon + super::CAMERA_HEIGHT as f32 / depth);
         let radius = draw(rng, 0.012, 0.03) / depth;
         let shade = if uniform(rng) < 0.5 { draw(rng, 0.6, 0.85) } else { draw(rng, 1.1, 1.3) };
         let colour = mix(base.map(|value| value * shade), air.haze, haze_share(depth));
