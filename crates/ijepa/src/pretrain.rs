@@ -31,7 +31,6 @@ enum Input {
 pub(crate) struct Done {
     pub(crate) exit: Exit,
     pub(crate) run: Run,
-    pub(crate) model: Jepa,
     /// Weights of the target encoder.
     pub(crate) target: Buf,
 }
@@ -76,7 +75,7 @@ pub(crate) fn pretrain(settings: &Settings, replay: Option<&Path>) -> Result<Don
         let stop = Stop::on_signals()?;
         exit = train(&run, &model, &mut state, &mut batches, &mut log, &stop)?;
     }
-    Ok(Done { exit, run, model, target: state.target })
+    Ok(Done { exit, run, target: state.target })
 }
 
 fn resolve(settings: &Settings, replay: Option<&Path>) -> Result<(Run, Input)> {
