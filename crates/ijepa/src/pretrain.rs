@@ -46,21 +46,14 @@ pub(crate) fn run(args: &PretrainArgs) -> Result<Exit> {
         return Ok(Exit::Done);
     }
     let done = pretrain(&settings, args.replay.as_deref())?;
-    let folder = done.run.folder.display();
-    match done.exit {
-        Exit::Stopped => {
-            output::note(&format!("stopped and saved; go on with: ijepa pretrain --resume --out {folder}"))
-        }
-        _ => output::note(&format!("done: {}", latest(&done.run).display())),
+    if done.exit == Exit::Done {
+        output::note(&format!("done: {}", latest(&done.run).display()));
     }
     Ok(done.exit)
 }
 
 /// Trains as the settings say; `replay` names a file of batches to take instead of images.
 pub(crate) fn pretrain(settings: &Settings, replay: Option<&Path>) -> Result<Done> {
-    for note in &settings.notes {
-        output::note(note);
-    }
     let (run, input) = resolve(settings, replay)?;
     let model = Jepa::new(run.encoder, run.predictor);
     let mut state = begin(&run, &model)?;
@@ -74,11 +67,18 @@ pub(crate) fn pretrain(settings: &Settings, replay: Option<&Path>) -> Result<Don
         let mut log = Log::open(&run, state.step)?;
         let stop = Stop::on_signals()?;
         exit = train(&run, &model, &mut state, &mut batches, &mut log, &stop)?;
+        if exit == Exit::Stopped {
+            let folder = run.folder.display();
+            output::note(&format!("stopped and saved; go on with: ijepa pretrain --resume --out {folder}"));
+        }
     }
     Ok(Done { exit, run, target: state.target })
 }
 
 fn resolve(settings: &Settings, replay: Option<&Path>) -> Result<(Run, Input)> {
+    for note in &settings.notes {
+        output::note(note);
+    }
     let Some(path) = replay else {
         let dataset = Dataset::open(&settings.data()?, Split::Train, settings.config.meta.seed)?;
         let run = settings.resolve(dataset.len())?;
