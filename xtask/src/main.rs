@@ -1,8 +1,9 @@
-//! Developer commands: `cargo xtask ci | tidy | goldens`.
+//! Developer commands: `cargo xtask ci | tidy | goldens | peers`.
 #![expect(clippy::print_stdout, reason = "printing is what these commands do")]
 
 mod ci;
 mod goldens;
+mod peers;
 mod tidy;
 
 use std::path::{Path, PathBuf};
@@ -13,7 +14,8 @@ usage: cargo xtask COMMAND
 
   ci        everything a change must pass, in order, with the time of each step
   tidy      the rules of the code base that a machine can hold (also a test)
-  goldens   how the files in goldens/ were made, and whether they are still those";
+  goldens   how the files in goldens/ were made, and whether they are still those
+  peers     our training step and PyTorch's, in turn on this machine (--python PYTHON, --shapes, --modes, --rounds, --avx2)";
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -21,6 +23,7 @@ fn main() -> ExitCode {
         ["ci"] => ci::run(),
         ["tidy"] => tidy::run(),
         ["goldens"] => goldens::run(),
+        ["peers", arguments @ ..] => peers::run(arguments),
         _ => {
             eprintln!("{USAGE}");
             return ExitCode::from(2);

@@ -110,14 +110,11 @@ impl Block {
 
     /// x (sequences·tokens, d) → the same shape.
     pub(crate) fn forward(&self, tape: &mut Tape, x: Var, tokens: usize) -> Var {
-        let y = tape.layer_norm(&x, Some(self.norm1), NORM_EPS);
-        let qkv = tape.linear(&y, self.qkv); // (.., 3·d)
+        let qkv = tape.norm_linear(&x, self.norm1, NORM_EPS, self.qkv); // (.., 3·d)
         let y = tape.attention(&qkv, tokens, self.heads);
         let x = tape.linear_residual(&y, self.proj, &x);
-        let y = tape.layer_norm(&x, Some(self.norm2), NORM_EPS);
-        let hidden = tape.linear(&y, self.fc1); // (.., hidden)
-        let y = tape.gelu(&hidden);
-        tape.linear_residual(&y, self.fc2, &x)
+        let hidden = tape.norm_linear(&x, self.norm2, NORM_EPS, self.fc1); // (.., hidden)
+        tape.gelu_linear_residual(&hidden, self.fc2, &x)
     }
 }
 

@@ -10,15 +10,19 @@ use crate::ops::{
 use crate::scalar::Scalar;
 use crate::tape::{Index, Slot, Tape, Var};
 
+const NORM_EPS: f32 = 1e-6;
+
 /// One op at one shape.
 #[derive(Clone, Debug)]
 pub enum Case {
     /// Linear layer, with or without a residual.
     Linear(linear::Shape, bool),
+    /// Linear layer of a layer norm.
+    NormLinear(linear::Shape),
+    /// Linear layer of a GELU, with a residual.
+    GeluLinear(linear::Shape),
     /// Layer norm, with or without the affine part.
     LayerNorm(layer_norm::Shape, bool),
-    /// GELU of (rows, width).
-    Gelu(usize, usize),
     /// Self-attention.
     Attention(attention::Shape),
     /// Positions: width, table rows, index.
@@ -99,12 +103,24 @@ impl Case {
                 all.extend(residual.then(|| input(Activation, rows, outputs)));
                 all
             }
+            Case::NormLinear(linear::Shape { rows, inputs, outputs }) => vec![
+                input(Activation, rows, inputs),
+                input(Parameter, 1, inputs),
+                input(Parameter, 1, inputs),
+                input(Parameter, outputs, inputs),
+                input(Parameter, 1, outputs),
+            ],
+            Case::GeluLinear(linear::Shape { rows, inputs, outputs }) => vec![
+                input(Activation, rows, inputs),
+                input(Parameter, outputs, inputs),
+                input(Parameter, 1, outputs),
+                input(Activation, rows, outputs),
+            ],
             Case::LayerNorm(layer_norm::Shape { rows, width, .. }, affine) => {
                 let mut all = vec![input(Activation, rows, width)];
                 all.extend(affine.then(|| [input(Parameter, 1, width); 2]).into_iter().flatten());
                 all
             }
-            Case::Gelu(rows, width) => vec![input(Activation, rows, width)],
             Case::Attention(attention::Shape { batch, tokens, width, .. }) => {
                 vec![input(Activation, batch * tokens, 3 * width)]
             }
@@ -146,9 +162,17 @@ impl Case {
                 layer_norm::reference::forward(&mut y, &x[0], affine.then(|| (&x[1][..], &x[2][..])), shape);
                 y
             }
-            Case::Gelu(rows, width) => {
-                let mut y = zeros(rows * width);
-                gelu::reference::forward(&mut y, &x[0]);
+            Case::NormLinear(shape) => {
+                let (mut normal, mut y) = (zeros(x[0].len()), zeros(shape.rows * shape.outputs));
+                let norm = layer_norm::Shape { rows: shape.rows, width: shape.inputs, eps: NORM_EPS };
+                layer_norm::reference::forward(&mut normal, &x[0], Some((&x[1][..], &x[2][..])), norm);
+                linear::reference::forward(&mut y, &normal, &x[3], &x[4], None, shape);
+                y
+            }
+            Case::GeluLinear(shape) => {
+                let (mut hidden, mut y) = (zeros(x[0].len()), zeros(shape.rows * shape.outputs));
+                gelu::reference::forward(&mut hidden, &x[0]);
+                linear::reference::forward(&mut y, &hidden, &x[1], &x[2], Some(&x[3][..]), shape);
                 y
             }
             Case::Attention(shape) => {
@@ -195,7 +219,15 @@ impl Case {
                 let affine = affine.then(|| layer_norm::Affine { weight: x[1].slot(), bias: x[2].slot() });
                 tape.layer_norm(x[0].var(), affine, shape.eps)
             }
-            Case::Gelu(..) => tape.gelu(x[0].var()),
+            Case::NormLinear(_) => {
+                let norm = layer_norm::Affine { weight: x[1].slot(), bias: x[2].slot() };
+                let layer = linear::Linear { weight: x[3].slot(), bias: x[4].slot() };
+                tape.norm_linear(x[0].var(), norm, NORM_EPS, layer)
+            }
+            Case::GeluLinear(_) => {
+                let layer = linear::Linear { weight: x[1].slot(), bias: x[2].slot() };
+                tape.gelu_linear_residual(x[0].var(), layer, x[3].var())
+            }
             Case::Attention(shape) => tape.attention(x[0].var(), shape.tokens, shape.heads),
             Case::Position(_, _, ref index) => tape.position(x[0].var(), x[1].slot(), index),
             Case::Gather(_, _, ref index) => tape.gather(x[0].var(), Index::from(&index[..])),
@@ -225,8 +257,10 @@ pub fn cases() -> Vec<Case> {
         Case::LayerNorm(norm(5, 17, 1e-6), true),
         Case::LayerNorm(norm(300, 96, 1e-6), true),
         Case::LayerNorm(norm(9, 192, 1e-5), false),
-        Case::Gelu(3, 7),
-        Case::Gelu(200, 128),
+        Case::NormLinear(linear(5, 17, 9)),
+        Case::NormLinear(linear(150, 300, 70)),
+        Case::GeluLinear(linear(3, 7, 5)),
+        Case::GeluLinear(linear(200, 600, 48)),
         attention(1, 1, 1, 4),
         attention(2, 5, 3, 12),
         attention(3, 33, 2, 48),

@@ -14,6 +14,7 @@ pub mod buf;
 pub mod cases;
 pub mod gemm;
 pub mod ops;
+pub mod roof;
 pub mod scalar;
 pub mod tape;
 pub mod threads;
@@ -21,3 +22,4 @@ mod vector;
 
 pub use buf::{Buf, View, ViewMut};
 pub use tape::{Index, Pool, Slot, Tape, Var};
+pub use vector::{instruction_set, instruction_sets};

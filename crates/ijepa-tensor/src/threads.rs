@@ -28,7 +28,7 @@ pub fn for_rows(out: &mut [f32], width: usize, work: impl Fn(usize, &mut [f32]) 
     if out.len() <= SERIAL_LEN {
         return work(0, out);
     }
-    let rows = rows_per_piece(out.len() / width, width);
+    let rows = piece(out.len() / width, width);
     out.par_chunks_mut(rows * width).enumerate().for_each(|(piece, part)| work(piece * rows, part));
 }
 
@@ -43,14 +43,15 @@ pub fn for_rows2(
     if out.len() <= SERIAL_LEN {
         return work(0, out, second);
     }
-    let rows = rows_per_piece(out.len() / width, width);
+    let rows = piece(out.len() / width, width);
     out.par_chunks_mut(rows * width)
         .zip(second.par_chunks_mut(rows * second_width))
         .enumerate()
         .for_each(|(piece, (part, second))| work(piece * rows, part, second));
 }
 
-fn rows_per_piece(rows: usize, width: usize) -> usize {
+/// Rows of a piece of (rows, width) values.
+pub fn piece(rows: usize, width: usize) -> usize {
     // Pieces of about 64 KiB, but at most 256 of them.
     (SERIAL_LEN / width).max(rows.div_ceil(256)).max(1)
 }

@@ -14,26 +14,85 @@ pub(crate) enum Isa {
     /// 512-bit vectors.
     #[cfg(target_arch = "x86_64")]
     Avx512,
+    /// 128-bit vectors of 64-bit Arm.
+    #[cfg(target_arch = "aarch64")]
+    Neon,
 }
 
-/// The widest instruction set of this CPU.
+/// Names a narrower instruction set than the widest.
+const VARIABLE: &str = "IJEPA_CPU";
+
+impl Isa {
+    const ALL: &[Isa] = &[
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx512,
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx2,
+        #[cfg(target_arch = "aarch64")]
+        Isa::Neon,
+        Isa::Portable,
+    ];
+
+    fn name(self) -> &'static str {
+        match self {
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512 => "avx512",
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx2 => "avx2",
+            #[cfg(target_arch = "aarch64")]
+            Isa::Neon => "neon",
+            Isa::Portable => "portable",
+        }
+    }
+
+    fn present(self) -> bool {
+        match self {
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512 => {
+                Isa::Avx2.present()
+                    && is_x86_feature_detected!("avx512f")
+                    && is_x86_feature_detected!("avx512vl")
+                    && is_x86_feature_detected!("avx512dq")
+                    && is_x86_feature_detected!("avx512bw")
+            }
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx2 => is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma"),
+            #[cfg(target_arch = "aarch64")]
+            Isa::Neon => true,
+            Isa::Portable => true,
+        }
+    }
+}
+
+/// Names of the instruction sets that this CPU has, widest first.
+pub fn instruction_sets() -> Vec<&'static str> {
+    Isa::ALL.iter().filter(|isa| isa.present()).map(|isa| isa.name()).collect()
+}
+
+/// Name of the instruction set in use: the widest, or the one that the environment variable `IJEPA_CPU` names.
+///
+/// # Errors
+/// When the variable names none of [`instruction_sets`]; the widest is then in use.
+pub fn instruction_set() -> Result<&'static str, String> {
+    chosen().map(Isa::name)
+}
+
+fn chosen() -> Result<Isa, String> {
+    let mut present = Isa::ALL.iter().copied().filter(|isa| isa.present());
+    match std::env::var(VARIABLE) {
+        Err(_) => Ok(present.next().unwrap_or(Isa::Portable)),
+        Ok(name) => present.find(|isa| isa.name() == name).ok_or_else(|| {
+            format!("{VARIABLE}={name}: expected one of {}, which this CPU has", instruction_sets().join(", "))
+        }),
+    }
+}
+
+/// The instruction set in use.
+#[inline]
 pub(crate) fn isa() -> Isa {
     static ISA: OnceLock<Isa> = OnceLock::new();
     *ISA.get_or_init(|| {
-        #[cfg(target_arch = "x86_64")]
-        {
-            if is_x86_feature_detected!("avx512f")
-                && is_x86_feature_detected!("avx512vl")
-                && is_x86_feature_detected!("avx512dq")
-                && is_x86_feature_detected!("avx512bw")
-            {
-                return Isa::Avx512;
-            }
-            if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
-                return Isa::Avx2;
-            }
-        }
-        Isa::Portable
+        chosen().unwrap_or_else(|_| Isa::ALL.iter().copied().find(|isa| isa.present()).unwrap_or(Isa::Portable))
     })
 }
 
@@ -58,7 +117,7 @@ macro_rules! vectorised {
                     $crate::vector::Isa::Avx512 => return unsafe { avx512($($arg),*) },
                     // SAFETY: `isa` found these features on this CPU.
                     $crate::vector::Isa::Avx2 => return unsafe { avx2($($arg),*) },
-                    $crate::vector::Isa::Portable => {}
+                    _ => {}
                 }
             }
             portable($($arg),*)

@@ -49,6 +49,9 @@ pub(crate) enum Command {
     /// Make pictures of what the method does.
     #[command(subcommand)]
     View(ViewCommand),
+    /// Measure how fast this machine is and how much of it is used.
+    #[command(subcommand)]
+    Bench(BenchCommand),
     /// What this machine has, what is missing, and what to do about it.
     Doctor(DoctorArgs),
 }
@@ -288,6 +291,86 @@ pub(crate) struct MasksArgs {
     #[arg(long, value_name = "FILE.png")]
     pub(crate) out: Option<PathBuf>,
     /// Print the numbers as one JSON object.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// What can be timed.
+#[derive(Debug, Subcommand)]
+pub(crate) enum BenchCommand {
+    /// One training step.
+    Step(BenchStepArgs),
+    /// Features by ViT-B/16 at 224 pixels.
+    Embed(BenchEmbedArgs),
+    /// Every op alone, as a share of the ceiling that binds it.
+    Ops(BenchOpsArgs),
+}
+
+/// Sizes of a training step: image and patch, encoder width×depth×heads, predictor, batch, context and target patches.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum BenchShape {
+    /// 32/4, 192×12×3, 96×6, 64 images, 32 and 4×12 patches.
+    #[value(name = "S1", alias = "s1")]
+    S1,
+    /// 224/16, 384×12×6, 192×6, 16 images, 80 and 4×34 patches.
+    #[value(name = "S2", alias = "s2")]
+    S2,
+    /// 224/16, 768×12×12, 384×6, 8 images, 80 and 4×34 patches.
+    #[value(name = "S3", alias = "s3")]
+    S3,
+}
+
+/// Options of `bench step`.
+#[derive(Args, Clone, Debug)]
+#[command(after_help = "\
+IJEPA_CPU=avx2 (or avx512, neon, portable) computes with a narrower instruction set than the widest.
+
+Example:
+  ijepa bench step --shape S2
+  ijepa bench step --shape S1 --threads 1 --json")]
+pub(crate) struct BenchStepArgs {
+    /// Sizes of the step.
+    #[arg(long, value_enum, default_value_t = BenchShape::S1)]
+    pub(crate) shape: BenchShape,
+    /// Steps of which the median counts.
+    #[arg(long, value_name = "N", default_value_t = 15, value_parser = at_least_one)]
+    pub(crate) steps: usize,
+    /// Print one JSON object.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// Options of `bench embed`.
+#[derive(Args, Clone, Debug)]
+#[command(after_help = "\
+Example:
+  ijepa bench embed --batch 16 --json")]
+pub(crate) struct BenchEmbedArgs {
+    /// Images at a time.
+    #[arg(long, value_name = "N", default_value_t = 16, value_parser = at_least_one)]
+    pub(crate) batch: usize,
+    /// Calls of which the median counts.
+    #[arg(long, value_name = "N", default_value_t = 9, value_parser = at_least_one)]
+    pub(crate) repeat: usize,
+    /// Print one JSON object.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// Options of `bench ops`.
+#[derive(Args, Clone, Debug)]
+#[command(after_help = "\
+Example:
+  ijepa bench ops
+  ijepa bench ops --shape S3 --threads 1 --json")]
+pub(crate) struct BenchOpsArgs {
+    /// Ops of one shape [default: of all].
+    #[arg(long, value_enum)]
+    pub(crate) shape: Option<BenchShape>,
+    /// Calls of which the median counts.
+    #[arg(long, value_name = "N", default_value_t = 15, value_parser = at_least_one)]
+    pub(crate) repeat: usize,
+    /// Print one JSON object.
     #[arg(long)]
     pub(crate) json: bool,
 }

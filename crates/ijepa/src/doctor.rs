@@ -22,7 +22,7 @@ struct Findings {
     cores: usize,
     /// Threads that commands compute with.
     threads: usize,
-    /// Vector instructions of the CPU that the kernels know.
+    /// Instruction sets that the kernels know and the CPU has, widest first.
     instructions: Vec<&'static str>,
     /// Absent where the system does not say.
     memory_bytes: Option<u64>,
@@ -75,7 +75,7 @@ fn look() -> Findings {
         cpu: brand.filter(|brand| !brand.is_empty()).unwrap_or_else(|| "unknown".into()),
         cores: std::thread::available_parallelism().map_or(1, usize::from),
         threads: ijepa_tensor::threads::count(),
-        instructions: instructions(),
+        instructions: ijepa_tensor::instruction_sets(),
         memory_bytes: memory.map(|(total, _)| total),
         memory_available_bytes: memory.map(|(_, available)| available),
         disk_free_bytes: disk_free(&folder),
@@ -90,26 +90,6 @@ fn look() -> Findings {
     findings
 }
 
-/// Vector instructions that the kernels can use.
-fn instructions() -> Vec<&'static str> {
-    let mut found = Vec::new();
-    #[cfg(target_arch = "x86_64")]
-    for (name, has) in [
-        ("avx2", std::is_x86_feature_detected!("avx2")),
-        ("fma", std::is_x86_feature_detected!("fma")),
-        ("avx512f", std::is_x86_feature_detected!("avx512f")),
-    ] {
-        if has {
-            found.push(name);
-        }
-    }
-    #[cfg(target_arch = "aarch64")]
-    if std::arch::is_aarch64_feature_detected!("neon") {
-        found.push("neon");
-    }
-    found
-}
-
 /// Space left on the disk that holds `folder`: of the mount points above it, the deepest.
 fn disk_free(folder: &Path) -> Option<u64> {
     let disks = Disks::new_with_refreshed_list().ok()?;
@@ -122,7 +102,7 @@ fn advice(findings: &Findings) -> Vec<String> {
     if !findings.release_build {
         advice.push("this is a debug build, many times slower: build with `cargo build --release`".to_owned());
     }
-    if findings.instructions.is_empty() {
+    if findings.instructions == ["portable"] {
         advice.push("no vector instructions that the kernels know: expect training to be slow on this CPU".to_owned());
     }
     if findings.nvidia_driver {
@@ -146,8 +126,7 @@ fn advice(findings: &Findings) -> Vec<String> {
 
 fn table(findings: &Findings) -> String {
     let yes = |terminal: bool| if terminal { "a terminal" } else { "not a terminal" };
-    let instructions =
-        if findings.instructions.is_empty() { "none known".to_owned() } else { findings.instructions.join(" ") };
+    let instructions = findings.instructions.join(" ");
     let known = |count: Option<u64>| count.map_or("unknown".to_owned(), bytes);
     let mut lines = vec![
         format!("ijepa     {} ({} build)", findings.version, if findings.release_build { "release" } else { "debug" }),

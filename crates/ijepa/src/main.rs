@@ -4,6 +4,7 @@
 //! [`log`] (what is left behind) → [`exit`] (how it ends).
 
 mod batches;
+mod bench;
 mod cli;
 mod config;
 mod demo;
@@ -40,6 +41,7 @@ fn main() -> ExitCode {
 }
 
 fn run_command(cli: Cli) -> Result<Exit> {
+    ijepa_tensor::instruction_set().map_err(Failure::usage)?;
     if let Some(threads) = cli.threads {
         ijepa_tensor::threads::set(threads).map_err(Failure::usage)?;
     }
@@ -50,6 +52,7 @@ fn run_command(cli: Cli) -> Result<Exit> {
         Command::Embed(args) => embed::run(&args),
         Command::Inspect(args) => inspect::run(&args),
         Command::View(ViewCommand::Masks(args)) => view::masks::run(&args),
+        Command::Bench(command) => bench::run(&command),
         Command::Doctor(args) => doctor::run(&args),
     }
 }

@@ -3,12 +3,15 @@
 //! For each sequence and head, with Q, K, V (n, e) cut from qkv (n, 3·h·e) and s = 1/√e:
 //! P = softmax(s·Q·Kᵀ), O = P·V.
 //! Backward recomputes P from the saved log-sum-exp of each row: dV = Pᵀ·dO, dP = dO·Vᵀ,
-//! dS = P∘(dP − rowsum(dP∘P)), dQ = s·dS·K, dK = s·dSᵀ·Q.
+//! dS = s·P∘(dP − rowsum(dO∘O)), dQ = dS·K, dK = dSᵀ·Q.
+//!
+//! Scores are computed for a block of queries at a time and transposed, (n, block): the softmax then runs along the lanes of a
+//! vector, nothing larger than a block is ever written, and every product finds its operands as they lie.
 
 use crate::buf::{View, ViewMut};
-use crate::gemm::{Operand, serial};
+use crate::gemm::{Matrix, small, transpose};
 use crate::tape::{Tape, Var};
-use crate::vector::{exp, max, sum, vectorised};
+use crate::vector::{exp, sum, vectorised};
 use rayon::prelude::*;
 use std::cell::RefCell;
 
@@ -52,11 +55,11 @@ impl<'p> Tape<'p> {
             self.put(sums);
             return out;
         }
-        let (qkv, key) = (qkv.clone(), out.key());
+        let (qkv, out_kept) = (qkv.clone(), out.clone());
         self.record(move |tape| {
-            let Some(dout) = tape.take_gradient(key) else { return };
+            let Some(dout) = tape.take_gradient(out_kept.key()) else { return };
             let mut dqkv = tape.take(qkv.len());
-            backward(dqkv.view_mut(), dout.view(), qkv.view(), sums.view(), shape);
+            backward(dqkv.view_mut(), dout.view(), out_kept.view(), qkv.view(), sums.view(), shape);
             tape.pass_gradient(qkv.key(), dqkv);
             tape.put(dout);
             tape.put(sums);
@@ -65,30 +68,40 @@ impl<'p> Tape<'p> {
     }
 }
 
+/// Queries whose scores are held at a time.
+const BLOCK: usize = 32;
+
 thread_local! {
-    /// Room for two (n, n) matrices.
     static SCRATCH: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
 }
 
-fn with_scratch(len: usize, work: impl FnOnce(&mut [f32])) {
+/// Lends parts of the given lengths.
+fn with_scratch<const N: usize>(lens: [usize; N], work: impl FnOnce([&mut [f32]; N])) {
     SCRATCH.with_borrow_mut(|scratch| {
-        if scratch.len() < len {
-            scratch.resize(len, 0.0);
+        let total = lens.iter().sum();
+        if scratch.len() < total {
+            scratch.resize(total, 0.0);
         }
-        work(&mut scratch[..len]);
+        let mut rest = &mut scratch[..];
+        work(lens.map(|len| {
+            let (part, after) = std::mem::take(&mut rest).split_at_mut(len);
+            rest = after;
+            part
+        }));
     });
 }
 
-/// Q, K or V of one head, cut from the rows of one sequence.
-fn part(qkv: &[f32], which: usize, head: usize, shape: Shape) -> Operand<'_> {
-    Operand { values: &qkv[which * shape.width + head * shape.head()..], row_stride: 3 * shape.width, column_stride: 1 }
+/// The columns of one head in rows of `stride` values, beginning at `first`: (n, e).
+fn columns(values: &[f32], first: usize, stride: usize) -> Matrix<'_> {
+    Matrix { values: &values[first..], row_stride: stride, column_stride: 1 }
 }
 
-fn transposed(operand: Operand<'_>) -> Operand<'_> {
-    Operand { values: operand.values, row_stride: operand.column_stride, column_stride: operand.row_stride }
+/// Rows of `stride` values, the last one possibly longer than what is read.
+fn rows(values: &[f32], stride: usize) -> Matrix<'_> {
+    columns(values, 0, stride)
 }
 
-/// out (b·n, d) =, sums (b·n, h) = log Σ_j e^(s·q·k_j); qkv (b·n, 3·d).
+/// out (b·n, d) =, sums (b·n, h) = log Σ_j e^(s·q·k_j), head by head; qkv (b·n, 3·d).
 pub fn forward(out: ViewMut, sums: ViewMut, qkv: View, shape: Shape) {
     let (ViewMut::Cpu(out), ViewMut::Cpu(sums), View::Cpu(qkv)) = (out, sums, qkv);
     let Shape { batch, tokens: n, heads, width } = shape;
@@ -98,78 +111,132 @@ pub fn forward(out: ViewMut, sums: ViewMut, qkv: View, shape: Shape) {
         (batch * n * width, batch * n * heads, batch * n * 3 * width),
         "{shape:?}"
     );
-    let head = shape.head();
+    let (e, padded) = (shape.head(), n.next_multiple_of(BLOCK));
     out.par_chunks_exact_mut(n * width)
         .zip(sums.par_chunks_exact_mut(n * heads))
         .zip(qkv.par_chunks_exact(n * 3 * width))
         .for_each(|((out, sums), qkv)| {
-            with_scratch(n * n, |scores| {
+            with_scratch([e * padded, e * n, n * BLOCK], |[q, k, p]| {
                 for h in 0..heads {
-                    let (q, k, v) = (part(qkv, 0, h, shape), part(qkv, 1, h, shape), part(qkv, 2, h, shape));
-                    serial(scores, n, q, transposed(k), (n, n, head), false, shape.scale());
-                    softmax_rows(scores, &mut sums[h * n..][..n], n);
-                    let p = Operand { values: scores, row_stride: n, column_stride: 1 };
-                    serial(&mut out[h * head..], width, p, v, (n, head, n), false, 1.0);
+                    let (query, key, value) = (h * e, width + h * e, 2 * width + h * e);
+                    transpose(q, padded, &qkv[query..], 3 * width, n, e);
+                    scale_values(q, shape.scale());
+                    transpose(k, n, &qkv[key..], 3 * width, n, e);
+                    for first in (0..n).step_by(BLOCK) {
+                        let count = BLOCK.min(n - first);
+                        small(p, BLOCK, rows(k, n).transposed(), columns(q, first, padded), (n, BLOCK, e), false);
+                        let mut inverse = [0.0; BLOCK];
+                        softmax_columns(p, &mut inverse, &mut sums[h * n + first..][..count]);
+                        let out = &mut out[first * width + h * e..];
+                        let v = columns(qkv, value, 3 * width);
+                        small(out, width, rows(p, BLOCK).transposed(), v, (count, e, n), false);
+                        for (out, inverse) in out.chunks_mut(width).zip(&inverse[..count]) {
+                            scale_values(&mut out[..e], *inverse);
+                        }
+                    }
                 }
             });
         });
 }
 
 vectorised! {
-    fn softmax_rows(scores: &mut [f32], sums: &mut [f32], n: usize) {
-        for (scores, log_sum) in scores.chunks_exact_mut(n).zip(sums) {
-            let largest = max(scores);
-            for score in scores.iter_mut() {
-                *score = exp(*score - largest);
-            }
-            let total = sum(n, |i| scores[i]);
-            let inverse = 1.0 / total;
-            for score in scores.iter_mut() {
-                *score *= inverse;
-            }
-            *log_sum = largest + total.ln();
+    fn scale_values(values: &mut [f32], factor: f32) {
+        for value in values.iter_mut() {
+            *value *= factor;
         }
     }
 }
 
-/// dqkv (b·n, 3·d) =; dout (b·n, d), qkv (b·n, 3·d), sums (b·n, h) from the forward pass.
-pub fn backward(dqkv: ViewMut, dout: View, qkv: View, sums: View, shape: Shape) {
-    let (ViewMut::Cpu(dqkv), View::Cpu(dout), View::Cpu(qkv), View::Cpu(sums)) = (dqkv, dout, qkv, sums);
+vectorised! {
+    /// p (n, BLOCK) becomes e^(p − max of its column); inverse = 1 / the column's sum, sums its log-sum-exp.
+    fn softmax_columns(p: &mut [f32], inverse: &mut [f32; BLOCK], sums: &mut [f32]) {
+        let (p, _) = p.as_chunks_mut::<BLOCK>();
+        let mut largest = [f32::NEG_INFINITY; BLOCK];
+        for p in p.iter() {
+            for i in 0..BLOCK {
+                largest[i] = if p[i] > largest[i] { p[i] } else { largest[i] };
+            }
+        }
+        let mut total = [0.0; BLOCK];
+        for p in p.iter_mut() {
+            for i in 0..BLOCK {
+                p[i] = exp(p[i] - largest[i]);
+                total[i] += p[i];
+            }
+        }
+        for i in 0..BLOCK {
+            inverse[i] = 1.0 / total[i];
+        }
+        for i in 0..sums.len() {
+            sums[i] = largest[i] + total[i].ln();
+        }
+    }
+}
+
+/// dqkv (b·n, 3·d) =; dout and out (b·n, d), qkv (b·n, 3·d), sums (b·n, h) from the forward pass.
+pub fn backward(dqkv: ViewMut, dout: View, out: View, qkv: View, sums: View, shape: Shape) {
+    let ViewMut::Cpu(dqkv) = dqkv;
+    let (View::Cpu(dout), View::Cpu(out), View::Cpu(qkv), View::Cpu(sums)) = (dout, out, qkv, sums);
     let Shape { tokens: n, heads, width, .. } = shape;
-    let (head, scale) = (shape.head(), shape.scale());
+    assert_eq!((dqkv.len(), dout.len()), (qkv.len(), out.len()), "{shape:?}");
     dqkv.par_chunks_exact_mut(n * 3 * width)
         .zip(dout.par_chunks_exact(n * width))
+        .zip(out.par_chunks_exact(n * width))
         .zip(qkv.par_chunks_exact(n * 3 * width))
         .zip(sums.par_chunks_exact(n * heads))
-        .for_each(|(((dqkv, dout), qkv), sums)| {
-            with_scratch(2 * n * n, |scratch| {
-                let (p, ds) = scratch.split_at_mut(n * n);
-                for h in 0..heads {
-                    let (q, k, v) = (part(qkv, 0, h, shape), part(qkv, 1, h, shape), part(qkv, 2, h, shape));
-                    let dout = Operand { values: &dout[h * head..], row_stride: width, column_stride: 1 };
-                    serial(p, n, q, transposed(k), (n, n, head), false, scale);
-                    serial(ds, n, dout, transposed(v), (n, n, head), false, 1.0);
-                    score_gradient_rows(p, ds, &sums[h * n..][..n], n);
-                    let p = Operand { values: p, row_stride: n, column_stride: 1 };
-                    let ds = Operand { values: ds, row_stride: n, column_stride: 1 };
-                    serial(&mut dqkv[h * head..], 3 * width, ds, k, (n, head, n), false, scale);
-                    serial(&mut dqkv[width + h * head..], 3 * width, transposed(ds), q, (n, head, n), false, scale);
-                    serial(&mut dqkv[2 * width + h * head..], 3 * width, transposed(p), dout, (n, head, n), false, 1.0);
+        .for_each(|((((dqkv, dout), out), qkv), sums)| backward_sequence(dqkv, dout, out, qkv, sums, shape));
+}
+
+/// As [`backward`], for one sequence.
+fn backward_sequence(dqkv: &mut [f32], dout: &[f32], out: &[f32], qkv: &[f32], sums: &[f32], shape: Shape) {
+    let Shape { tokens: n, heads, width, .. } = shape;
+    let (e, padded) = (shape.head(), n.next_multiple_of(BLOCK));
+    with_scratch([e * padded, e * n, e * n, e * padded, n * BLOCK, n * BLOCK], |[q, k, v, d, p, ds]| {
+        for h in 0..heads {
+            let (query, key, value) = (h * e, width + h * e, 2 * width + h * e);
+            transpose(q, padded, &qkv[query..], 3 * width, n, e);
+            scale_values(q, shape.scale());
+            transpose(k, n, &qkv[key..], 3 * width, n, e);
+            transpose(v, n, &qkv[value..], 3 * width, n, e);
+            transpose(d, padded, &dout[h * e..], width, n, e);
+            for first in (0..n).step_by(BLOCK) {
+                let count = BLOCK.min(n - first);
+                small(p, BLOCK, rows(k, n).transposed(), columns(q, first, padded), (n, BLOCK, e), false);
+                small(ds, BLOCK, rows(v, n).transposed(), columns(d, first, padded), (n, BLOCK, e), false);
+                let (mut log_sums, mut means) = ([0.0; BLOCK], [0.0; BLOCK]);
+                log_sums[..count].copy_from_slice(&sums[h * n + first..][..count]);
+                for (i, mean) in means[..count].iter_mut().enumerate() {
+                    let at = (first + i) * width + h * e;
+                    *mean = dot(&dout[at..at + e], &out[at..at + e]);
                 }
-            });
-        });
+                score_gradients(p, ds, &log_sums, &means, shape.scale());
+
+                let dq = &mut dqkv[first * 3 * width + query..];
+                small(dq, 3 * width, rows(ds, BLOCK).transposed(), columns(qkv, key, 3 * width), (count, e, n), false);
+                let (dk, queries) = (&mut dqkv[key..], columns(qkv, first * 3 * width + query, 3 * width));
+                small(dk, 3 * width, rows(ds, BLOCK), queries, (n, e, count), first > 0);
+                let (dv, dout) = (&mut dqkv[value..], columns(dout, first * width + h * e, width));
+                small(dv, 3 * width, rows(p, BLOCK), dout, (n, e, count), first > 0);
+            }
+        }
+    });
 }
 
 vectorised! {
-    /// Scores become P = e^(score − log sum), dP becomes dS = P∘(dP − rowsum(dP∘P)).
-    fn score_gradient_rows(p: &mut [f32], ds: &mut [f32], sums: &[f32], n: usize) {
-        for ((p, ds), &log_sum) in p.chunks_exact_mut(n).zip(ds.chunks_exact_mut(n)).zip(sums) {
-            for p in p.iter_mut() {
-                *p = exp(*p - log_sum);
-            }
-            let mean = sum(n, |i| p[i] * ds[i]);
-            for i in 0..n {
-                ds[i] = p[i] * (ds[i] - mean);
+    fn dot(a: &[f32], b: &[f32]) -> f32 {
+        let b = &b[..a.len()];
+        sum(a.len(), |i| a[i] * b[i])
+    }
+}
+
+vectorised! {
+    /// Scores p (n, BLOCK) become P = e^(score − log sum), ds becomes scale·P∘(ds − mean).
+    fn score_gradients(p: &mut [f32], ds: &mut [f32], log_sums: &[f32; BLOCK], means: &[f32; BLOCK], scale: f32) {
+        let ((p, _), (ds, _)) = (p.as_chunks_mut::<BLOCK>(), ds.as_chunks_mut::<BLOCK>());
+        for (p, ds) in p.iter_mut().zip(ds) {
+            for i in 0..BLOCK {
+                p[i] = exp(p[i] - log_sums[i]);
+                ds[i] = p[i] * (ds[i] - means[i]) * scale;
             }
         }
     }

@@ -4,7 +4,8 @@
 //! Backward, with x̂ = (x − mean)·rstd and g = dy·w:
 //! dx = rstd·(g − mean(g) − x̂·mean(g·x̂)), dw = Σ_r dy·x̂, db = Σ_r dy.
 
-use crate::buf::{View, ViewMut};
+use crate::buf::{Buf, View, ViewMut};
+use crate::ops::add;
 use crate::tape::{Slot, Tape, Var};
 use crate::threads;
 use crate::vector::{sum, vectorised};
@@ -48,19 +49,30 @@ impl<'p> Tape<'p> {
         let (x, key) = (x.clone(), y.key());
         self.record(move |tape| {
             let Some(dy) = tape.take_gradient(key) else { return };
-            if let Some(affine) = affine {
-                backward_weight(tape.param_grad(affine.weight), dy.view(), x.view(), stats.view(), shape);
-                backward_bias(tape.param_grad(affine.bias), dy.view(), shape);
-            }
-            if x.tracked() {
-                let (mut dx, accumulate) = tape.open_gradient(x.key());
-                backward_input(dx.view_mut(), accumulate, dy.view(), x.view(), stats.view(), weight, shape);
-                tape.close_gradient(x.key(), dx);
-            }
-            tape.put(dy);
-            tape.put(stats);
+            tape.layer_norm_backward(&x, affine, dy, stats, eps);
         });
         y
+    }
+
+    /// What every op that contains a layer norm does on its way back: from dy to the gradients of x and of the affine part.
+    pub(crate) fn layer_norm_backward(&mut self, x: &Var, affine: Option<Affine>, dy: Buf, stats: Buf, eps: f32) {
+        let shape = Shape { rows: x.rows(), width: x.width(), eps };
+        let weight = affine.map(|affine| self.param(affine.weight));
+        let (mut dx, accumulate) = self.open_gradient(x.key());
+        let mut sums = self.take(2 * shape.width);
+        backward(dx.view_mut(), accumulate, sums.view_mut(), dy.view(), x.view(), stats.view(), weight, shape);
+        if let Some(affine) = affine {
+            add::forward(self.param_grad(affine.weight), sums.view().range(0..shape.width));
+            add::forward(self.param_grad(affine.bias), sums.view().range(shape.width..2 * shape.width));
+        }
+        if x.tracked() {
+            self.close_gradient(x.key(), dx);
+        } else {
+            self.put(dx);
+        }
+        for buf in [sums, dy, stats] {
+            self.put(buf);
+        }
     }
 }
 
@@ -77,12 +89,38 @@ pub fn forward(y: ViewMut, stats: ViewMut, x: View, weight: Option<View>, bias: 
     });
 }
 
+/// stats (rows, 2) = mean and rstd of each row of x (rows, width).
+pub fn statistics(stats: ViewMut, x: View, shape: Shape) {
+    let (ViewMut::Cpu(stats), View::Cpu(x)) = (stats, x);
+    let Shape { rows, width, eps } = shape;
+    assert_eq!((stats.len(), x.len()), (2 * rows, rows * width), "{shape:?}");
+    let part = threads::piece(rows, width);
+    stats.par_chunks_mut(2 * part).zip(x.par_chunks(part * width)).for_each(|(stats, x)| {
+        statistics_rows(stats, x, width, eps);
+    });
+}
+
+vectorised! {
+    fn statistics_rows(stats: &mut [f32], x: &[f32], width: usize, eps: f32) {
+        for (x, stats) in x.chunks_exact(width).zip(stats.chunks_exact_mut(2)) {
+            stats.copy_from_slice(&row_statistics(x, eps));
+        }
+    }
+}
+
+/// Mean and rstd of a row.
+#[inline(always)]
+fn row_statistics(x: &[f32], eps: f32) -> [f32; 2] {
+    let width = x.len();
+    let mean = sum(width, |i| x[i]) / width as f32;
+    let variance = sum(width, |i| (x[i] - mean) * (x[i] - mean)) / width as f32;
+    [mean, 1.0 / (variance + eps).sqrt()]
+}
+
 vectorised! {
     fn forward_rows(y: &mut [f32], stats: &mut [f32], x: &[f32], weight: Option<&[f32]>, bias: Option<&[f32]>, width: usize, eps: f32) {
         for ((y, x), stats) in y.chunks_exact_mut(width).zip(x.chunks_exact(width)).zip(stats.chunks_exact_mut(2)) {
-            let mean = sum(width, |i| x[i]) / width as f32;
-            let variance = sum(width, |i| (x[i] - mean) * (x[i] - mean)) / width as f32;
-            let rstd = 1.0 / (variance + eps).sqrt();
+            let [mean, rstd] = row_statistics(x, eps);
             stats.copy_from_slice(&[mean, rstd]);
             match (weight, bias) {
                 (Some(weight), Some(bias)) => {
@@ -101,107 +139,97 @@ vectorised! {
     }
 }
 
-/// dx (rows, width) = or +=.
-pub fn backward_input(
+vectorised! {
+    /// y = (x − mean)·rstd·weight + bias, a part of a row.
+    pub(crate) fn apply_values(y: &mut [f32], x: &[f32], mean: f32, rstd: f32, weight: &[f32], bias: &[f32]) {
+        for (((y, x), weight), bias) in y.iter_mut().zip(x).zip(weight).zip(bias) {
+            *y = (x - mean) * rstd * weight + bias;
+        }
+    }
+}
+
+/// dx (rows, width) = or +=, and sums (2, width) = Σ_r dy·x̂ and Σ_r dy, in one pass.
+#[allow(clippy::too_many_arguments)]
+pub fn backward(
     dx: ViewMut,
     accumulate: bool,
+    sums: ViewMut,
     dy: View,
     x: View,
     stats: View,
     weight: Option<View>,
     shape: Shape,
 ) {
-    let (ViewMut::Cpu(dx), View::Cpu(dy), View::Cpu(x), View::Cpu(stats)) = (dx, dy, x, stats);
+    let (ViewMut::Cpu(dx), ViewMut::Cpu(sums)) = (dx, sums);
+    let (View::Cpu(dy), View::Cpu(x), View::Cpu(stats)) = (dy, x, stats);
     let Shape { rows, width, .. } = shape;
-    assert_eq!(
-        (dx.len(), dy.len(), x.len(), stats.len()),
-        (rows * width, rows * width, rows * width, 2 * rows),
-        "{shape:?}"
-    );
+    assert_eq!((dx.len(), dy.len(), x.len()), (rows * width, rows * width, rows * width), "{shape:?}");
+    assert_eq!((stats.len(), sums.len()), (2 * rows, 2 * width), "{shape:?}");
     let weight = weight.map(|View::Cpu(weight)| weight);
-    threads::for_rows(dx, width, |first, dx| {
-        let part = first * width..first * width + dx.len();
-        let stats = &stats[2 * first..][..2 * dx.len() / width];
-        backward_rows(dx, accumulate, &dy[part.clone()], &x[part], stats, weight, width);
-    });
+    let part = part_rows(rows);
+    let parts: Vec<Vec<f32>> = dx
+        .par_chunks_mut(part * width)
+        .zip(dy.par_chunks(part * width).zip(x.par_chunks(part * width)))
+        .zip(stats.par_chunks(2 * part))
+        .map(|((dx, (dy, x)), stats)| {
+            let mut sums = vec![0.0; 2 * width];
+            let (dweight, dbias) = sums.split_at_mut(width);
+            match weight {
+                Some(weight) => backward_rows(dx, accumulate, dweight, dbias, dy, x, stats, weight),
+                None => backward_rows(dx, accumulate, dweight, dbias, dy, x, stats, &vec![1.0; width]),
+            }
+            sums
+        })
+        .collect();
+    sums.fill(0.0);
+    for part in &parts {
+        for (sum, part) in sums.iter_mut().zip(part) {
+            *sum += part;
+        }
+    }
 }
 
 vectorised! {
-    fn backward_rows(dx: &mut [f32], accumulate: bool, dy: &[f32], x: &[f32], stats: &[f32], weight: Option<&[f32]>, width: usize) {
+    fn backward_rows(dx: &mut [f32], accumulate: bool, dweight: &mut [f32], dbias: &mut [f32], dy: &[f32], x: &[f32], stats: &[f32], weight: &[f32]) {
+        let width = weight.len();
+        let (dweight, dbias) = (&mut dweight[..width], &mut dbias[..width]);
         let rows = dx.chunks_exact_mut(width).zip(dy.chunks_exact(width)).zip(x.chunks_exact(width)).zip(stats.chunks_exact(2));
         for (((dx, dy), x), stats) in rows {
             let (mean, rstd) = (stats[0], stats[1]);
-            match weight {
-                Some(weight) => {
-                    let weight = &weight[..width];
-                    let g_mean = sum(width, |i| dy[i] * weight[i]) / width as f32;
-                    let gx_mean = sum(width, |i| dy[i] * weight[i] * (x[i] - mean)) * rstd / width as f32;
-                    for i in 0..width {
-                        let old = if accumulate { dx[i] } else { 0.0 };
-                        dx[i] = old + rstd * (dy[i] * weight[i] - g_mean - (x[i] - mean) * rstd * gx_mean);
-                    }
-                }
-                None => {
-                    let g_mean = sum(width, |i| dy[i]) / width as f32;
-                    let gx_mean = sum(width, |i| dy[i] * (x[i] - mean)) * rstd / width as f32;
-                    for i in 0..width {
-                        let old = if accumulate { dx[i] } else { 0.0 };
-                        dx[i] = old + rstd * (dy[i] - g_mean - (x[i] - mean) * rstd * gx_mean);
-                    }
-                }
+            let g_mean = sum(width, |i| dy[i] * weight[i]) / width as f32;
+            let gx_mean = sum(width, |i| dy[i] * weight[i] * (x[i] - mean)) * rstd / width as f32;
+            for i in 0..width {
+                let normal = (x[i] - mean) * rstd;
+                let old = if accumulate { dx[i] } else { 0.0 };
+                dx[i] = old + rstd * (dy[i] * weight[i] - g_mean - normal * gx_mean);
+                dweight[i] += dy[i] * normal;
+                dbias[i] += dy[i];
             }
         }
     }
 }
 
-/// Parts into which a sum over rows is cut: each is summed by one thread, then the parts are added in order.
-const PARTS: usize = 16;
-/// Rows below which one part is enough.
-const ROWS: usize = 64;
-
-/// dw (width) += Σ_r dy·x̂.
-pub fn backward_weight(dw: ViewMut, dy: View, x: View, stats: View, shape: Shape) {
-    let (ViewMut::Cpu(dw), View::Cpu(dy), View::Cpu(x), View::Cpu(stats)) = (dw, dy, x, stats);
-    let width = shape.width;
-    sum_rows(dw, shape, |sum, first, rows| {
-        let values = first * width..(first + rows) * width;
-        weight_rows(sum, &dy[values.clone()], &x[values], &stats[2 * first..2 * (first + rows)], width);
-    });
+/// Rows of a part: sums over rows are cut into parts whose borders depend on the shape alone, each summed by one thread.
+fn part_rows(rows: usize) -> usize {
+    rows.div_ceil(16).max(64)
 }
 
 /// db (width) += Σ_r dy.
 pub fn backward_bias(db: ViewMut, dy: View, shape: Shape) {
     let (ViewMut::Cpu(db), View::Cpu(dy)) = (db, dy);
-    let width = shape.width;
-    sum_rows(db, shape, |sum, first, rows| bias_rows(sum, &dy[first * width..(first + rows) * width], width));
-}
-
-/// Adds what `add_rows(sum, first, rows)` sums up over all rows, in parts whose borders depend on the shape alone.
-fn sum_rows(total: &mut [f32], shape: Shape, add_rows: impl Fn(&mut [f32], usize, usize) + Sync) {
     let Shape { rows, width, .. } = shape;
-    if rows <= ROWS {
-        return add_rows(total, 0, rows);
-    }
-    let part_rows = rows.div_ceil(PARTS).max(ROWS);
-    let mut parts = vec![0.0; rows.div_ceil(part_rows) * width];
-    parts.par_chunks_exact_mut(width).enumerate().for_each(|(part, sum)| {
-        let first = part * part_rows;
-        add_rows(sum, first, part_rows.min(rows - first));
-    });
-    for part in parts.chunks_exact(width) {
-        for (total, part) in total.iter_mut().zip(part) {
+    let part = part_rows(rows);
+    let parts: Vec<Vec<f32>> = dy
+        .par_chunks(part * width)
+        .map(|dy| {
+            let mut sum = vec![0.0; width];
+            bias_rows(&mut sum, dy, width);
+            sum
+        })
+        .collect();
+    for part in &parts {
+        for (total, part) in db.iter_mut().zip(part) {
             *total += part;
-        }
-    }
-}
-
-vectorised! {
-    fn weight_rows(sum: &mut [f32], dy: &[f32], x: &[f32], stats: &[f32], width: usize) {
-        let sum = &mut sum[..width];
-        for ((dy, x), stats) in dy.chunks_exact(width).zip(x.chunks_exact(width)).zip(stats.chunks_exact(2)) {
-            for i in 0..width {
-                sum[i] += dy[i] * (x[i] - stats[0]) * stats[1];
-            }
         }
     }
 }

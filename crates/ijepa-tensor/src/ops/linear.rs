@@ -1,14 +1,12 @@
-//! Linear layer with bias, and the residual that often follows.
+//! Linear layer with bias, the layer norm or GELU that often stands before it and the residual that often follows.
 //!
 //! y (rows, out) = x (rows, in) · Wᵀ + b [+ residual],  W (out, in) as PyTorch stores it.
 //! Backward: dx = dy · W, dW += dyᵀ · x, db += Σ_r dy, d(residual) = dy.
 
-use crate::buf::{View, ViewMut};
-use crate::gemm::{Gemm, Layout, gemm};
-use crate::ops::layer_norm;
+use crate::buf::{Buf, View, ViewMut};
+use crate::gemm::{Finish, Gemm, Layout, Map, fused};
+use crate::ops::layer_norm::{self, Affine};
 use crate::tape::{Slot, Tape, Var};
-use crate::threads;
-use crate::vector::vectorised;
 
 /// Rows, and the widths on both sides.
 #[derive(Clone, Copy, Debug)]
@@ -30,38 +28,64 @@ pub struct Linear {
     pub bias: Slot,
 }
 
+/// What stands between x and the product. It is applied while x is packed for the product, forward and again backward, so that
+/// its result is never in memory.
+#[derive(Clone, Copy)]
+enum Before {
+    Nothing,
+    Norm(Affine, f32),
+    Gelu,
+}
+
 impl<'p> Tape<'p> {
-    /// x (rows, in) → (rows, out).
+    /// x (rows, in) → linear(x) (rows, out).
     pub fn linear(&mut self, x: &Var, layer: Linear) -> Var {
-        self.linear_call(x, layer, None)
+        self.linear_call(x, Before::Nothing, layer, None)
     }
 
     /// x (rows, in) → residual (rows, out) + linear(x).
     pub fn linear_residual(&mut self, x: &Var, layer: Linear, residual: &Var) -> Var {
-        self.linear_call(x, layer, Some(residual))
+        self.linear_call(x, Before::Nothing, layer, Some(residual))
     }
 
-    fn linear_call(&mut self, x: &Var, layer: Linear, residual: Option<&Var>) -> Var {
+    /// x (rows, in) → linear(layer_norm(x)) (rows, out).
+    pub fn norm_linear(&mut self, x: &Var, norm: Affine, eps: f32, layer: Linear) -> Var {
+        self.linear_call(x, Before::Norm(norm, eps), layer, None)
+    }
+
+    /// x (rows, in) → residual (rows, out) + linear(gelu(x)).
+    pub fn gelu_linear_residual(&mut self, x: &Var, layer: Linear, residual: &Var) -> Var {
+        self.linear_call(x, Before::Gelu, layer, Some(residual))
+    }
+
+    fn linear_call(&mut self, x: &Var, before: Before, layer: Linear, residual: Option<&Var>) -> Var {
         let shape = Shape { rows: x.rows(), inputs: x.width(), outputs: layer.bias.len };
-        let weight = self.param(layer.weight);
+        let stats = match before {
+            Before::Norm(_, eps) => {
+                let mut stats = self.take(2 * shape.rows);
+                layer_norm::statistics(stats.view_mut(), x.view(), norm_shape(shape, eps));
+                Some(stats)
+            }
+            _ => None,
+        };
         let mut y = self.take(shape.rows * shape.outputs);
-        forward(y.view_mut(), x.view(), weight, self.param(layer.bias), residual.map(Var::view), shape);
+        let input = self.input_of(x, before, stats.as_ref());
+        let (weight, bias) = (self.param(layer.weight), self.param(layer.bias));
+        forward(y.view_mut(), input, weight, bias, residual.map(Var::view), shape);
         let tracked = self.recording();
         let y = self.var(y, shape.rows, shape.outputs, tracked);
         if !tracked {
+            stats.into_iter().for_each(|stats| self.put(stats));
             return y;
         }
         let (x, key) = (x.clone(), y.key());
         let residual = residual.map(Var::key);
         self.record(move |tape| {
             let Some(dy) = tape.take_gradient(key) else { return };
-            backward_weight(tape.param_grad(layer.weight), dy.view(), x.view(), shape);
+            let input = tape.input_of(&x, before, stats.as_ref());
+            backward_weight(tape.param_grad(layer.weight), dy.view(), input, shape);
             backward_bias(tape.param_grad(layer.bias), dy.view(), shape);
-            if x.tracked() {
-                let (mut dx, accumulate) = tape.open_gradient(x.key());
-                backward_input(dx.view_mut(), accumulate, dy.view(), weight, shape);
-                tape.close_gradient(x.key(), dx);
-            }
+            tape.linear_backward_input(&x, before, dy.view(), weight, stats, shape);
             match residual {
                 Some(residual) => tape.pass_gradient(residual, dy),
                 None => tape.put(dy),
@@ -69,63 +93,118 @@ impl<'p> Tape<'p> {
         });
         y
     }
-}
 
-/// y (rows, out) = x (rows, in) · weightᵀ + bias [+ residual].
-pub fn forward(y: ViewMut, x: View, weight: View, bias: View, residual: Option<View>, shape: Shape) {
-    let (ViewMut::Cpu(y), View::Cpu(x), View::Cpu(weight), View::Cpu(bias)) = (y, x, weight, bias);
-    let residual = residual.map(|View::Cpu(residual)| residual);
-    let Shape { rows, inputs, outputs } = shape;
-    assert_eq!(bias.len(), outputs, "{shape:?}");
-    threads::for_rows(y, outputs, |first, y| {
-        let residual = residual.map(|residual| &residual[first * outputs..][..y.len()]);
-        start_rows(y, bias, residual);
-    });
-    gemm(
-        y,
-        x,
-        weight,
-        Gemm { m: rows, n: outputs, k: inputs, a: Layout::Plain, b: Layout::Transposed, accumulate: true },
-    );
-}
+    fn linear_backward_input(
+        &mut self,
+        x: &Var,
+        before: Before,
+        dy: View,
+        weight: View,
+        stats: Option<Buf>,
+        shape: Shape,
+    ) {
+        match (before, stats) {
+            (Before::Norm(affine, eps), Some(stats)) => {
+                let mut normal = self.take(x.len());
+                backward_input(normal.view_mut(), dy, weight, None, shape);
+                self.layer_norm_backward(x, Some(affine), normal, stats, eps);
+            }
+            _ if x.tracked() => {
+                let mut dx = self.take(x.len());
+                let hidden = matches!(before, Before::Gelu).then(|| x.view());
+                backward_input(dx.view_mut(), dy, weight, hidden, shape);
+                self.pass_gradient(x.key(), dx);
+            }
+            _ => {}
+        }
+    }
 
-vectorised! {
-    fn start_rows(y: &mut [f32], bias: &[f32], residual: Option<&[f32]>) {
-        let width = bias.len();
-        match residual {
-            Some(residual) => {
-                for (y, residual) in y.chunks_exact_mut(width).zip(residual.chunks_exact(width)) {
-                    for i in 0..width {
-                        y[i] = residual[i] + bias[i];
-                    }
-                }
+    /// x as the product reads it.
+    fn input_of<'a>(&self, x: &'a Var, before: Before, stats: Option<&'a Buf>) -> Input<'a>
+    where
+        'p: 'a,
+    {
+        match (before, stats) {
+            (Before::Norm(affine, _), Some(stats)) => {
+                let (weight, bias) = (self.param(affine.weight), self.param(affine.bias));
+                Input::Norm { x: x.view(), stats: stats.view(), weight, bias }
             }
-            None => {
-                for y in y.chunks_exact_mut(width) {
-                    y.copy_from_slice(bias);
-                }
-            }
+            (Before::Gelu, _) => Input::Gelu(x.view()),
+            _ => Input::Plain(x.view()),
         }
     }
 }
 
-/// dx (rows, in) = or += dy · weight.
-pub fn backward_input(dx: ViewMut, accumulate: bool, dy: View, weight: View, shape: Shape) {
+/// What a linear layer reads, each (rows, in).
+#[derive(Clone, Copy)]
+pub enum Input<'a> {
+    /// x
+    Plain(View<'a>),
+    /// gelu(x)
+    Gelu(View<'a>),
+    /// layer_norm(x)
+    Norm {
+        /// x
+        x: View<'a>,
+        /// Mean and rstd of each row (rows, 2).
+        stats: View<'a>,
+        /// Scale (in).
+        weight: View<'a>,
+        /// Shift (in).
+        bias: View<'a>,
+    },
+}
+
+impl<'a> Input<'a> {
+    fn cpu(self) -> (&'a [f32], Map<'a>) {
+        match self {
+            Input::Plain(View::Cpu(x)) => (x, Map::Plain),
+            Input::Gelu(View::Cpu(x)) => (x, Map::Gelu),
+            Input::Norm {
+                x: View::Cpu(x),
+                stats: View::Cpu(stats),
+                weight: View::Cpu(weight),
+                bias: View::Cpu(bias),
+            } => (x, Map::Norm { stats, weight, bias }),
+        }
+    }
+}
+
+fn norm_shape(shape: Shape, eps: f32) -> layer_norm::Shape {
+    layer_norm::Shape { rows: shape.rows, width: shape.inputs, eps }
+}
+
+/// y (rows, out) = x (rows, in) · weightᵀ + bias [+ residual].
+pub fn forward(y: ViewMut, x: Input, weight: View, bias: View, residual: Option<View>, shape: Shape) {
+    let (ViewMut::Cpu(y), View::Cpu(weight), View::Cpu(bias)) = (y, weight, bias);
+    let Shape { rows, inputs, outputs } = shape;
+    assert_eq!(bias.len(), outputs, "{shape:?}");
+    let finish = match residual {
+        Some(View::Cpu(residual)) => Finish::BiasResidual(bias, residual),
+        None => Finish::Bias(bias),
+    };
+    let product = Gemm { m: rows, n: outputs, k: inputs, a: Layout::Plain, b: Layout::Transposed, accumulate: false };
+    fused(y, x.cpu(), (weight, Map::Plain), product, finish);
+}
+
+/// dx (rows, in) = dy · weight [∘ gelu′(hidden)].
+pub fn backward_input(dx: ViewMut, dy: View, weight: View, hidden: Option<View>, shape: Shape) {
     let (ViewMut::Cpu(dx), View::Cpu(dy), View::Cpu(weight)) = (dx, dy, weight);
     let Shape { rows, inputs, outputs } = shape;
-    gemm(dx, dy, weight, Gemm { m: rows, n: inputs, k: outputs, a: Layout::Plain, b: Layout::Plain, accumulate });
+    let finish = match hidden {
+        Some(View::Cpu(hidden)) => Finish::GeluGradient(hidden),
+        None => Finish::Nothing,
+    };
+    let product = Gemm { m: rows, n: inputs, k: outputs, a: Layout::Plain, b: Layout::Plain, accumulate: false };
+    fused(dx, (dy, Map::Plain), (weight, Map::Plain), product, finish);
 }
 
 /// dweight (out, in) += dyᵀ · x.
-pub fn backward_weight(dweight: ViewMut, dy: View, x: View, shape: Shape) {
-    let (ViewMut::Cpu(dweight), View::Cpu(dy), View::Cpu(x)) = (dweight, dy, x);
+pub fn backward_weight(dweight: ViewMut, dy: View, x: Input, shape: Shape) {
+    let (ViewMut::Cpu(dweight), View::Cpu(dy)) = (dweight, dy);
     let Shape { rows, inputs, outputs } = shape;
-    gemm(
-        dweight,
-        dy,
-        x,
-        Gemm { m: outputs, n: inputs, k: rows, a: Layout::Transposed, b: Layout::Plain, accumulate: true },
-    );
+    let product = Gemm { m: outputs, n: inputs, k: rows, a: Layout::Transposed, b: Layout::Plain, accumulate: true };
+    fused(dweight, (dy, Map::Plain), x.cpu(), product, Finish::Nothing);
 }
 
 /// dbias (out) += Σ_r dy.

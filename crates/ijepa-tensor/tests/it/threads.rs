@@ -16,7 +16,8 @@ fn every_op_gives_the_same_bits_with_1_2_and_5_threads() {
     all.push(Case::Linear(linear::Shape { rows: 700, inputs: 96, outputs: 130 }, true));
     all.push(Case::LayerNorm(layer_norm::Shape { rows: 900, width: 200, eps: 1e-6 }, true));
     all.push(Case::Attention(attention::Shape { batch: 7, tokens: 50, heads: 2, width: 32 }));
-    all.push(Case::Gelu(900, 300));
+    all.push(Case::NormLinear(linear::Shape { rows: 900, inputs: 300, outputs: 100 }));
+    all.push(Case::GeluLinear(linear::Shape { rows: 900, inputs: 300, outputs: 100 }));
     for case in all {
         let inputs = inputs(&case);
         let u = values(run(&case, &inputs, None, 1).output.len(), 99);
@@ -57,8 +58,7 @@ fn the_second_step_of_a_shape_allocates_no_buffer() {
         let mut tape = Tape::training(&pool, params.view(), grads.view_mut());
         let mut y = tape.input(&x, 100, 64);
         for _ in 0..3 {
-            let hidden = tape.linear(&y, layer);
-            y = tape.gelu(&hidden);
+            y = tape.gelu_linear_residual(&y, layer, &y);
         }
         tape.backward(&y);
         drop((y, tape));

@@ -1,0 +1,313 @@
+//! Matrix products: c (m, n) = [c +] a (m, k) · b (k, n), after Goto and van de Geijn, "Anatomy of High-Performance Matrix
+//! Multiplication" (2008): blocks of both operands are packed into panels that stay in cache, and a micro-kernel ([`kernel`])
+//! holds a tile of c in registers.
+//!
+//! Each value of c is one sum, in an order that depends on its length alone. Threads take rows of c, so that the bits of the
+//! result do not depend on their number.
+
+mod fuse;
+mod kernel;
+mod lanes;
+mod pack;
+
+pub(crate) use fuse::{Finish, Map};
+pub(crate) use kernel::multiply_adds;
+use kernel::{Kernels, Tile};
+pub(crate) use pack::transpose;
+
+use crate::threads;
+use rayon::prelude::*;
+use std::cell::RefCell;
+use std::ops::Range;
+
+/// How an operand lies in memory, row by row.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Layout {
+    /// As it stands in the formula.
+    Plain,
+    /// As its transpose.
+    Transposed,
+}
+
+/// The shape of a product.
+#[derive(Clone, Copy, Debug)]
+pub struct Gemm {
+    /// Rows of c.
+    pub m: usize,
+    /// Columns of c.
+    pub n: usize,
+    /// Length of the sums.
+    pub k: usize,
+    /// How a (m, k) is stored.
+    pub a: Layout,
+    /// How b (k, n) is stored.
+    pub b: Layout,
+    /// Whether the product is added to c.
+    pub accumulate: bool,
+}
+
+/// c (m, n) = [c +] a (m, k) · b (k, n), all dense.
+///
+/// # Panics
+/// When a length does not fit the shape.
+pub fn gemm(c: &mut [f32], a: &[f32], b: &[f32], shape: Gemm) {
+    fused(c, (a, Map::Plain), (b, Map::Plain), shape, Finish::Nothing);
+}
+
+/// As [`gemm`]; operands pass through a map while they are packed, and finished sums through `finish`.
+///
+/// # Panics
+/// When a length does not fit the shape.
+pub(crate) fn fused(c: &mut [f32], (a, map_a): (&[f32], Map), (b, map_b): (&[f32], Map), shape: Gemm, finish: Finish) {
+    let Gemm { m, n, k, accumulate, .. } = shape;
+    assert_eq!(c.len(), m * n, "c of a product {shape:?}");
+    assert_eq!(a.len(), m * k, "a of a product {shape:?}");
+    assert_eq!(b.len(), k * n, "b of a product {shape:?}");
+    if m == 0 || n == 0 {
+        return;
+    }
+    let product = Product {
+        k,
+        a: Matrix::new(a, m, k, shape.a),
+        map_a,
+        b: Matrix::new(b, k, n, shape.b).transposed(),
+        map_b,
+        accumulate,
+        finish,
+    };
+    let threads = if m * n * k <= SERIAL_WORK { 1 } else { threads::count() };
+    // An operand that passes through a map is cut between threads, so that no value is mapped twice.
+    let across = if let Map::Plain = map_b { 1 } else { threads.min(n.div_ceil(2 * Kernels::widest().columns())) };
+    let rows = m.div_ceil(threads / across);
+    let columns = n.div_ceil(across).next_multiple_of(Kernels::widest().lanes);
+    let pieces: Vec<_> =
+        (0..m).step_by(rows).flat_map(|row| (0..n).step_by(columns).map(move |column| (row, column))).collect();
+    let c = Window { start: c.as_mut_ptr(), stride: n, rows: m, columns: n };
+    pieces.into_par_iter().for_each(|(row, column)| {
+        let (rows, columns) = (row..(row + rows).min(m), column..(column + columns).min(n));
+        SCRATCH.with_borrow_mut(|scratch| product.block(c, rows, columns, scratch));
+    });
+}
+
+/// Multiply-adds below which one thread does all.
+const SERIAL_WORK: usize = 1 << 18;
+
+// Sizes of the blocks, by the caches of today's server cores: a panel of b (KC × 32) stays in a first-level cache of 48 KiB,
+// a block of a (MC × KC) in a second-level one of 1 MiB, a block of b (KC × NC) in the third.
+const MC: usize = 280;
+const KC: usize = 256;
+const NC: usize = 3072;
+
+/// Memory for packed blocks, one for each thread.
+#[derive(Default)]
+struct Scratch {
+    a: Vec<f32>,
+    b: Vec<f32>,
+}
+
+thread_local! {
+    static SCRATCH: RefCell<Scratch> = RefCell::default();
+    static ROWS: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Lends room for `len` values.
+fn with_rows(len: usize, work: impl FnOnce(&mut [f32])) {
+    ROWS.with_borrow_mut(|rows| work(room(rows, len)));
+}
+
+fn room(values: &mut Vec<f32>, len: usize) -> &mut [f32] {
+    if values.len() < len {
+        values.resize(len, 0.0);
+    }
+    &mut values[..len]
+}
+
+/// Values with two strides, one of which is 1.
+#[derive(Clone, Copy)]
+pub(crate) struct Matrix<'a> {
+    pub(crate) values: &'a [f32],
+    pub(crate) row_stride: usize,
+    pub(crate) column_stride: usize,
+}
+
+impl<'a> Matrix<'a> {
+    fn new(values: &'a [f32], rows: usize, columns: usize, layout: Layout) -> Matrix<'a> {
+        match layout {
+            Layout::Plain => Matrix { values, row_stride: columns, column_stride: 1 },
+            Layout::Transposed => Matrix { values, row_stride: 1, column_stride: rows },
+        }
+    }
+
+    /// The same values with rows and columns exchanged.
+    pub(crate) fn transposed(self) -> Matrix<'a> {
+        Matrix { row_stride: self.column_stride, column_stride: self.row_stride, ..self }
+    }
+
+    fn assert_holds(&self, name: &str, rows: usize, columns: usize) {
+        if rows > 0 && columns > 0 {
+            let last = (rows - 1) * self.row_stride + (columns - 1) * self.column_stride;
+            assert!(last < self.values.len(), "{name}: ({rows}, {columns}) in {} values", self.values.len());
+        }
+    }
+}
+
+/// A part of a matrix that is written by one thread: rows of `columns` values, `stride` apart.
+#[derive(Clone, Copy)]
+pub(crate) struct Window {
+    start: *mut f32,
+    stride: usize,
+    rows: usize,
+    columns: usize,
+}
+
+// SAFETY: threads write windows that do not overlap.
+unsafe impl Send for Window {}
+// SAFETY: as above.
+unsafe impl Sync for Window {}
+
+impl Window {
+    fn cut(self, rows: Range<usize>, columns: Range<usize>) -> Window {
+        assert!(rows.end <= self.rows && columns.end <= self.columns, "{rows:?} × {columns:?}");
+        // SAFETY: inside the window, by the assert.
+        let start = unsafe { self.start.add(rows.start * self.stride + columns.start) };
+        Window { start, rows: rows.len(), columns: columns.len(), ..self }
+    }
+
+    #[inline(always)]
+    pub(crate) fn row(&mut self, row: usize) -> &mut [f32] {
+        assert!(row < self.rows);
+        // SAFETY: inside the window, which one thread writes.
+        unsafe { std::slice::from_raw_parts_mut(self.start.add(row * self.stride), self.columns) }
+    }
+}
+
+/// A product and what happens on its way in and out.
+struct Product<'a> {
+    k: usize,
+    /// (m, k)
+    a: Matrix<'a>,
+    map_a: Map<'a>,
+    /// (n, k)
+    b: Matrix<'a>,
+    map_b: Map<'a>,
+    accumulate: bool,
+    finish: Finish<'a>,
+}
+
+impl Product<'_> {
+    /// Computes a block of c. The five loops: columns, sums, rows in blocks, then the panels of both operands.
+    fn block(&self, c: Window, rows: Range<usize>, columns: Range<usize>, scratch: &mut Scratch) {
+        let &Product { k, a, map_a, b, map_b, accumulate, finish } = self;
+        let kernels = Kernels::widest();
+        let width = kernels.columns();
+        if k == 0 {
+            assert!(accumulate, "an empty sum");
+        }
+        for columns in blocks(columns, NC, width) {
+            for sums in blocks(0..k, KC, 1) {
+                let depth = sums.len();
+                let panels_b = room(&mut scratch.b, columns.len().next_multiple_of(width) * depth);
+                pack::pack(panels_b, b, map_b, columns.clone(), sums.clone(), width);
+                for rows in blocks(rows.clone(), MC, kernels.rows) {
+                    // Tiles of equal height, rather than a thin one at the end.
+                    let height = rows.len().div_ceil(rows.len().div_ceil(kernels.rows));
+                    let panels_a = room(&mut scratch.a, rows.len().next_multiple_of(height) * depth);
+                    pack::pack(panels_a, a, map_a, rows.clone(), sums.clone(), height);
+                    for (column, b) in columns.clone().step_by(width).zip(panels_b.chunks_exact(width * depth)) {
+                        let columns = column..(column + width).min(columns.end);
+                        for (row, a) in rows.clone().step_by(height).zip(panels_a.chunks_exact(height * depth)) {
+                            let rows = row..(row + height).min(rows.end);
+                            let c = c.cut(rows.clone(), columns.clone());
+                            let tile = Tile {
+                                k: depth,
+                                a: a.as_ptr(),
+                                a_row: 1,
+                                a_step: height,
+                                b: b.as_ptr(),
+                                b_step: width,
+                                c: c.start,
+                                c_row: c.stride,
+                                columns: c.columns,
+                                accumulate: accumulate || sums.start > 0,
+                            };
+                            // SAFETY: the panels hold `depth` steps of `height` and `width` values, the window is c's own.
+                            unsafe { kernels.run(c.rows, &tile) };
+                            if sums.end == k {
+                                finish.tile(c, rows, columns.clone());
+                            }
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Cuts a range into equal blocks of at most about `most`, their length a multiple of `unit`.
+fn blocks(range: Range<usize>, most: usize, unit: usize) -> impl Iterator<Item = Range<usize>> {
+    let count = range.len().div_ceil(most).max(1);
+    let len = range.len().div_ceil(count).next_multiple_of(unit).max(1);
+    range.clone().step_by(len).map(move |start| start..(start + len).min(range.end))
+}
+
+/// c (m, n) = [c +] a · b on the calling thread, for operands that lie in cache: nothing is packed. c has rows of `c_row`
+/// values, b (k, n) adjacent columns.
+pub(crate) fn small(
+    c: &mut [f32],
+    c_row: usize,
+    a: Matrix,
+    b: Matrix,
+    (m, n, k): (usize, usize, usize),
+    accumulate: bool,
+) {
+    a.assert_holds("a", m, k);
+    b.assert_holds("b", k, n);
+    assert_eq!(b.column_stride, 1, "b has adjacent columns");
+    assert!(a.row_stride == 1 || a.column_stride == 1, "a has adjacent rows or columns");
+    assert!(m == 0 || (m - 1) * c_row + n <= c.len(), "c: ({m}, {n}) with rows of {c_row} in {} values", c.len());
+    let kernels = Kernels::widest();
+    let height = m.div_ceil(m.div_ceil(kernels.rows).max(1)).max(1);
+    let width = kernels.columns();
+    for column in (0..n).step_by(width) {
+        for row in (0..m).step_by(height) {
+            // SAFETY: the asserts above.
+            unsafe {
+                let tile = Tile {
+                    k,
+                    a: a.values.as_ptr().add(row * a.row_stride),
+                    a_row: a.row_stride,
+                    a_step: a.column_stride,
+                    b: b.values.as_ptr().add(column),
+                    b_step: b.row_stride,
+                    c: c.as_mut_ptr().add(row * c_row + column),
+                    c_row,
+                    columns: width.min(n - column),
+                    accumulate,
+                };
+                kernels.run(height.min(m - row), &tile);
+            }
+        }
+    }
+}
+
+/// The plain statement of [`gemm`], in any number type.
+pub mod reference {
+    use super::{Gemm, Layout};
+    use crate::scalar::Scalar;
+
+    /// c = [c +] a · b, one sum after the other.
+    pub fn gemm<T: Scalar>(c: &mut [T], a: &[T], b: &[T], shape: Gemm) {
+        let Gemm { m, n, k, .. } = shape;
+        for row in 0..m {
+            for column in 0..n {
+                let mut sum = if shape.accumulate { c[row * n + column] } else { T::zero() };
+                for i in 0..k {
+                    let left = if shape.a == Layout::Plain { a[row * k + i] } else { a[i * m + row] };
+                    let right = if shape.b == Layout::Plain { b[i * n + column] } else { b[column * k + i] };
+                    sum = sum + left * right;
+                }
+                c[row * n + column] = sum;
+            }
+        }
+    }
+}

@@ -1,0 +1,129 @@
+//! Operands laid out in panels, in the order in which the micro-kernel reads them.
+
+use super::{Map, Matrix};
+use std::ops::Range;
+
+/// Writes `matrix[outer, inner]` as panels of `width` outer indices: panel[inner][outer − first], the last panel filled
+/// with zeros up to `width`. Outer indices are rows of a or columns of b, inner ones run along the sums.
+///
+/// `matrix` has outer indices as its rows.
+pub(super) fn pack(out: &mut [f32], matrix: Matrix, map: Map, outer: Range<usize>, inner: Range<usize>, width: usize) {
+    let depth = inner.len();
+    let firsts = outer.clone().step_by(width);
+    for (panel, first) in out.chunks_exact_mut(depth * width).zip(firsts) {
+        let count = width.min(outer.end - first);
+        if matrix.row_stride == 1 {
+            copy_panel(panel, matrix, map, first..first + count, inner.clone(), width);
+        } else {
+            turn_panel(panel, matrix, map, first..first + count, inner.clone(), width);
+        }
+    }
+}
+
+/// Outer indices lie side by side: each inner index is one short copy.
+fn copy_panel(panel: &mut [f32], matrix: Matrix, map: Map, outer: Range<usize>, inner: Range<usize>, width: usize) {
+    for (panel, inner) in panel.chunks_exact_mut(width).zip(inner) {
+        let from = &matrix.values[inner * matrix.column_stride + outer.start..][..outer.len()];
+        let (values, rest) = panel.split_at_mut(outer.len());
+        map.copy(values, from, inner, outer.start);
+        rest.fill(0.0);
+    }
+}
+
+/// Inner indices lie side by side: the panel is a transpose.
+fn turn_panel(panel: &mut [f32], matrix: Matrix, map: Map, outer: Range<usize>, inner: Range<usize>, width: usize) {
+    let depth = inner.len();
+    let row = |index: usize| &matrix.values[index * matrix.row_stride + inner.start..][..depth];
+    if let Map::Plain = map {
+        let from = &matrix.values[outer.start * matrix.row_stride + inner.start..];
+        assert!((outer.len() - 1) * matrix.row_stride + depth <= from.len());
+        return transpose(panel, width, from, matrix.row_stride, outer.len(), depth);
+    }
+    super::with_rows(outer.len() * depth, |rows| {
+        for (values, index) in rows.chunks_exact_mut(depth).zip(outer.clone()) {
+            map.copy(values, row(index), index, inner.start);
+        }
+        transpose(panel, width, rows, depth, outer.len(), depth);
+    });
+}
+
+/// to[j·to_stride + i] = from[i·from_stride + j] for i < rows, j < columns; values between `rows` and `to_stride` become 0.
+pub(crate) fn transpose(
+    to: &mut [f32],
+    to_stride: usize,
+    from: &[f32],
+    from_stride: usize,
+    rows: usize,
+    columns: usize,
+) {
+    assert!(rows <= to_stride && (columns == 0 || columns * to_stride <= to.len()));
+    assert!(rows == 0 || (rows - 1) * from_stride + columns <= from.len());
+    let mut turned = 0; // columns that are done
+    #[cfg(target_arch = "x86_64")]
+    if crate::vector::isa() != crate::vector::Isa::Portable {
+        turned = columns - columns % 8;
+        for i in (0..rows).step_by(8) {
+            for j in (0..turned).step_by(8) {
+                // SAFETY: rows i..min(i + 8, rows) and columns j..j + 8 lie in `from`, and their mirror in `to`, by the asserts;
+                // both instruction sets have AVX2.
+                unsafe {
+                    let (from, to) = (from.as_ptr().add(i * from_stride + j), to.as_mut_ptr().add(j * to_stride + i));
+                    transpose_8x8(to, to_stride, from, from_stride, (rows - i).min(8));
+                }
+            }
+        }
+    }
+    for i in 0..rows {
+        for j in turned..columns {
+            to[j * to_stride + i] = from[i * from_stride + j];
+        }
+    }
+    if rows < to_stride {
+        for to in to[..columns * to_stride].chunks_exact_mut(to_stride) {
+            to[rows..].fill(0.0);
+        }
+    }
+}
+
+/// Up to 8 rows of 8 columns.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2")]
+unsafe fn transpose_8x8(to: *mut f32, to_stride: usize, from: *const f32, from_stride: usize, rows: usize) {
+    use std::arch::x86_64::*;
+    // SAFETY: the caller vouches for `rows` rows of 8 values and 8 rows of `rows` values.
+    unsafe {
+        let row = |i: usize| if i < rows { _mm256_loadu_ps(from.add(i * from_stride)) } else { _mm256_setzero_ps() };
+        let (r0, r1, r2, r3) = (row(0), row(1), row(2), row(3));
+        let (r4, r5, r6, r7) = (row(4), row(5), row(6), row(7));
+        let (a0, a1) = (_mm256_unpacklo_ps(r0, r1), _mm256_unpackhi_ps(r0, r1));
+        let (a2, a3) = (_mm256_unpacklo_ps(r2, r3), _mm256_unpackhi_ps(r2, r3));
+        let (a4, a5) = (_mm256_unpacklo_ps(r4, r5), _mm256_unpackhi_ps(r4, r5));
+        let (a6, a7) = (_mm256_unpacklo_ps(r6, r7), _mm256_unpackhi_ps(r6, r7));
+        const LOW: i32 = 0b01_00_01_00;
+        const HIGH: i32 = 0b11_10_11_10;
+        let (b0, b1) = (_mm256_shuffle_ps::<LOW>(a0, a2), _mm256_shuffle_ps::<HIGH>(a0, a2));
+        let (b2, b3) = (_mm256_shuffle_ps::<LOW>(a1, a3), _mm256_shuffle_ps::<HIGH>(a1, a3));
+        let (b4, b5) = (_mm256_shuffle_ps::<LOW>(a4, a6), _mm256_shuffle_ps::<HIGH>(a4, a6));
+        let (b6, b7) = (_mm256_shuffle_ps::<LOW>(a5, a7), _mm256_shuffle_ps::<HIGH>(a5, a7));
+        let columns = [
+            _mm256_permute2f128_ps::<0x20>(b0, b4),
+            _mm256_permute2f128_ps::<0x20>(b1, b5),
+            _mm256_permute2f128_ps::<0x20>(b2, b6),
+            _mm256_permute2f128_ps::<0x20>(b3, b7),
+            _mm256_permute2f128_ps::<0x31>(b0, b4),
+            _mm256_permute2f128_ps::<0x31>(b1, b5),
+            _mm256_permute2f128_ps::<0x31>(b2, b6),
+            _mm256_permute2f128_ps::<0x31>(b3, b7),
+        ];
+        if rows == 8 {
+            for (j, column) in columns.into_iter().enumerate() {
+                _mm256_storeu_ps(to.add(j * to_stride), column);
+            }
+        } else {
+            let mask = super::lanes::x86::first_of_8(rows);
+            for (j, column) in columns.into_iter().enumerate() {
+                _mm256_maskstore_ps(to.add(j * to_stride), mask, column);
+            }
+        }
+    }
+}

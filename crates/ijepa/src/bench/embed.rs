@@ -1,0 +1,66 @@
+//! Features of images by ViT-B/16 at 224 pixels.
+
+use anyhow::Result;
+use ijepa_model::saved;
+use ijepa_model::vit::{Patches, all_patches};
+use ijepa_tensor::{Pool, Tape, View, instruction_set, roof, threads};
+use serde::Serialize;
+
+use super::shapes::{Shape, forward_flop};
+use super::{median_ms, noise, peak_bytes};
+use crate::cli::{BenchEmbedArgs, BenchShape};
+use crate::exit::Exit;
+use crate::output;
+
+#[derive(Serialize)]
+struct Report {
+    ms: f64,
+    img_per_s: f64,
+    gflops: f64,
+    peak_gflops: f64,
+    peak_share: f64,
+    peak_bytes: Option<u64>,
+    threads: usize,
+    instructions: &'static str,
+}
+
+/// Runs the command.
+pub(super) fn run(args: &BenchEmbedArgs) -> Result<Exit> {
+    let config = Shape::of(BenchShape::S3).encoder;
+    let (batch, n) = (args.batch, config.patches());
+    let (layout, vit) = saved::encoder(config);
+    let params = layout.init(0, 0.02);
+    let images = noise(batch * config.channels * config.image.0 * config.image.1, 1);
+    let index = all_patches(batch, n);
+    let pool = Pool::new();
+    let ms = median_ms(args.repeat, || {
+        let mut tape = Tape::inference(&pool, params.view());
+        let patches = Patches { images: View::Cpu(&images), batch, index: &index, kept: n };
+        let tokens = vit.forward(&mut tape, patches);
+        tape.mean_tokens(&tokens, n);
+    });
+    let peak_bytes = peak_bytes();
+    let patch_embed = (2 * config.channels * config.patch * config.patch * config.width) as f64;
+    let gflop = (forward_flop(config.width, config.hidden, config.depth, n) + patch_embed) * (batch * n) as f64 / 1e9;
+    let (gflops, peak_gflops) = (gflop / ms * 1e3, roof::peak_gflops(threads::count()));
+    let report = Report {
+        ms,
+        img_per_s: batch as f64 / ms * 1e3,
+        gflops,
+        peak_gflops,
+        peak_share: gflops / peak_gflops,
+        peak_bytes,
+        threads: threads::count(),
+        instructions: instruction_set().unwrap_or("unknown"),
+    };
+    if args.json {
+        output::json(&report)?;
+    } else {
+        output::result(&format!(
+            "ViT-B/16 at 224: {ms:.1} ms for {batch} images, {:.1} images/s, {gflops:.0} GFLOP/s: {:.0} % of {peak_gflops:.0}",
+            report.img_per_s,
+            100.0 * report.peak_share
+        ))?;
+    }
+    Ok(Exit::Done)
+}
