@@ -4,15 +4,24 @@
 use rayon::prelude::*;
 use std::num::NonZeroUsize;
 
-/// Sets the number of threads for all ops. Works once, before the first op runs.
+/// As much as a main thread usually has.
+const STACK_BYTES: usize = 8 << 20;
+
+/// Starts the threads of all ops, one for each core unless `count` says otherwise. Works once, before the first op runs.
 ///
 /// # Errors
 /// When the threads are already running.
-pub fn set(count: NonZeroUsize) -> Result<(), String> {
+pub fn start(count: Option<NonZeroUsize>) -> Result<(), String> {
     rayon::ThreadPoolBuilder::new()
-        .num_threads(count.get())
+        .num_threads(count.map_or(0, NonZeroUsize::get))
+        .stack_size(STACK_BYTES)
         .build_global()
-        .map_err(|error| format!("the number of threads cannot be set to {count}: {error}"))
+        .map_err(|error| format!("the threads cannot be started: {error}"))
+}
+
+/// Does `work` on one of the threads of the ops: an op that is called from there begins without waking another thread first.
+pub fn run<T: Send>(work: impl FnOnce() -> T + Send) -> T {
+    rayon::scope(|_| work())
 }
 
 /// Number of threads that ops use.

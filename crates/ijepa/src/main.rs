@@ -34,17 +34,19 @@ use exit::{Exit, Failure};
 fn main() -> ExitCode {
     let cli = Cli::parse();
     output::set_verbosity(if cli.quiet { -1 } else { cli.verbose.min(9) as i8 });
-    match run_command(cli) {
+    match start(cli) {
         Ok(exit) => exit.into(),
         Err(error) => exit::report(&error).into(),
     }
 }
 
-fn run_command(cli: Cli) -> Result<Exit> {
+fn start(cli: Cli) -> Result<Exit> {
     ijepa_tensor::instruction_set().map_err(Failure::usage)?;
-    if let Some(threads) = cli.threads {
-        ijepa_tensor::threads::set(threads).map_err(Failure::usage)?;
-    }
+    ijepa_tensor::threads::start(cli.threads).map_err(Failure::usage)?;
+    ijepa_tensor::threads::run(|| run_command(cli))
+}
+
+fn run_command(cli: Cli) -> Result<Exit> {
     match cli.command {
         Command::Demo(args) => demo::run(&args),
         Command::Pretrain(args) => pretrain::run(&args),

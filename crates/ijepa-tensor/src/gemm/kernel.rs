@@ -6,7 +6,7 @@ use crate::vector::{Isa, isa};
 /// Vectors of c that lie side by side in a whole tile.
 const VECTORS: usize = 2;
 
-/// One call: c (rows, columns) = [c +] a · b.
+/// One call: c (rows, columns) = [base +] [start +] a · b.
 pub(super) struct Tile {
     /// Length of the sums.
     pub(super) k: usize,
@@ -21,7 +21,10 @@ pub(super) struct Tile {
     pub(super) c: *mut f32,
     pub(super) c_row: usize,
     pub(super) columns: usize,
-    pub(super) accumulate: bool,
+    /// Added to every row: `columns` values, or null.
+    pub(super) start: *const f32,
+    /// Added to c: a matrix laid out as c, c itself among them, or null.
+    pub(super) base: *const f32,
 }
 
 type Kernel = unsafe fn(&Tile);
@@ -72,12 +75,19 @@ impl Kernels {
 
 #[inline(always)]
 unsafe fn tile<V: Lanes, const ROWS: usize, const VECTORS: usize, const STRIDED: bool, const PART: bool>(tile: &Tile) {
-    let &Tile { k, mut a, a_row, a_step, mut b, b_step, c, c_row, columns, accumulate } = tile;
+    let &Tile { k, mut a, a_row, a_step, mut b, b_step, c, c_row, columns, start, base } = tile;
     let (a_row, a_step) = if STRIDED { (a_row, 1) } else { (1, a_step) };
     let last = columns - (VECTORS - 1) * V::LEN; // values in the last vector
     // SAFETY: the caller vouches for all of a, b and c that the tile names.
     unsafe {
-        let mut sums = [[V::zero(); VECTORS]; ROWS];
+        let mut first = [V::zero(); VECTORS];
+        if !start.is_null() {
+            for (vector, first) in first.iter_mut().enumerate() {
+                let at = start.add(vector * V::LEN);
+                *first = if PART && vector + 1 == VECTORS { V::load_first(at, last) } else { V::load(at) };
+            }
+        }
+        let mut sums = [first; ROWS];
         for _ in 0..k {
             let mut right = [V::zero(); VECTORS];
             for (vector, right) in right.iter_mut().enumerate() {
@@ -95,11 +105,12 @@ unsafe fn tile<V: Lanes, const ROWS: usize, const VECTORS: usize, const STRIDED:
         }
         for (row, sums) in sums.iter().enumerate() {
             for (vector, &sum) in sums.iter().enumerate() {
-                let at = c.add(row * c_row + vector * V::LEN);
+                let offset = row * c_row + vector * V::LEN;
+                let (from, to) = (base.wrapping_add(offset), c.add(offset));
                 if PART && vector + 1 == VECTORS {
-                    (if accumulate { V::load_first(at, last).add(sum) } else { sum }).store_first(at, last);
+                    (if base.is_null() { sum } else { V::load_first(from, last).add(sum) }).store_first(to, last);
                 } else {
-                    (if accumulate { V::load(at).add(sum) } else { sum }).store(at);
+                    (if base.is_null() { sum } else { V::load(from).add(sum) }).store(to);
                 }
             }
         }

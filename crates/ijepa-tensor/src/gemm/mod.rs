@@ -10,7 +10,7 @@ mod kernel;
 mod lanes;
 mod pack;
 
-pub(crate) use fuse::{Finish, Map};
+pub(crate) use fuse::Map;
 pub(crate) use kernel::multiply_adds;
 use kernel::{Kernels, Tile};
 pub(crate) use pack::transpose;
@@ -19,6 +19,7 @@ use crate::threads;
 use rayon::prelude::*;
 use std::cell::RefCell;
 use std::ops::Range;
+use std::ptr::null;
 
 /// How an operand lies in memory, row by row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,33 +52,52 @@ pub struct Gemm {
 /// # Panics
 /// When a length does not fit the shape.
 pub fn gemm(c: &mut [f32], a: &[f32], b: &[f32], shape: Gemm) {
-    fused(c, (a, Map::Plain), (b, Map::Plain), shape, Finish::Nothing);
+    fused(c, a, b, shape, Fused::default());
 }
 
-/// As [`gemm`]; operands pass through a map while they are packed, and finished sums through `finish`.
+/// What a product does besides multiplying.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Fused<'a> {
+    /// Applied to a while it is packed.
+    pub(crate) map_a: Map<'a>,
+    /// Applied to b while it is packed.
+    pub(crate) map_b: Map<'a>,
+    /// Added to every row of c (n).
+    pub(crate) bias: Option<&'a [f32]>,
+    /// Added to c (m, n).
+    pub(crate) residual: Option<&'a [f32]>,
+    /// c is multiplied by gelu′ of it (m, n).
+    pub(crate) gelu_gradient: Option<&'a [f32]>,
+}
+
+/// As [`gemm`], with more done on the way.
 ///
 /// # Panics
 /// When a length does not fit the shape.
-pub(crate) fn fused(c: &mut [f32], (a, map_a): (&[f32], Map), (b, map_b): (&[f32], Map), shape: Gemm, finish: Finish) {
+pub(crate) fn fused(c: &mut [f32], a: &[f32], b: &[f32], shape: Gemm, fused: Fused) {
     let Gemm { m, n, k, accumulate, .. } = shape;
     assert_eq!(c.len(), m * n, "c of a product {shape:?}");
     assert_eq!(a.len(), m * k, "a of a product {shape:?}");
     assert_eq!(b.len(), k * n, "b of a product {shape:?}");
+    assert!(fused.bias.is_none_or(|bias| bias.len() == n), "bias of a product {shape:?}");
+    for matrix in [fused.residual, fused.gelu_gradient].into_iter().flatten() {
+        assert_eq!(matrix.len(), m * n, "a matrix like c of a product {shape:?}");
+    }
+    assert!(!accumulate || fused.residual.is_none(), "c is added to one matrix");
     if m == 0 || n == 0 {
         return;
     }
     let product = Product {
         k,
         a: Matrix::new(a, m, k, shape.a),
-        map_a,
         b: Matrix::new(b, k, n, shape.b).transposed(),
-        map_b,
         accumulate,
-        finish,
+        fused,
     };
     let threads = if m * n * k <= SERIAL_WORK { 1 } else { threads::count() };
     // An operand that passes through a map is cut between threads, so that no value is mapped twice.
-    let across = if let Map::Plain = map_b { 1 } else { threads.min(n.div_ceil(2 * Kernels::widest().columns())) };
+    let across =
+        if let Map::Plain = fused.map_b { 1 } else { threads.min(n.div_ceil(2 * Kernels::widest().columns())) };
     let rows = m.div_ceil(threads / across);
     let columns = n.div_ceil(across).next_multiple_of(Kernels::widest().lanes);
     let pieces: Vec<_> =
@@ -186,18 +206,16 @@ struct Product<'a> {
     k: usize,
     /// (m, k)
     a: Matrix<'a>,
-    map_a: Map<'a>,
     /// (n, k)
     b: Matrix<'a>,
-    map_b: Map<'a>,
     accumulate: bool,
-    finish: Finish<'a>,
+    fused: Fused<'a>,
 }
 
 impl Product<'_> {
     /// Computes a block of c. The five loops: columns, sums, rows in blocks, then the panels of both operands.
     fn block(&self, c: Window, rows: Range<usize>, columns: Range<usize>, scratch: &mut Scratch) {
-        let &Product { k, a, map_a, b, map_b, accumulate, finish } = self;
+        let &Product { k, a, b, accumulate, fused } = self;
         let kernels = Kernels::widest();
         let width = kernels.columns();
         if k == 0 {
@@ -207,33 +225,44 @@ impl Product<'_> {
             for sums in blocks(0..k, KC, 1) {
                 let depth = sums.len();
                 let panels_b = room(&mut scratch.b, columns.len().next_multiple_of(width) * depth);
-                pack::pack(panels_b, b, map_b, columns.clone(), sums.clone(), width);
+                pack::pack(panels_b, b, fused.map_b, columns.clone(), sums.clone(), width);
                 for rows in blocks(rows.clone(), MC, kernels.rows) {
                     // Tiles of equal height, rather than a thin one at the end.
                     let height = rows.len().div_ceil(rows.len().div_ceil(kernels.rows));
                     let panels_a = room(&mut scratch.a, rows.len().next_multiple_of(height) * depth);
-                    pack::pack(panels_a, a, map_a, rows.clone(), sums.clone(), height);
+                    pack::pack(panels_a, a, fused.map_a, rows.clone(), sums.clone(), height);
                     for (column, b) in columns.clone().step_by(width).zip(panels_b.chunks_exact(width * depth)) {
                         let columns = column..(column + width).min(columns.end);
                         for (row, a) in rows.clone().step_by(height).zip(panels_a.chunks_exact(height * depth)) {
                             let rows = row..(row + height).min(rows.end);
-                            let c = c.cut(rows.clone(), columns.clone());
-                            let tile = Tile {
+                            let tile = c.cut(rows.clone(), columns.clone());
+                            let offset = rows.start * c.stride + columns.start;
+                            let first = sums.start == 0;
+                            let start =
+                                fused.bias.filter(|_| first).map_or(null(), |bias| bias[columns.start..].as_ptr());
+                            let base = match fused.residual {
+                                Some(residual) if first => residual[offset..].as_ptr(),
+                                _ if accumulate || !first => tile.start,
+                                _ => null(),
+                            };
+                            let args = Tile {
                                 k: depth,
                                 a: a.as_ptr(),
                                 a_row: 1,
                                 a_step: height,
                                 b: b.as_ptr(),
                                 b_step: width,
-                                c: c.start,
+                                c: tile.start,
                                 c_row: c.stride,
-                                columns: c.columns,
-                                accumulate: accumulate || sums.start > 0,
+                                columns: tile.columns,
+                                start,
+                                base,
                             };
-                            // SAFETY: the panels hold `depth` steps of `height` and `width` values, the window is c's own.
-                            unsafe { kernels.run(c.rows, &tile) };
-                            if sums.end == k {
-                                finish.tile(c, rows, columns.clone());
+                            // SAFETY: the panels hold `depth` steps of `height` and `width` values; the window lies in c, and
+                            // what is added was asserted to be as large as c or its rows.
+                            unsafe { kernels.run(tile.rows, &args) };
+                            if let Some(hidden) = fused.gelu_gradient.filter(|_| sums.end == k) {
+                                fuse::gelu_gradient(tile, &hidden[offset..]);
                             }
                         }
                     }
@@ -282,7 +311,8 @@ pub(crate) fn small(
                     c: c.as_mut_ptr().add(row * c_row + column),
                     c_row,
                     columns: width.min(n - column),
-                    accumulate,
+                    start: null(),
+                    base: if accumulate { c.as_ptr().add(row * c_row + column) } else { null() },
                 };
                 kernels.run(height.min(m - row), &tile);
             }

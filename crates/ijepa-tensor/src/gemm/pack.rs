@@ -1,6 +1,7 @@
 //! Operands laid out in panels, in the order in which the micro-kernel reads them.
 
 use super::{Map, Matrix};
+use crate::vector::vectorised;
 use std::ops::Range;
 
 /// Writes `matrix[outer, inner]` as panels of `width` outer indices: panel[inner][outer − first], the last panel filled
@@ -9,42 +10,60 @@ use std::ops::Range;
 /// `matrix` has outer indices as its rows.
 pub(super) fn pack(out: &mut [f32], matrix: Matrix, map: Map, outer: Range<usize>, inner: Range<usize>, width: usize) {
     let depth = inner.len();
-    let firsts = outer.clone().step_by(width);
-    for (panel, first) in out.chunks_exact_mut(depth * width).zip(firsts) {
+    if matrix.row_stride == 1 {
+        return match map {
+            Map::Plain => {
+                let from = &matrix.values[inner.start * matrix.column_stride + outer.start..];
+                copy_panels(out, from, matrix.column_stride, outer.len(), depth, width);
+            }
+            map => super::with_rows(outer.len() * depth, |rows| {
+                for (row, index) in rows.chunks_exact_mut(outer.len()).zip(inner) {
+                    let from = &matrix.values[index * matrix.column_stride + outer.start..][..outer.len()];
+                    map.copy(row, from, index, outer.start);
+                }
+                copy_panels(out, rows, outer.len(), outer.len(), depth, width);
+            }),
+        };
+    }
+    for (panel, first) in out.chunks_exact_mut(depth * width).zip(outer.clone().step_by(width)) {
         let count = width.min(outer.end - first);
-        if matrix.row_stride == 1 {
-            copy_panel(panel, matrix, map, first..first + count, inner.clone(), width);
-        } else {
-            turn_panel(panel, matrix, map, first..first + count, inner.clone(), width);
+        match map {
+            Map::Plain => {
+                let from = &matrix.values[first * matrix.row_stride + inner.start..];
+                transpose(panel, width, from, matrix.row_stride, count, depth);
+            }
+            map => super::with_rows(count * depth, |rows| {
+                for (row, index) in rows.chunks_exact_mut(depth).zip(first..) {
+                    let from = &matrix.values[index * matrix.row_stride + inner.start..][..depth];
+                    map.copy(row, from, index, inner.start);
+                }
+                transpose(panel, width, rows, depth, count, depth);
+            }),
         }
     }
 }
 
-/// Outer indices lie side by side: each inner index is one short copy.
-fn copy_panel(panel: &mut [f32], matrix: Matrix, map: Map, outer: Range<usize>, inner: Range<usize>, width: usize) {
-    for (panel, inner) in panel.chunks_exact_mut(width).zip(inner) {
-        let from = &matrix.values[inner * matrix.column_stride + outer.start..][..outer.len()];
-        let (values, rest) = panel.split_at_mut(outer.len());
-        map.copy(values, from, inner, outer.start);
-        rest.fill(0.0);
-    }
-}
-
-/// Inner indices lie side by side: the panel is a transpose.
-fn turn_panel(panel: &mut [f32], matrix: Matrix, map: Map, outer: Range<usize>, inner: Range<usize>, width: usize) {
-    let depth = inner.len();
-    let row = |index: usize| &matrix.values[index * matrix.row_stride + inner.start..][..depth];
-    if let Map::Plain = map {
-        let from = &matrix.values[outer.start * matrix.row_stride + inner.start..];
-        assert!((outer.len() - 1) * matrix.row_stride + depth <= from.len());
-        return transpose(panel, width, from, matrix.row_stride, outer.len(), depth);
-    }
-    super::with_rows(outer.len() * depth, |rows| {
-        for (values, index) in rows.chunks_exact_mut(depth).zip(outer.clone()) {
-            map.copy(values, row(index), index, inner.start);
+vectorised! {
+    /// Panels of a matrix with `columns` adjacent outer indices in rows `stride` apart.
+    fn copy_panels(out: &mut [f32], from: &[f32], stride: usize, columns: usize, depth: usize, width: usize) {
+        /// Values copied at a time; what is copied too much is overwritten by the next row.
+        const STRIDE: usize = 16;
+        for (panel, first) in out.chunks_exact_mut(depth * width).zip((0..columns).step_by(width)) {
+            let count = width.min(columns - first);
+            for inner in 0..depth {
+                let (from, panel) = (&from[inner * stride + first..], &mut panel[inner * width..]);
+                let reach = count.next_multiple_of(STRIDE);
+                if reach <= from.len() && reach <= panel.len() && count == width {
+                    for (to, from) in panel[..reach].as_chunks_mut::<STRIDE>().0.iter_mut().zip(from.as_chunks::<STRIDE>().0) {
+                        *to = *from;
+                    }
+                } else {
+                    panel[..count].copy_from_slice(&from[..count]);
+                    panel[count..width].fill(0.0);
+                }
+            }
         }
-        transpose(panel, width, rows, depth, outer.len(), depth);
-    });
+    }
 }
 
 /// to[j·to_stride + i] = from[i·from_stride + j] for i < rows, j < columns; values between `rows` and `to_stride` become 0.

@@ -4,7 +4,7 @@
 //! Backward: dx = dy · W, dW += dyᵀ · x, db += Σ_r dy, d(residual) = dy.
 
 use crate::buf::{Buf, View, ViewMut};
-use crate::gemm::{Finish, Gemm, Layout, Map, fused};
+use crate::gemm::{Fused, Gemm, Layout, Map, fused};
 use crate::ops::layer_norm::{self, Affine};
 use crate::tape::{Slot, Tape, Var};
 
@@ -178,33 +178,28 @@ fn norm_shape(shape: Shape, eps: f32) -> layer_norm::Shape {
 pub fn forward(y: ViewMut, x: Input, weight: View, bias: View, residual: Option<View>, shape: Shape) {
     let (ViewMut::Cpu(y), View::Cpu(weight), View::Cpu(bias)) = (y, weight, bias);
     let Shape { rows, inputs, outputs } = shape;
-    assert_eq!(bias.len(), outputs, "{shape:?}");
-    let finish = match residual {
-        Some(View::Cpu(residual)) => Finish::BiasResidual(bias, residual),
-        None => Finish::Bias(bias),
-    };
+    let residual = residual.map(|View::Cpu(residual)| residual);
+    let (x, map_a) = x.cpu();
     let product = Gemm { m: rows, n: outputs, k: inputs, a: Layout::Plain, b: Layout::Transposed, accumulate: false };
-    fused(y, x.cpu(), (weight, Map::Plain), product, finish);
+    fused(y, x, weight, product, Fused { map_a, bias: Some(bias), residual, ..Fused::default() });
 }
 
 /// dx (rows, in) = dy · weight [∘ gelu′(hidden)].
 pub fn backward_input(dx: ViewMut, dy: View, weight: View, hidden: Option<View>, shape: Shape) {
     let (ViewMut::Cpu(dx), View::Cpu(dy), View::Cpu(weight)) = (dx, dy, weight);
     let Shape { rows, inputs, outputs } = shape;
-    let finish = match hidden {
-        Some(View::Cpu(hidden)) => Finish::GeluGradient(hidden),
-        None => Finish::Nothing,
-    };
+    let gelu_gradient = hidden.map(|View::Cpu(hidden)| hidden);
     let product = Gemm { m: rows, n: inputs, k: outputs, a: Layout::Plain, b: Layout::Plain, accumulate: false };
-    fused(dx, (dy, Map::Plain), (weight, Map::Plain), product, finish);
+    fused(dx, dy, weight, product, Fused { gelu_gradient, ..Fused::default() });
 }
 
 /// dweight (out, in) += dyᵀ · x.
 pub fn backward_weight(dweight: ViewMut, dy: View, x: Input, shape: Shape) {
     let (ViewMut::Cpu(dweight), View::Cpu(dy)) = (dweight, dy);
     let Shape { rows, inputs, outputs } = shape;
+    let (x, map_b) = x.cpu();
     let product = Gemm { m: outputs, n: inputs, k: rows, a: Layout::Transposed, b: Layout::Plain, accumulate: true };
-    fused(dweight, (dy, Map::Plain), x.cpu(), product, Finish::Nothing);
+    fused(dweight, dy, x, product, Fused { map_b, ..Fused::default() });
 }
 
 /// dbias (out) += Σ_r dy.
