@@ -8,7 +8,7 @@ use crate::params::Layout;
 use crate::predictor::Predictor;
 use crate::variants::{PredictorConfig, VitConfig};
 use crate::vit::{Patches, Vit, all_patches};
-use ijepa_data::Masks;
+use ijepa_data::{IndexSet, Masks};
 use ijepa_tensor::{Buf, Index, Pool, Tape, Var, View};
 
 /// Added to variances when targets are normalised; the reference leaves PyTorch's default here (quirk Q15).
@@ -51,6 +51,25 @@ pub struct Batch<'a> {
     pub masks: &'a Masks,
 }
 
+/// Rows of all patches (b·n) that are in any target of their image, equally many of each image: (b·u) and u. An image with
+/// fewer repeats its last one.
+fn union(targets: &[IndexSet], images: usize, n: usize) -> (Vec<u32>, usize) {
+    let of_image = |image: usize| {
+        let mut rows: Vec<u32> = targets
+            .iter()
+            .flat_map(|set| &set.indices[image * set.per_image..][..set.per_image])
+            .map(|patch| (image * n) as u32 + patch)
+            .collect();
+        rows.sort_unstable();
+        rows.dedup();
+        rows
+    };
+    let unions: Vec<Vec<u32>> = (0..images).map(of_image).collect();
+    let most = unions.iter().map(Vec::len).max().unwrap_or(0);
+    let padded = unions.iter().flat_map(|rows| (0..most).map(|i| rows[i.min(rows.len() - 1)]));
+    (padded.collect(), most)
+}
+
 impl Jepa {
     /// Lays out the networks.
     pub fn new(encoder: VitConfig, predictor: PredictorConfig) -> Jepa {
@@ -76,12 +95,20 @@ impl Jepa {
         let n = self.encoder.config.patches();
         let mut tape = Tape::inference(pool, target);
         let index = all_patches(images, n);
-        let tokens =
-            self.encoder.forward(&mut tape, Patches { images: batch.images, batch: images, index: &index, kept: n });
-        let rows = |set: &ijepa_data::IndexSet| -> Vec<u32> {
-            set.indices.iter().enumerate().map(|(i, patch)| (i / set.per_image * n) as u32 + patch).collect()
+        let patches = Patches { images: batch.images, batch: images, index: &index, kept: n };
+        let (wanted, per_image) = union(targets, images, n);
+        let row = |(i, patch): (usize, &u32), per_target: usize| -> u32 {
+            let image = i / per_target;
+            let held = &wanted[image * per_image..][..per_image];
+            let patch = (image * n) as u32 + patch;
+            let at = held.iter().position(|row| *row == patch).expect("the union holds every target");
+            (image * per_image + at) as u32
+        };
+        let rows = |set: &IndexSet| -> Vec<u32> {
+            set.indices.iter().enumerate().map(|target| row(target, set.per_image)).collect()
         };
         let rows: Index = targets.iter().flat_map(|set| rows(set).repeat(context.len())).collect(); // (m, k, b, t)
+        let tokens = self.encoder.forward_of(&mut tape, patches, Index::from(&wanted[..]));
         let tokens = tape.gather(&tokens, rows);
         tape.layer_norm(&tokens, None, TARGET_NORM_EPS)
     }

@@ -59,13 +59,14 @@ impl Predictor {
         let mut y = tape.assemble(&z, self.mask_token, self.predictor_pos_embed, target_index, shape); // (m·k·b·(c+t), p)
         drop(z);
         let tokens = shape.context + shape.target;
-        for block in &self.blocks {
+        let (last, blocks) = self.blocks.split_last().expect("a predictor has at least one block");
+        for block in blocks {
             y = block.forward(tape, y, tokens);
         }
         let sequences = shape.blocks * shape.batch;
-        let last: Index =
+        let masked: Index =
             (0..sequences).flat_map(|s| (shape.context..tokens).map(move |t| (s * tokens + t) as u32)).collect();
-        let y = tape.gather(&y, last); // (m·k·b·t, p)
+        let y = last.forward_of(tape, y, tokens, masked); // (m·k·b·t, p)
         let y = tape.layer_norm(&y, Some(self.predictor_norm), NORM_EPS);
         tape.linear(&y, self.predictor_proj)
     }

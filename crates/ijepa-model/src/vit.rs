@@ -5,7 +5,7 @@ use crate::variants::VitConfig;
 use ijepa_tensor::ops::layer_norm::Affine;
 use ijepa_tensor::ops::linear::Linear;
 use ijepa_tensor::ops::patchify;
-use ijepa_tensor::{Slot, Tape, Var, View};
+use ijepa_tensor::{Index, Slot, Tape, Var, View};
 
 /// Added to variances in every layer norm of encoder and predictor.
 pub const NORM_EPS: f32 = 1e-6;
@@ -79,19 +79,35 @@ impl Vit {
 
     /// Tokens (k·b·c, d) after each of the last `layers` blocks, earliest first, each through the final norm.
     pub fn forward_last(&self, tape: &mut Tape, patches: Patches, layers: usize) -> Vec<Var> {
-        let VitConfig { image, patch, channels, depth, .. } = self.config;
-        let shape = patchify::Shape { batch: patches.batch, channels, size: image, patch, kept: patches.kept };
-        let pixels = tape.patchify(patches.images, patches.index, shape); // (k·b·c, 3·p·p)
-        let tokens = tape.linear(&pixels, self.patch_embed);
-        let mut x = tape.position(&tokens, self.pos_embed, patches.index); // (k·b·c, d)
+        let mut x = self.embed(tape, patches);
         let mut outputs = Vec::new();
         for (i, block) in self.blocks.iter().enumerate() {
             x = block.forward(tape, x, patches.kept);
-            if i + layers >= depth {
+            if i + layers >= self.config.depth {
                 outputs.push(tape.layer_norm(&x, Some(self.norm), NORM_EPS));
             }
         }
         outputs
+    }
+
+    /// The rows of [`Vit::forward`] that `wanted` names, equally many of each image; the last block computes no others.
+    pub fn forward_of(&self, tape: &mut Tape, patches: Patches, wanted: Index) -> Var {
+        let (last, blocks) = self.blocks.split_last().expect("an encoder has at least one block");
+        let mut x = self.embed(tape, patches);
+        for block in blocks {
+            x = block.forward(tape, x, patches.kept);
+        }
+        let x = last.forward_of(tape, x, patches.kept, wanted);
+        tape.layer_norm(&x, Some(self.norm), NORM_EPS)
+    }
+
+    /// Patches (k·b·c, d) where they stand.
+    fn embed(&self, tape: &mut Tape, patches: Patches) -> Var {
+        let VitConfig { image, patch, channels, .. } = self.config;
+        let shape = patchify::Shape { batch: patches.batch, channels, size: image, patch, kept: patches.kept };
+        let pixels = tape.patchify(patches.images, patches.index, shape); // (k·b·c, 3·p·p)
+        let tokens = tape.linear(&pixels, self.patch_embed);
+        tape.position(&tokens, self.pos_embed, patches.index)
     }
 }
 
@@ -112,7 +128,21 @@ impl Block {
     pub(crate) fn forward(&self, tape: &mut Tape, x: Var, tokens: usize) -> Var {
         let qkv = tape.norm_linear(&x, self.norm1, NORM_EPS, self.qkv); // (.., 3·d)
         let y = tape.attention(&qkv, tokens, self.heads);
-        let x = tape.linear_residual(&y, self.proj, &x);
+        self.mlp(tape, &y, &x)
+    }
+
+    /// The rows of [`Block::forward`] that `wanted` names, equally many of each sequence.
+    pub(crate) fn forward_of(&self, tape: &mut Tape, x: Var, tokens: usize, wanted: Index) -> Var {
+        let (query, key_value) = self.qkv.split(x.width());
+        let kv = tape.norm_linear(&x, self.norm1, NORM_EPS, key_value); // (sequences·tokens, 2·d)
+        let x = tape.gather(&x, wanted);
+        let q = tape.norm_linear(&x, self.norm1, NORM_EPS, query); // (wanted, d)
+        let y = tape.attention_of(&q, &kv, tokens, self.heads);
+        self.mlp(tape, &y, &x)
+    }
+
+    fn mlp(&self, tape: &mut Tape, y: &Var, x: &Var) -> Var {
+        let x = tape.linear_residual(y, self.proj, x);
         let hidden = tape.norm_linear(&x, self.norm2, NORM_EPS, self.fc1); // (.., hidden)
         tape.gelu_linear_residual(&hidden, self.fc2, &x)
     }

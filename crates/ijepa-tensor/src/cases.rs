@@ -23,8 +23,10 @@ pub enum Case {
     GeluLinear(linear::Shape),
     /// Layer norm, with or without the affine part.
     LayerNorm(layer_norm::Shape, bool),
-    /// Self-attention.
+    /// Attention of every token.
     Attention(attention::Shape),
+    /// Attention of a few tokens.
+    AttentionOf(attention::Shape),
     /// Positions: width, table rows, index.
     Position(usize, usize, Vec<u32>),
     /// Row gather: width, rows of x, index.
@@ -124,6 +126,9 @@ impl Case {
             Case::Attention(attention::Shape { batch, tokens, width, .. }) => {
                 vec![input(Activation, batch * tokens, 3 * width)]
             }
+            Case::AttentionOf(attention::Shape { batch, queries, tokens, width, .. }) => {
+                vec![input(Activation, batch * queries, width), input(Activation, batch * tokens, 2 * width)]
+            }
             Case::Position(width, table, ref index) => {
                 vec![input(Activation, index.len(), width), input(Parameter, table, width)]
             }
@@ -177,7 +182,14 @@ impl Case {
             }
             Case::Attention(shape) => {
                 let mut y = zeros(shape.batch * shape.tokens * shape.width);
-                attention::reference::forward(&mut y, &x[0], shape);
+                let rows = x[0].chunks(3 * shape.width).map(|row| row.split_at(shape.width));
+                let (q, kv): (Vec<&[T]>, Vec<&[T]>) = rows.unzip();
+                attention::reference::forward(&mut y, &q.concat(), &kv.concat(), shape);
+                y
+            }
+            Case::AttentionOf(shape) => {
+                let mut y = zeros(shape.batch * shape.queries * shape.width);
+                attention::reference::forward(&mut y, &x[0], &x[1], shape);
                 y
             }
             Case::Position(width, _, ref index) => {
@@ -229,6 +241,7 @@ impl Case {
                 tape.gelu_linear_residual(x[0].var(), layer, x[3].var())
             }
             Case::Attention(shape) => tape.attention(x[0].var(), shape.tokens, shape.heads),
+            Case::AttentionOf(shape) => tape.attention_of(x[0].var(), x[1].var(), shape.tokens, shape.heads),
             Case::Position(_, _, ref index) => tape.position(x[0].var(), x[1].slot(), index),
             Case::Gather(_, _, ref index) => tape.gather(x[0].var(), Index::from(&index[..])),
             Case::Assemble(shape, _, ref targets) => {
@@ -246,7 +259,11 @@ impl Case {
 pub fn cases() -> Vec<Case> {
     let linear = |rows, inputs, outputs| linear::Shape { rows, inputs, outputs };
     let norm = |rows, width, eps| layer_norm::Shape { rows, width, eps };
-    let attention = |batch, tokens, heads, width| Case::Attention(attention::Shape { batch, tokens, heads, width });
+    let attention =
+        |batch, tokens, heads, width| Case::Attention(attention::Shape { batch, queries: tokens, tokens, heads, width });
+    let attention_of = |batch, queries, tokens, heads, width| {
+        Case::AttentionOf(attention::Shape { batch, queries, tokens, heads, width })
+    };
     let assemble = assemble::Shape { blocks: 3, batch: 2, context: 4, target: 5, width: 24 };
     vec![
         Case::Linear(linear(1, 1, 1), false),
@@ -265,6 +282,8 @@ pub fn cases() -> Vec<Case> {
         attention(2, 5, 3, 12),
         attention(3, 33, 2, 48),
         attention(1, 64, 4, 64),
+        attention_of(2, 3, 5, 2, 24),
+        attention_of(2, 40, 21, 2, 16),
         Case::Position(20, 6, vec![5, 0, 3, 3, 1]),
         Case::Gather(20, 4, vec![3, 0, 0, 2, 3, 1]),
         Case::Assemble(assemble, 9, (0..30).map(|i| i * 7 % 9).collect()),

@@ -1,6 +1,6 @@
-//! Multi-head self-attention over short sequences.
+//! Multi-head attention over short sequences: of every token, or of a few that alone are needed later.
 //!
-//! For each sequence and head, with Q, K, V (n, e) cut from qkv (n, 3·h·e) and s = 1/√e:
+//! For each sequence and head, with Q (t, e), K and V (n, e) and s = 1/√e:
 //! P = softmax(s·Q·Kᵀ), O = P·V.
 //! Backward recomputes P from the saved log-sum-exp of each row: dV = Pᵀ·dO, dP = dO·Vᵀ,
 //! dS = s·P∘(dP − rowsum(dO∘O)), dQ = dS·K, dK = dSᵀ·Q.
@@ -8,7 +8,7 @@
 //! Scores are computed for a block of queries at a time and transposed, (n, block): the softmax then runs along the lanes of a
 //! vector, nothing larger than a block is ever written, and every product finds its operands as they lie.
 
-use crate::buf::{View, ViewMut};
+use crate::buf::{Buf, View, ViewMut};
 use crate::gemm::{Matrix, small, transpose};
 use crate::tape::{Tape, Var};
 use crate::vector::{exp, sum, vectorised};
@@ -20,7 +20,9 @@ use std::cell::RefCell;
 pub struct Shape {
     /// Number of sequences.
     pub batch: usize,
-    /// Tokens of a sequence.
+    /// Tokens of a sequence that look, t.
+    pub queries: usize,
+    /// Tokens of a sequence that are looked at, n.
     pub tokens: usize,
     /// Number of heads.
     pub heads: usize,
@@ -42,29 +44,88 @@ impl Shape {
     }
 }
 
+/// Q, or K before V, in rows `stride` apart; each head by head.
+#[derive(Clone, Copy)]
+pub struct Part<'a> {
+    /// From the first value of the first row on.
+    pub values: View<'a>,
+    /// From row to row.
+    pub stride: usize,
+}
+
+/// Gradients of Q, K and V, to be written.
+pub enum Gradients<'a> {
+    /// dqkv (b·n, 3·d)
+    Joint(ViewMut<'a>),
+    /// dq (b·t, d) and dkv (b·n, 2·d)
+    Apart(ViewMut<'a>, ViewMut<'a>),
+}
+
+/// Q, K and V in one matrix (b·n, 3·d).
+pub fn joint(qkv: View, width: usize) -> (Part, Part) {
+    let part = |first| Part { values: qkv.range(first..qkv.len()), stride: 3 * width };
+    (part(0), part(width))
+}
+
+/// Q (b·t, d), and K before V (b·n, 2·d).
+pub fn apart<'a>(q: View<'a>, kv: View<'a>, width: usize) -> (Part<'a>, Part<'a>) {
+    (Part { values: q, stride: width }, Part { values: kv, stride: 2 * width })
+}
+
 impl<'p> Tape<'p> {
     /// qkv (b·n, 3·d), q before k before v in a row, each head by head → (b·n, d); `tokens` is n.
     pub fn attention(&mut self, qkv: &Var, tokens: usize, heads: usize) -> Var {
-        let shape = Shape { batch: qkv.rows() / tokens, tokens, heads, width: qkv.width() / 3 };
-        let mut out = self.take(qkv.rows() * shape.width);
-        let mut sums = self.take(qkv.rows() * heads);
-        forward(out.view_mut(), sums.view_mut(), qkv.view(), shape);
-        let tracked = qkv.tracked();
-        let out = self.var(out, qkv.rows(), shape.width, tracked);
+        let (rows, width) = (qkv.rows(), qkv.width() / 3);
+        let shape = Shape { batch: rows / tokens, queries: tokens, tokens, heads, width };
+        let (out, sums) = self.attention_forward(joint(qkv.view(), width), qkv.tracked(), shape);
+        if let Some(sums) = sums {
+            let (qkv, out) = (qkv.clone(), out.clone());
+            self.record(move |tape| {
+                let Some(dout) = tape.take_gradient(out.key()) else { return };
+                let mut dqkv = tape.take(qkv.len());
+                let gradients = Gradients::Joint(dqkv.view_mut());
+                backward(gradients, dout.view(), out.view(), joint(qkv.view(), width), sums.view(), shape);
+                tape.pass_gradient(qkv.key(), dqkv);
+                tape.put(dout);
+                tape.put(sums);
+            });
+        }
+        out
+    }
+
+    /// q (b·t, d), kv (b·n, 2·d), k before v in a row, each head by head → (b·t, d); `tokens` is n.
+    pub fn attention_of(&mut self, q: &Var, kv: &Var, tokens: usize, heads: usize) -> Var {
+        let (batch, width) = (kv.rows() / tokens, q.width());
+        let shape = Shape { batch, queries: q.rows() / batch, tokens, heads, width };
+        let (out, sums) = self.attention_forward(apart(q.view(), kv.view(), width), q.tracked() || kv.tracked(), shape);
+        if let Some(sums) = sums {
+            let (q, kv, out) = (q.clone(), kv.clone(), out.clone());
+            self.record(move |tape| {
+                let Some(dout) = tape.take_gradient(out.key()) else { return };
+                let (mut dq, mut dkv) = (tape.take(q.len()), tape.take(kv.len()));
+                let gradients = Gradients::Apart(dq.view_mut(), dkv.view_mut());
+                backward(gradients, dout.view(), out.view(), apart(q.view(), kv.view(), width), sums.view(), shape);
+                tape.pass_gradient(q.key(), dq);
+                tape.pass_gradient(kv.key(), dkv);
+                tape.put(dout);
+                tape.put(sums);
+            });
+        }
+        out
+    }
+
+    /// The result, and the log-sums that a backward pass needs.
+    fn attention_forward(&mut self, parts: (Part, Part), tracked: bool, shape: Shape) -> (Var, Option<Buf>) {
+        let rows = shape.batch * shape.queries;
+        let mut out = self.take(rows * shape.width);
+        let mut sums = self.take(rows * shape.heads);
+        forward(out.view_mut(), sums.view_mut(), parts, shape);
+        let out = self.var(out, rows, shape.width, tracked);
         if !tracked {
             self.put(sums);
-            return out;
+            return (out, None);
         }
-        let (qkv, out_kept) = (qkv.clone(), out.clone());
-        self.record(move |tape| {
-            let Some(dout) = tape.take_gradient(out_kept.key()) else { return };
-            let mut dqkv = tape.take(qkv.len());
-            backward(dqkv.view_mut(), dout.view(), out_kept.view(), qkv.view(), sums.view(), shape);
-            tape.pass_gradient(qkv.key(), dqkv);
-            tape.put(dout);
-            tape.put(sums);
-        });
-        out
+        (out, Some(sums))
     }
 }
 
@@ -101,42 +162,36 @@ fn rows(values: &[f32], stride: usize) -> Matrix<'_> {
     columns(values, 0, stride)
 }
 
-/// out (b·n, d) =, sums (b·n, h) = log Σ_j e^(s·q·k_j), head by head; qkv (b·n, 3·d).
-pub fn forward(out: ViewMut, sums: ViewMut, qkv: View, shape: Shape) {
-    let (ViewMut::Cpu(out), ViewMut::Cpu(sums), View::Cpu(qkv)) = (out, sums, qkv);
-    let Shape { batch, tokens: n, heads, width } = shape;
+/// out (b·t, d) =, sums (b·t, h) = log Σ_j e^(s·q·k_j), head by head.
+pub fn forward(out: ViewMut, sums: ViewMut, (q, kv): (Part, Part), shape: Shape) {
+    let (ViewMut::Cpu(out), ViewMut::Cpu(sums), View::Cpu(queries), View::Cpu(keys)) = (out, sums, q.values, kv.values);
+    let Shape { batch, queries: t, tokens: n, heads, width } = shape;
     shape.assert();
-    assert_eq!(
-        (out.len(), sums.len(), qkv.len()),
-        (batch * n * width, batch * n * heads, batch * n * 3 * width),
-        "{shape:?}"
-    );
-    let (e, padded) = (shape.head(), n.next_multiple_of(BLOCK));
-    out.par_chunks_exact_mut(n * width)
-        .zip(sums.par_chunks_exact_mut(n * heads))
-        .zip(qkv.par_chunks_exact(n * 3 * width))
-        .for_each(|((out, sums), qkv)| {
-            with_scratch([e * padded, e * n, n * BLOCK], |[q, k, p]| {
-                for h in 0..heads {
-                    let (query, key, value) = (h * e, width + h * e, 2 * width + h * e);
-                    transpose(q, padded, &qkv[query..], 3 * width, n, e);
-                    scale_values(q, shape.scale());
-                    transpose(k, n, &qkv[key..], 3 * width, n, e);
-                    for first in (0..n).step_by(BLOCK) {
-                        let count = BLOCK.min(n - first);
-                        small(p, BLOCK, rows(k, n).transposed(), columns(q, first, padded), (n, BLOCK, e), false);
-                        let mut inverse = [0.0; BLOCK];
-                        softmax_columns(p, &mut inverse, &mut sums[h * n + first..][..count]);
-                        let out = &mut out[first * width + h * e..];
-                        let v = columns(qkv, value, 3 * width);
-                        small(out, width, rows(p, BLOCK).transposed(), v, (count, e, n), false);
-                        for (out, inverse) in out.chunks_mut(width).zip(&inverse[..count]) {
-                            scale_values(&mut out[..e], *inverse);
-                        }
+    assert_eq!((out.len(), sums.len()), (batch * t * width, batch * t * heads), "{shape:?}");
+    let (e, padded) = (shape.head(), t.next_multiple_of(BLOCK));
+    let sequences = out.par_chunks_exact_mut(t * width).zip(sums.par_chunks_exact_mut(t * heads));
+    sequences.enumerate().for_each(|(sequence, (out, sums))| {
+        let (queries, keys) = (&queries[sequence * t * q.stride..], &keys[sequence * n * kv.stride..]);
+        with_scratch([e * padded, e * n, n * BLOCK], |[query, key, p]| {
+            for h in 0..heads {
+                transpose(query, padded, &queries[h * e..], q.stride, t, e);
+                scale_values(query, shape.scale());
+                transpose(key, n, &keys[h * e..], kv.stride, n, e);
+                for first in (0..t).step_by(BLOCK) {
+                    let count = BLOCK.min(t - first);
+                    small(p, BLOCK, rows(key, n).transposed(), columns(query, first, padded), (n, BLOCK, e), false);
+                    let mut inverse = [0.0; BLOCK];
+                    softmax_columns(p, &mut inverse, &mut sums[h * t + first..][..count]);
+                    let out = &mut out[first * width + h * e..];
+                    let value = columns(keys, width + h * e, kv.stride);
+                    small(out, width, rows(p, BLOCK).transposed(), value, (count, e, n), false);
+                    for (out, inverse) in out.chunks_mut(width).zip(&inverse[..count]) {
+                        scale_values(&mut out[..e], *inverse);
                     }
                 }
-            });
+            }
         });
+    });
 }
 
 vectorised! {
@@ -173,50 +228,101 @@ vectorised! {
     }
 }
 
-/// dqkv (b·n, 3·d) =; dout and out (b·n, d), qkv (b·n, 3·d), sums (b·n, h) from the forward pass.
-pub fn backward(dqkv: ViewMut, dout: View, out: View, qkv: View, sums: View, shape: Shape) {
-    let ViewMut::Cpu(dqkv) = dqkv;
-    let (View::Cpu(dout), View::Cpu(out), View::Cpu(qkv), View::Cpu(sums)) = (dout, out, qkv, sums);
-    let Shape { tokens: n, heads, width, .. } = shape;
-    assert_eq!((dqkv.len(), dout.len()), (qkv.len(), out.len()), "{shape:?}");
-    dqkv.par_chunks_exact_mut(n * 3 * width)
-        .zip(dout.par_chunks_exact(n * width))
-        .zip(out.par_chunks_exact(n * width))
-        .zip(qkv.par_chunks_exact(n * 3 * width))
-        .zip(sums.par_chunks_exact(n * heads))
-        .for_each(|((((dqkv, dout), out), qkv), sums)| backward_sequence(dqkv, dout, out, qkv, sums, shape));
+/// The gradients of one sequence.
+enum SequenceGradients<'a> {
+    Joint(&'a mut [f32]),
+    Apart(&'a mut [f32], &'a mut [f32]),
+}
+
+impl SequenceGradients<'_> {
+    /// dQ in rows of the given stride.
+    fn q(&mut self, width: usize) -> (&mut [f32], usize) {
+        match self {
+            SequenceGradients::Joint(all) => (all, 3 * width),
+            SequenceGradients::Apart(q, _) => (q, width),
+        }
+    }
+
+    /// dK before dV in rows of the given stride.
+    fn kv(&mut self, width: usize) -> (&mut [f32], usize) {
+        match self {
+            SequenceGradients::Joint(all) => (&mut all[width..], 3 * width),
+            SequenceGradients::Apart(_, kv) => (kv, 2 * width),
+        }
+    }
+}
+
+/// gradients =; dout and out (b·t, d), Q, K and V and sums (b·t, h) of the forward pass.
+pub fn backward(gradients: Gradients, dout: View, out: View, (q, kv): (Part, Part), sums: View, shape: Shape) {
+    let (View::Cpu(dout), View::Cpu(out), View::Cpu(sums)) = (dout, out, sums);
+    let (View::Cpu(queries), View::Cpu(keys)) = (q.values, kv.values);
+    let Shape { batch, queries: t, tokens: n, heads, width } = shape;
+    assert_eq!((dout.len(), out.len()), (batch * t * width, batch * t * width), "{shape:?}");
+    let sequences: Vec<SequenceGradients> = match gradients {
+        Gradients::Joint(ViewMut::Cpu(all)) => {
+            all.chunks_exact_mut(n * 3 * width).map(SequenceGradients::Joint).collect()
+        }
+        Gradients::Apart(ViewMut::Cpu(q), ViewMut::Cpu(kv)) => {
+            let parts = q.chunks_exact_mut(t * width).zip(kv.chunks_exact_mut(n * 2 * width));
+            parts.map(|(q, kv)| SequenceGradients::Apart(q, kv)).collect()
+        }
+    };
+    assert_eq!(sequences.len(), batch, "{shape:?}");
+    sequences.into_par_iter().enumerate().for_each(|(sequence, gradients)| {
+        let rows = sequence * t * width..(sequence + 1) * t * width;
+        let inputs = Sequence {
+            dout: &dout[rows.clone()],
+            out: &out[rows],
+            queries: columns(queries, sequence * t * q.stride, q.stride),
+            keys: columns(keys, sequence * n * kv.stride, kv.stride),
+            sums: &sums[sequence * t * heads..][..t * heads],
+        };
+        backward_sequence(gradients, inputs, shape);
+    });
+}
+
+/// What the backward pass reads of one sequence.
+struct Sequence<'a> {
+    dout: &'a [f32],
+    out: &'a [f32],
+    queries: Matrix<'a>,
+    keys: Matrix<'a>,
+    sums: &'a [f32],
 }
 
 /// As [`backward`], for one sequence.
-fn backward_sequence(dqkv: &mut [f32], dout: &[f32], out: &[f32], qkv: &[f32], sums: &[f32], shape: Shape) {
-    let Shape { tokens: n, heads, width, .. } = shape;
-    let (e, padded) = (shape.head(), n.next_multiple_of(BLOCK));
+fn backward_sequence(mut gradients: SequenceGradients, inputs: Sequence, shape: Shape) {
+    let Shape { queries: t, tokens: n, heads, width, .. } = shape;
+    let Sequence { dout, out, queries, keys, sums } = inputs;
+    let (e, padded) = (shape.head(), t.next_multiple_of(BLOCK));
     with_scratch([e * padded, e * n, e * n, e * padded, n * BLOCK, n * BLOCK], |[q, k, v, d, p, ds]| {
         for h in 0..heads {
-            let (query, key, value) = (h * e, width + h * e, 2 * width + h * e);
-            transpose(q, padded, &qkv[query..], 3 * width, n, e);
+            let (at, value_at) = (h * e, width + h * e);
+            transpose(q, padded, &queries.values[at..], queries.row_stride, t, e);
             scale_values(q, shape.scale());
-            transpose(k, n, &qkv[key..], 3 * width, n, e);
-            transpose(v, n, &qkv[value..], 3 * width, n, e);
-            transpose(d, padded, &dout[h * e..], width, n, e);
-            for first in (0..n).step_by(BLOCK) {
-                let count = BLOCK.min(n - first);
+            transpose(k, n, &keys.values[at..], keys.row_stride, n, e);
+            transpose(v, n, &keys.values[value_at..], keys.row_stride, n, e);
+            transpose(d, padded, &dout[at..], width, t, e);
+            for first in (0..t).step_by(BLOCK) {
+                let count = BLOCK.min(t - first);
                 small(p, BLOCK, rows(k, n).transposed(), columns(q, first, padded), (n, BLOCK, e), false);
                 small(ds, BLOCK, rows(v, n).transposed(), columns(d, first, padded), (n, BLOCK, e), false);
                 let (mut log_sums, mut means) = ([0.0; BLOCK], [0.0; BLOCK]);
-                log_sums[..count].copy_from_slice(&sums[h * n + first..][..count]);
+                log_sums[..count].copy_from_slice(&sums[h * t + first..][..count]);
                 for (i, mean) in means[..count].iter_mut().enumerate() {
-                    let at = (first + i) * width + h * e;
-                    *mean = dot(&dout[at..at + e], &out[at..at + e]);
+                    let row = (first + i) * width + at;
+                    *mean = dot(&dout[row..row + e], &out[row..row + e]);
                 }
                 score_gradients(p, ds, &log_sums, &means, shape.scale());
 
-                let dq = &mut dqkv[first * 3 * width + query..];
-                small(dq, 3 * width, rows(ds, BLOCK).transposed(), columns(qkv, key, 3 * width), (count, e, n), false);
-                let (dk, queries) = (&mut dqkv[key..], columns(qkv, first * 3 * width + query, 3 * width));
-                small(dk, 3 * width, rows(ds, BLOCK), queries, (n, e, count), first > 0);
-                let (dv, dout) = (&mut dqkv[value..], columns(dout, first * width + h * e, width));
-                small(dv, 3 * width, rows(p, BLOCK), dout, (n, e, count), first > 0);
+                let (dq, stride) = gradients.q(width);
+                let key = columns(keys.values, at, keys.row_stride);
+                small(&mut dq[first * stride + at..], stride, rows(ds, BLOCK).transposed(), key, (count, e, n), false);
+                let (dkv, stride) = gradients.kv(width);
+                let query = columns(queries.values, first * queries.row_stride + at, queries.row_stride);
+                small(&mut dkv[at..], stride, rows(ds, BLOCK), query, (n, e, count), first > 0);
+                let dout = columns(dout, first * width + at, width);
+                small(&mut dkv[value_at..], stride, rows(p, BLOCK), dout, (n, e, count), first > 0);
             }
         }
     });
@@ -247,25 +353,26 @@ pub mod reference {
     use super::Shape;
     use crate::scalar::Scalar;
 
-    /// out (b·n, d) = attention over qkv (b·n, 3·d).
-    pub fn forward<T: Scalar>(out: &mut [T], qkv: &[T], shape: Shape) {
-        let Shape { batch, tokens, heads, width } = shape;
+    /// out (b·t, d) = attention of q (b·t, d) over kv (b·n, 2·d).
+    pub fn forward<T: Scalar>(out: &mut [T], q: &[T], kv: &[T], shape: Shape) {
+        let Shape { batch, queries, tokens, heads, width } = shape;
         let head = width / heads;
         let scale = T::constant(1.0 / (head as f64).sqrt());
         for b in 0..batch {
             for h in 0..heads {
-                let at = |which: usize, token: usize, i: usize| {
-                    qkv[(b * tokens + token) * 3 * width + which * width + h * head + i]
+                let q_at = |token: usize, i: usize| q[(b * queries + token) * width + h * head + i];
+                let kv_at = |which: usize, token: usize, i: usize| {
+                    kv[(b * tokens + token) * 2 * width + which * width + h * head + i]
                 };
-                for query in 0..tokens {
+                for query in 0..queries {
                     let weights: Vec<T> = (0..tokens)
-                        .map(|key| (0..head).fold(T::zero(), |sum, i| sum + at(0, query, i) * at(1, key, i)) * scale)
+                        .map(|key| (0..head).fold(T::zero(), |sum, i| sum + q_at(query, i) * kv_at(0, key, i)) * scale)
                         .map(T::exp)
                         .collect();
                     let total = weights.iter().fold(T::zero(), |sum, &weight| sum + weight);
                     for i in 0..head {
-                        let sum = (0..tokens).fold(T::zero(), |sum, key| sum + weights[key] * at(2, key, i));
-                        out[(b * tokens + query) * width + h * head + i] = sum / total;
+                        let sum = (0..tokens).fold(T::zero(), |sum, key| sum + weights[key] * kv_at(1, key, i));
+                        out[(b * queries + query) * width + h * head + i] = sum / total;
                     }
                 }
             }

@@ -28,6 +28,18 @@ pub struct Linear {
     pub bias: Slot,
 }
 
+impl Linear {
+    /// The layer that gives the first `outputs` of y, and the layer that gives the others.
+    pub fn split(self, outputs: usize) -> (Linear, Linear) {
+        let inputs = self.weight.len / self.bias.len;
+        let part = |first: usize, outputs: usize| Linear {
+            weight: Slot { offset: self.weight.offset + first * inputs, len: outputs * inputs },
+            bias: Slot { offset: self.bias.offset + first, len: outputs },
+        };
+        (part(0, outputs), part(outputs, self.bias.len - outputs))
+    }
+}
+
 /// What stands between x and the product. It is applied while x is packed for the product, forward and again backward, so that
 /// its result is never in memory.
 #[derive(Clone, Copy)]

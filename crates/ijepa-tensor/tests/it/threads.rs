@@ -15,7 +15,7 @@ fn every_op_gives_the_same_bits_with_1_2_and_5_threads() {
     let mut all = cases();
     all.push(Case::Linear(linear::Shape { rows: 700, inputs: 96, outputs: 130 }, true));
     all.push(Case::LayerNorm(layer_norm::Shape { rows: 900, width: 200, eps: 1e-6 }, true));
-    all.push(Case::Attention(attention::Shape { batch: 7, tokens: 50, heads: 2, width: 32 }));
+    all.push(Case::Attention(attention::Shape { batch: 7, queries: 50, tokens: 50, heads: 2, width: 32 }));
     all.push(Case::NormLinear(linear::Shape { rows: 900, inputs: 300, outputs: 100 }));
     all.push(Case::GeluLinear(linear::Shape { rows: 900, inputs: 300, outputs: 100 }));
     for case in all {

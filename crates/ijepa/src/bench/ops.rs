@@ -119,18 +119,19 @@ impl Bench {
     }
 
     fn attention(&mut self, group: &str, name: &str, (batch, tokens, heads, width): (usize, usize, usize, usize)) {
-        let shape = attention::Shape { batch, tokens, heads, width };
+        let shape = attention::Shape { batch, queries: tokens, tokens, heads, width };
         let rows = batch * tokens;
         let (qkv, dout) = (noise(rows * 3 * width, 1), noise(rows * width, 2));
         let (mut out, mut sums, mut dqkv) =
             (Buf::zeros(rows * width), Buf::zeros(rows * heads), Buf::zeros(rows * 3 * width));
         let flop = (4 * batch * tokens * tokens * width) as f64;
         self.push(group, format!("attention {name} {batch}×{tokens}×{width}"), flop, Bound::Compute, || {
-            attention::forward(out.view_mut(), sums.view_mut(), View::Cpu(&qkv), shape);
+            attention::forward(out.view_mut(), sums.view_mut(), attention::joint(View::Cpu(&qkv), width), shape);
         });
         // Five products where the forward pass has two.
         self.push(group, format!("attention {name} backward"), 2.5 * flop, Bound::Compute, || {
-            attention::backward(dqkv.view_mut(), View::Cpu(&dout), out.view(), View::Cpu(&qkv), sums.view(), shape);
+            let (gradients, parts) = (attention::Gradients::Joint(dqkv.view_mut()), attention::joint(View::Cpu(&qkv), width));
+            attention::backward(gradients, View::Cpu(&dout), out.view(), parts, sums.view(), shape);
         });
     }
 
