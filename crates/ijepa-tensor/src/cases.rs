@@ -259,8 +259,9 @@ impl Case {
 pub fn cases() -> Vec<Case> {
     let linear = |rows, inputs, outputs| linear::Shape { rows, inputs, outputs };
     let norm = |rows, width, eps| layer_norm::Shape { rows, width, eps };
-    let attention =
-        |batch, tokens, heads, width| Case::Attention(attention::Shape { batch, queries: tokens, tokens, heads, width });
+    let attention = |batch, tokens, heads, width| {
+        Case::Attention(attention::Shape { batch, queries: tokens, tokens, heads, width })
+    };
     let attention_of = |batch, queries, tokens, heads, width| {
         Case::AttentionOf(attention::Shape { batch, queries, tokens, heads, width })
     };

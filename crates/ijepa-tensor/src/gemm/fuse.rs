@@ -37,10 +37,8 @@ vectorised! {
     pub(super) fn gelu_gradient(c: Window, hidden: &[f32]) {
         let mut c = c;
         for row in 0..c.rows {
-            let hidden = &hidden[row * c.stride..];
-            for (c, hidden) in c.row(row).iter_mut().zip(hidden) {
-                *c *= gelu::slope(*hidden);
-            }
+            let hidden = &hidden[row * c.stride..][..c.columns];
+            gelu::multiply_by_slope(c.row(row), hidden);
         }
     }
 }

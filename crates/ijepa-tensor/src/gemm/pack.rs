@@ -46,21 +46,56 @@ pub(super) fn pack(out: &mut [f32], matrix: Matrix, map: Map, outer: Range<usize
 vectorised! {
     /// Panels of a matrix with `columns` adjacent outer indices in rows `stride` apart.
     fn copy_panels(out: &mut [f32], from: &[f32], stride: usize, columns: usize, depth: usize, width: usize) {
-        /// Values copied at a time; what is copied too much is overwritten by the next row.
-        const STRIDE: usize = 16;
-        for (panel, first) in out.chunks_exact_mut(depth * width).zip((0..columns).step_by(width)) {
-            let count = width.min(columns - first);
-            for inner in 0..depth {
-                let (from, panel) = (&from[inner * stride + first..], &mut panel[inner * width..]);
-                let reach = count.next_multiple_of(STRIDE);
-                if reach <= from.len() && reach <= panel.len() && count == width {
-                    for (to, from) in panel[..reach].as_chunks_mut::<STRIDE>().0.iter_mut().zip(from.as_chunks::<STRIDE>().0) {
-                        *to = *from;
-                    }
-                } else {
-                    panel[..count].copy_from_slice(&from[..count]);
-                    panel[count..width].fill(0.0);
+        /// Rows that are cut into panels at a time: few enough to stay in the first-level cache.
+        const ROWS: usize = 8;
+        for block in (0..depth).step_by(ROWS) {
+            let rows = block..depth.min(block + ROWS);
+            for row in rows.end..depth.min(rows.end + ROWS) {
+                prefetch(&from[row * stride..][..columns]);
+            }
+            for (panel, first) in out.chunks_exact_mut(depth * width).zip((0..columns).step_by(width)) {
+                let count = width.min(columns - first);
+                let from = &from[first..];
+                match width {
+                    _ if count < width => copy_rows::<0>(panel, from, stride, rows.clone(), count, width),
+                    ..=16 => copy_rows::<16>(panel, from, stride, rows.clone(), count, width),
+                    17..=32 => copy_rows::<32>(panel, from, stride, rows.clone(), count, width),
+                    _ => copy_rows::<0>(panel, from, stride, rows.clone(), count, width),
                 }
+            }
+        }
+    }
+}
+
+/// Asks for values that will soon be read.
+#[inline(always)]
+fn prefetch(values: &[f32]) {
+    #[cfg(target_arch = "x86_64")]
+    for line in values.chunks(16) {
+        // SAFETY: a prefetch reads nothing, and every CPU of this target has it.
+        unsafe { std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(line.as_ptr().cast()) };
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = values;
+}
+
+/// Copies `count` values of each row, `RUN` ≥ count at a time where there is room: what is too much is overwritten by the next row.
+#[inline(always)]
+fn copy_rows<const RUN: usize>(
+    panel: &mut [f32],
+    from: &[f32],
+    stride: usize,
+    rows: Range<usize>,
+    count: usize,
+    width: usize,
+) {
+    for row in rows {
+        let (from, to) = (&from[row * stride..], &mut panel[row * width..]);
+        match (from.first_chunk::<RUN>(), to.first_chunk_mut::<RUN>()) {
+            (Some(from), Some(to)) if RUN > 0 => *to = *from,
+            _ => {
+                to[..count].copy_from_slice(&from[..count]);
+                to[count..width].fill(0.0);
             }
         }
     }

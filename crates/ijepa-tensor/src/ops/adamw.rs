@@ -1,8 +1,10 @@
 //! AdamW as PyTorch computes it (Loshchilov & Hutter, arXiv 1711.05101):
 //! p ← p·(1 − lr·wd);  m ← β₁m + (1−β₁)g;  v ← β₂v + (1−β₂)g²;
 //! p ← p − lr/(1−β₁ᵏ) · m / (√v/√(1−β₂ᵏ) + eps), k the number of steps so far, this one included.
+//! In the same pass a moving average follows: a ← momentum·a + (1−momentum)·p.
 
 use crate::buf::{View, ViewMut};
+use crate::tape::Slot;
 use crate::threads;
 use crate::vector::vectorised;
 use rayon::prelude::*;
@@ -14,14 +16,23 @@ pub struct Step {
     pub number: u64,
     /// Learning rate.
     pub learning_rate: f64,
-    /// Weight decay.
-    pub weight_decay: f64,
     /// Decay of the first moment.
     pub beta1: f64,
     /// Decay of the second moment.
     pub beta2: f64,
     /// Added to the root of the second moment.
     pub eps: f64,
+    /// Share of the moving average that stays.
+    pub momentum: f64,
+}
+
+/// Values that are learnt alike.
+#[derive(Clone, Copy, Debug)]
+pub struct Segment {
+    /// Where they lie in the blob.
+    pub slot: Slot,
+    /// Their weight decay.
+    pub weight_decay: f64,
 }
 
 /// Values that one thread updates at a time.
@@ -29,39 +40,98 @@ const PIECE: usize = 1 << 14;
 
 #[derive(Clone, Copy)]
 struct Factors {
-    keep: f32,
     new1: f32,
     old2: f32,
     new2: f32,
     step_size: f32,
     inverse_root: f32,
     eps: f32,
+    old_average: f32,
+    new_average: f32,
 }
 
-/// params, m and v (len) are updated in place from grads (len).
-pub fn forward(params: ViewMut, m: ViewMut, v: ViewMut, grads: View, step: Step) {
-    let (ViewMut::Cpu(params), ViewMut::Cpu(m), ViewMut::Cpu(v), View::Cpu(grads)) = (params, m, v, grads);
+/// Blobs that are laid out alike, up to the length of the average, which may end earlier.
+pub struct Blobs<'a> {
+    /// Parameters.
+    pub params: ViewMut<'a>,
+    /// First moments.
+    pub m: ViewMut<'a>,
+    /// Second moments.
+    pub v: ViewMut<'a>,
+    /// Moving average of the first parameters.
+    pub average: ViewMut<'a>,
+}
+
+struct Piece<'a> {
+    params: &'a mut [f32],
+    m: &'a mut [f32],
+    v: &'a mut [f32],
+    average: &'a mut [f32],
+    grads: &'a [f32],
+    keep: f32,
+}
+
+/// One step on the values of all segments, which come in the order of the blob; the values between them stay as they are.
+///
+/// # Panics
+/// When blobs and segments do not fit each other.
+pub fn forward(blobs: Blobs, grads: View, segments: &[Segment], step: Step) {
+    let Blobs { params: ViewMut::Cpu(params), m: ViewMut::Cpu(m), v: ViewMut::Cpu(v), average: ViewMut::Cpu(average) } =
+        blobs;
+    let View::Cpu(grads) = grads;
     assert_eq!((params.len(), m.len(), v.len()), (grads.len(), grads.len(), grads.len()), "adamw");
     let exponent = i32::try_from(step.number).unwrap_or(i32::MAX);
     let factors = Factors {
-        keep: (1.0 - step.learning_rate * step.weight_decay) as f32,
         new1: (1.0 - step.beta1) as f32,
         old2: step.beta2 as f32,
         new2: (1.0 - step.beta2) as f32,
         step_size: (step.learning_rate / (1.0 - step.beta1.powi(exponent))) as f32,
         inverse_root: (1.0 / (1.0 - step.beta2.powi(exponent)).sqrt()) as f32,
         eps: step.eps as f32,
+        old_average: step.momentum as f32,
+        new_average: (1.0 - step.momentum) as f32,
     };
-    params
-        .par_chunks_mut(PIECE)
-        .zip(m.par_chunks_mut(PIECE))
-        .zip(v.par_chunks_mut(PIECE))
-        .zip(grads.par_chunks(PIECE))
-        .for_each(|(((params, m), v), grads)| update_values(params, m, v, grads, factors));
+    let (mut params, mut m, mut v, mut average) = (Rest::of(params), Rest::of(m), Rest::of(v), Rest::of(average));
+    let mut pieces = Vec::new();
+    for &Segment { slot, weight_decay } in segments {
+        let keep = (1.0 - step.learning_rate * weight_decay) as f32;
+        for start in slot.range().step_by(PIECE) {
+            let end = slot.range().end.min(start + PIECE);
+            let grads = &grads[start..end];
+            let (params, m, v) = (params.take(start, end), m.take(start, end), v.take(start, end));
+            pieces.push(Piece { params, m, v, average: average.take(start, end), grads, keep });
+        }
+    }
+    pieces.into_par_iter().for_each(|Piece { params, m, v, average, grads, keep }| {
+        update_values(params, m, v, grads, keep, factors);
+        blend_values(average, params, factors);
+    });
+}
+
+/// What is left of a blob that is handed out from its beginning.
+struct Rest<'a> {
+    values: &'a mut [f32],
+    first: usize,
+}
+
+impl<'a> Rest<'a> {
+    fn of(values: &'a mut [f32]) -> Rest<'a> {
+        Rest { values, first: 0 }
+    }
+
+    /// The values from `start` to `end`, or as many of them as there are.
+    fn take(&mut self, start: usize, end: usize) -> &'a mut [f32] {
+        let values = std::mem::take(&mut self.values);
+        let skipped = start.checked_sub(self.first).expect("segments are in the order of the blob").min(values.len());
+        let (_, values) = values.split_at_mut(skipped);
+        let (part, rest) = values.split_at_mut((end - start).min(values.len()));
+        (self.values, self.first) = (rest, end);
+        part
+    }
 }
 
 vectorised! {
-    fn update_values(params: &mut [f32], m: &mut [f32], v: &mut [f32], grads: &[f32], f: Factors) {
+    fn update_values(params: &mut [f32], m: &mut [f32], v: &mut [f32], grads: &[f32], keep: f32, f: Factors) {
         let len = params.len();
         let (m, v, grads) = (&mut m[..len], &mut v[..len], &grads[..len]);
         for i in 0..len {
@@ -69,7 +139,15 @@ vectorised! {
             m[i] += (g - m[i]) * f.new1;
             v[i] = v[i] * f.old2 + f.new2 * g * g;
             let denominator = v[i].sqrt() * f.inverse_root + f.eps;
-            params[i] = params[i] * f.keep - f.step_size * (m[i] / denominator);
+            params[i] = params[i] * keep - f.step_size * (m[i] / denominator);
+        }
+    }
+}
+
+vectorised! {
+    fn blend_values(average: &mut [f32], params: &[f32], f: Factors) {
+        for (average, param) in average.iter_mut().zip(params) {
+            *average = *average * f.old_average + *param * f.new_average;
         }
     }
 }
@@ -84,13 +162,19 @@ pub fn clear(grads: ViewMut) {
 pub mod reference {
     use super::Step;
 
-    /// One step on one parameter; returns (parameter, m, v).
-    pub fn forward(p: f64, m: f64, v: f64, g: f64, step: Step) -> (f64, f64, f64) {
+    /// One step on one parameter; returns (parameter, m, v, average).
+    pub fn forward(
+        (p, m, v, average): (f64, f64, f64, f64),
+        g: f64,
+        weight_decay: f64,
+        step: Step,
+    ) -> (f64, f64, f64, f64) {
         let m = step.beta1 * m + (1.0 - step.beta1) * g;
         let v = step.beta2 * v + (1.0 - step.beta2) * g * g;
         let unbiased_m = m / (1.0 - step.beta1.powf(step.number as f64));
         let unbiased_v = v / (1.0 - step.beta2.powf(step.number as f64));
-        let decayed = p * (1.0 - step.learning_rate * step.weight_decay);
-        (decayed - step.learning_rate * unbiased_m / (unbiased_v.sqrt() + step.eps), m, v)
+        let decayed = p * (1.0 - step.learning_rate * weight_decay);
+        let p = decayed - step.learning_rate * unbiased_m / (unbiased_v.sqrt() + step.eps);
+        (p, m, v, step.momentum * average + (1.0 - step.momentum) * p)
     }
 }

@@ -131,6 +131,13 @@ impl<'p> Tape<'p> {
 
 /// Queries whose scores are held at a time.
 const BLOCK: usize = 32;
+/// The same at the end of a sequence, where that is enough.
+const HALF: usize = BLOCK / 2;
+
+/// Lanes in which `count` queries fit.
+fn lanes(count: usize) -> usize {
+    if count <= HALF { HALF } else { BLOCK }
+}
 
 thread_local! {
     static SCRATCH: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
@@ -179,7 +186,8 @@ pub fn forward(out: ViewMut, sums: ViewMut, (q, kv): (Part, Part), shape: Shape)
                 transpose(key, n, &keys[h * e..], kv.stride, n, e);
                 for first in (0..t).step_by(BLOCK) {
                     let count = BLOCK.min(t - first);
-                    small(p, BLOCK, rows(key, n).transposed(), columns(query, first, padded), (n, BLOCK, e), false);
+                    let scores = (n, lanes(count), e);
+                    small(p, BLOCK, rows(key, n).transposed(), columns(query, first, padded), scores, false);
                     let mut inverse = [0.0; BLOCK];
                     softmax_columns(p, &mut inverse, &mut sums[h * t + first..][..count]);
                     let out = &mut out[first * width + h * e..];
@@ -203,28 +211,36 @@ vectorised! {
 }
 
 vectorised! {
-    /// p (n, BLOCK) becomes e^(p − max of its column); inverse = 1 / the column's sum, sums its log-sum-exp.
+    /// Scores p (n, BLOCK) become e^(p − max of the column); inverse = 1 / the column's sum, sums (queries) its log-sum-exp.
     fn softmax_columns(p: &mut [f32], inverse: &mut [f32; BLOCK], sums: &mut [f32]) {
-        let (p, _) = p.as_chunks_mut::<BLOCK>();
-        let mut largest = [f32::NEG_INFINITY; BLOCK];
-        for p in p.iter() {
-            for i in 0..BLOCK {
-                largest[i] = if p[i] > largest[i] { p[i] } else { largest[i] };
-            }
+        match lanes(sums.len()) {
+            HALF => softmax_lanes::<HALF>(p, inverse, sums),
+            _ => softmax_lanes::<BLOCK>(p, inverse, sums),
         }
-        let mut total = [0.0; BLOCK];
-        for p in p.iter_mut() {
-            for i in 0..BLOCK {
-                p[i] = exp(p[i] - largest[i]);
-                total[i] += p[i];
-            }
+    }
+}
+
+#[inline(always)]
+fn softmax_lanes<const LANES: usize>(p: &mut [f32], inverse: &mut [f32; BLOCK], sums: &mut [f32]) {
+    let (p, _) = p.as_chunks_mut::<BLOCK>();
+    let mut largest = [f32::NEG_INFINITY; LANES];
+    for p in p.iter() {
+        for i in 0..LANES {
+            largest[i] = if p[i] > largest[i] { p[i] } else { largest[i] };
         }
-        for i in 0..BLOCK {
-            inverse[i] = 1.0 / total[i];
+    }
+    let mut total = [0.0; LANES];
+    for p in p.iter_mut() {
+        for i in 0..LANES {
+            p[i] = exp(p[i] - largest[i]);
+            total[i] += p[i];
         }
-        for i in 0..sums.len() {
-            sums[i] = largest[i] + total[i].ln();
-        }
+    }
+    for i in 0..LANES {
+        inverse[i] = 1.0 / total[i];
+    }
+    for i in 0..sums.len() {
+        sums[i] = largest[i] + total[i].ln();
     }
 }
 
@@ -305,15 +321,16 @@ fn backward_sequence(mut gradients: SequenceGradients, inputs: Sequence, shape: 
             transpose(d, padded, &dout[at..], width, t, e);
             for first in (0..t).step_by(BLOCK) {
                 let count = BLOCK.min(t - first);
-                small(p, BLOCK, rows(k, n).transposed(), columns(q, first, padded), (n, BLOCK, e), false);
-                small(ds, BLOCK, rows(v, n).transposed(), columns(d, first, padded), (n, BLOCK, e), false);
+                let scores = (n, lanes(count), e);
+                small(p, BLOCK, rows(k, n).transposed(), columns(q, first, padded), scores, false);
+                small(ds, BLOCK, rows(v, n).transposed(), columns(d, first, padded), scores, false);
                 let (mut log_sums, mut means) = ([0.0; BLOCK], [0.0; BLOCK]);
                 log_sums[..count].copy_from_slice(&sums[h * t + first..][..count]);
                 for (i, mean) in means[..count].iter_mut().enumerate() {
                     let row = (first + i) * width + at;
                     *mean = dot(&dout[row..row + e], &out[row..row + e]);
                 }
-                score_gradients(p, ds, &log_sums, &means, shape.scale());
+                score_gradients(p, ds, lanes(count), &log_sums, &means, shape.scale());
 
                 let (dq, stride) = gradients.q(width);
                 let key = columns(keys.values, at, keys.row_stride);
@@ -336,14 +353,28 @@ vectorised! {
 }
 
 vectorised! {
-    /// Scores p (n, BLOCK) become P = e^(score − log sum), ds becomes scale·P∘(ds − mean).
-    fn score_gradients(p: &mut [f32], ds: &mut [f32], log_sums: &[f32; BLOCK], means: &[f32; BLOCK], scale: f32) {
-        let ((p, _), (ds, _)) = (p.as_chunks_mut::<BLOCK>(), ds.as_chunks_mut::<BLOCK>());
-        for (p, ds) in p.iter_mut().zip(ds) {
-            for i in 0..BLOCK {
-                p[i] = exp(p[i] - log_sums[i]);
-                ds[i] = p[i] * (ds[i] - means[i]) * scale;
-            }
+    /// Scores p (n, BLOCK) become P = e^(score − log sum), ds becomes scale·P∘(ds − mean), in the first `lanes` columns.
+    fn score_gradients(p: &mut [f32], ds: &mut [f32], lanes: usize, log_sums: &[f32; BLOCK], means: &[f32; BLOCK], scale: f32) {
+        match lanes {
+            HALF => gradient_lanes::<HALF>(p, ds, log_sums, means, scale),
+            _ => gradient_lanes::<BLOCK>(p, ds, log_sums, means, scale),
+        }
+    }
+}
+
+#[inline(always)]
+fn gradient_lanes<const LANES: usize>(
+    p: &mut [f32],
+    ds: &mut [f32],
+    log_sums: &[f32; BLOCK],
+    means: &[f32; BLOCK],
+    scale: f32,
+) {
+    let ((p, _), (ds, _)) = (p.as_chunks_mut::<BLOCK>(), ds.as_chunks_mut::<BLOCK>());
+    for (p, ds) in p.iter_mut().zip(ds) {
+        for i in 0..LANES {
+            p[i] = exp(p[i] - log_sums[i]);
+            ds[i] = p[i] * (ds[i] - means[i]) * scale;
         }
     }
 }

@@ -7,7 +7,6 @@ pub mod add;
 pub mod assemble;
 pub mod attention;
 pub mod cross_entropy;
-pub mod ema;
 pub mod gather;
 pub mod gelu;
 pub mod layer_norm;

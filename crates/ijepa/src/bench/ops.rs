@@ -2,8 +2,8 @@
 
 use anyhow::Result;
 use ijepa_tensor::gemm::{Gemm, Layout, gemm};
-use ijepa_tensor::ops::{adamw, attention, ema, layer_norm, linear};
-use ijepa_tensor::{Buf, View, roof, threads};
+use ijepa_tensor::ops::{adamw, attention, layer_norm, linear};
+use ijepa_tensor::{Buf, Slot, View, roof, threads};
 use serde::Serialize;
 
 use super::shapes::Shape;
@@ -130,7 +130,8 @@ impl Bench {
         });
         // Five products where the forward pass has two.
         self.push(group, format!("attention {name} backward"), 2.5 * flop, Bound::Compute, || {
-            let (gradients, parts) = (attention::Gradients::Joint(dqkv.view_mut()), attention::joint(View::Cpu(&qkv), width));
+            let (gradients, parts) =
+                (attention::Gradients::Joint(dqkv.view_mut()), attention::joint(View::Cpu(&qkv), width));
             attention::backward(gradients, View::Cpu(&dout), out.view(), parts, sums.view(), shape);
         });
     }
@@ -181,14 +182,17 @@ impl Bench {
 
     fn optimiser(&mut self, group: &str, len: usize) {
         let (mut params, mut m, mut v) = (Buf::zeros(len), Buf::zeros(len), Buf::zeros(len));
-        let (grads, mut target) = (noise(len, 1), Buf::zeros(len));
-        let step =
-            adamw::Step { number: 1, learning_rate: 1e-3, weight_decay: 0.04, beta1: 0.9, beta2: 0.999, eps: 1e-8 };
-        self.push(group, format!("adamw of {len}"), (7 * 4 * len) as f64, Bound::Memory, || {
-            adamw::forward(params.view_mut(), m.view_mut(), v.view_mut(), View::Cpu(&grads), step);
-        });
-        self.push(group, format!("moving average of {len}"), (3 * 4 * len) as f64, Bound::Memory, || {
-            ema::forward(target.view_mut(), params.view(), 0.99);
+        let (grads, mut average) = (noise(len, 1), Buf::zeros(len));
+        let segments = [adamw::Segment { slot: Slot { offset: 0, len }, weight_decay: 0.04 }];
+        let step = adamw::Step { number: 1, learning_rate: 1e-3, beta1: 0.9, beta2: 0.999, eps: 1e-8, momentum: 0.99 };
+        self.push(group, format!("adamw and moving average of {len}"), (9 * 4 * len) as f64, Bound::Memory, || {
+            let blobs = adamw::Blobs {
+                params: params.view_mut(),
+                m: m.view_mut(),
+                v: v.view_mut(),
+                average: average.view_mut(),
+            };
+            adamw::forward(blobs, View::Cpu(&grads), &segments, step);
         });
     }
 }
