@@ -23,7 +23,8 @@ pub fn step(model: &Jepa, state: &mut State, grads: &Buf, schedule: &Schedule) {
         params: state.params.view_mut(),
         m: state.exp_avg.view_mut(),
         v: state.exp_avg_sq.view_mut(),
-        average: state.target.view_mut(), // laid out as the encoder, with which `params` begins
+        // Laid out as the encoder, with which `params` begins. Tables of positions are the same in both and need no average.
+        average: state.target.view_mut(),
     };
     let step = Step {
         number: state.step + 1,

@@ -279,6 +279,10 @@ pub fn cases() -> Vec<Case> {
         Case::NormLinear(linear(150, 300, 70)),
         Case::GeluLinear(linear(3, 7, 5)),
         Case::GeluLinear(linear(200, 600, 48)),
+        Case::GeluLinear(linear(20, 40, 600)),
+        Case::GeluLinear(linear(6, 1, 3)),
+        Case::NormLinear(linear(6, 1, 3)),
+        Case::Linear(linear(3, 10, 3200), false),
         attention(1, 1, 1, 4),
         attention(2, 5, 3, 12),
         attention(3, 33, 2, 48),
@@ -299,7 +303,18 @@ pub fn cases() -> Vec<Case> {
 /// Products that occur: both layouts of both operands, edges on every side, long and short sums.
 pub fn products() -> Vec<Gemm> {
     let mut all = Vec::new();
-    for (m, n, k) in [(1, 1, 1), (3, 5, 2), (17, 33, 19), (64, 48, 96), (65, 31, 300), (192, 96, 700), (300, 200, 64)] {
+    for (m, n, k) in [
+        (0, 3, 2),
+        (3, 0, 2),
+        (3, 2, 0),
+        (1, 1, 1),
+        (3, 5, 2),
+        (17, 33, 19),
+        (64, 48, 96),
+        (65, 31, 300),
+        (192, 96, 700),
+        (300, 200, 64),
+    ] {
         for a in [Layout::Plain, Layout::Transposed] {
             for b in [Layout::Plain, Layout::Transposed] {
                 for accumulate in [false, true] {

@@ -28,19 +28,19 @@ impl Pool {
         Pool::default()
     }
 
-    /// The smallest free buffer that holds `len` values, or a new one. Its content is unspecified.
+    /// A free buffer of the size class of `len`, or a new one. Its content is unspecified.
+    ///
+    /// Classes do not lend to each other: steps that ask for the same sizes in the same order then need no more buffers than
+    /// the first of them.
     pub fn take(&self, len: usize) -> Buf {
+        let class = class(len);
         let mut free = self.0.free.borrow_mut();
-        let fits = |buf: &Buf| buf.capacity() >= len && buf.capacity() <= 2 * len.max(512);
-        let best = (0..free.len()).filter(|&i| fits(&free[i])).min_by_key(|&i| free[i].capacity());
-        let mut buf = match best {
+        let mut buf = match free.iter().rposition(|buf| buf.capacity() == class) {
             Some(index) => free.swap_remove(index),
             None => {
-                // Context lengths differ from batch to batch: room for an eighth more lets a buffer serve again.
-                let buf = Buf::zeros(len + len / 8);
-                self.0.allocated.set(self.0.allocated.get() + buf.capacity());
+                self.0.allocated.set(self.0.allocated.get() + class);
                 self.0.allocations.set(self.0.allocations.get() + 1);
-                buf
+                Buf::zeros(class)
             }
         };
         buf.set_len(len);
@@ -61,6 +61,13 @@ impl Pool {
     pub fn allocations(&self) -> usize {
         self.0.allocations.get()
     }
+}
+
+/// The capacity in which `len` values fit, one of eight to each power of two: context lengths differ from batch to batch, and a
+/// buffer should serve again.
+fn class(len: usize) -> usize {
+    let eighth = len.max(128).next_power_of_two() / 16;
+    len.max(1).next_multiple_of(eighth.next_multiple_of(16))
 }
 
 /// Where a parameter lies in the flat blob of its network.

@@ -7,3 +7,4 @@ mod checkpoint_hostile_safetensors;
 mod checkpoint_pickle;
 mod checkpoint_torch;
 mod reference_tiny;
+mod step;

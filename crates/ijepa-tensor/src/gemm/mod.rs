@@ -87,6 +87,13 @@ pub(crate) fn fused(c: &mut [f32], a: &[f32], b: &[f32], shape: Gemm, fused: Fus
     if m == 0 || n == 0 {
         return;
     }
+    if k == 0 {
+        assert!(fused.bias.is_none() && fused.residual.is_none(), "an empty sum with more to add");
+        if !accumulate {
+            c.fill(0.0);
+        }
+        return;
+    }
     let product = Product {
         k,
         a: Matrix::new(a, m, k, shape.a),
@@ -148,19 +155,34 @@ pub(crate) struct Matrix<'a> {
     pub(crate) values: &'a [f32],
     pub(crate) row_stride: usize,
     pub(crate) column_stride: usize,
+    /// Which of them is 1: said, because both are where there is but one row or column.
+    pub(crate) adjacent: Adjacent,
+}
+
+/// What lies side by side in memory.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Adjacent {
+    Rows,
+    Columns,
 }
 
 impl<'a> Matrix<'a> {
     fn new(values: &'a [f32], rows: usize, columns: usize, layout: Layout) -> Matrix<'a> {
         match layout {
-            Layout::Plain => Matrix { values, row_stride: columns, column_stride: 1 },
-            Layout::Transposed => Matrix { values, row_stride: 1, column_stride: rows },
+            Layout::Plain => Matrix::rows(values, columns),
+            Layout::Transposed => Matrix::rows(values, rows).transposed(),
         }
+    }
+
+    /// Rows of adjacent values, `stride` apart.
+    pub(crate) fn rows(values: &'a [f32], stride: usize) -> Matrix<'a> {
+        Matrix { values, row_stride: stride, column_stride: 1, adjacent: Adjacent::Columns }
     }
 
     /// The same values with rows and columns exchanged.
     pub(crate) fn transposed(self) -> Matrix<'a> {
-        Matrix { row_stride: self.column_stride, column_stride: self.row_stride, ..self }
+        let adjacent = if self.adjacent == Adjacent::Rows { Adjacent::Columns } else { Adjacent::Rows };
+        Matrix { values: self.values, row_stride: self.column_stride, column_stride: self.row_stride, adjacent }
     }
 
     fn assert_holds(&self, name: &str, rows: usize, columns: usize) {
@@ -218,9 +240,6 @@ impl Product<'_> {
         let &Product { k, a, b, accumulate, fused } = self;
         let kernels = Kernels::widest();
         let width = kernels.columns();
-        if k == 0 {
-            assert!(accumulate, "an empty sum");
-        }
         for columns in blocks(columns, NC, width) {
             for sums in blocks(0..k, KC, 1) {
                 let depth = sums.len();

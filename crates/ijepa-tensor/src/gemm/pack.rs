@@ -1,6 +1,6 @@
 //! Operands laid out in panels, in the order in which the micro-kernel reads them.
 
-use super::{Map, Matrix};
+use super::{Adjacent, Map, Matrix};
 use crate::vector::vectorised;
 use std::ops::Range;
 
@@ -10,7 +10,7 @@ use std::ops::Range;
 /// `matrix` has outer indices as its rows.
 pub(super) fn pack(out: &mut [f32], matrix: Matrix, map: Map, outer: Range<usize>, inner: Range<usize>, width: usize) {
     let depth = inner.len();
-    if matrix.row_stride == 1 {
+    if matrix.adjacent == Adjacent::Rows {
         return match map {
             Map::Plain => {
                 let from = &matrix.values[inner.start * matrix.column_stride + outer.start..];

@@ -161,7 +161,7 @@ fn with_scratch<const N: usize>(lens: [usize; N], work: impl FnOnce([&mut [f32];
 
 /// The columns of one head in rows of `stride` values, beginning at `first`: (n, e).
 fn columns(values: &[f32], first: usize, stride: usize) -> Matrix<'_> {
-    Matrix { values: &values[first..], row_stride: stride, column_stride: 1 }
+    Matrix::rows(&values[first..], stride)
 }
 
 /// Rows of `stride` values, the last one possibly longer than what is read.
@@ -169,7 +169,7 @@ fn rows(values: &[f32], stride: usize) -> Matrix<'_> {
     columns(values, 0, stride)
 }
 
-/// out (b·t, d) =, sums (b·t, h) = log Σ_j e^(s·q·k_j), head by head.
+/// out (b·t, d) =, sums (b, h, t) = log Σ_j e^(s·q·k_j).
 pub fn forward(out: ViewMut, sums: ViewMut, (q, kv): (Part, Part), shape: Shape) {
     let (ViewMut::Cpu(out), ViewMut::Cpu(sums), View::Cpu(queries), View::Cpu(keys)) = (out, sums, q.values, kv.values);
     let Shape { batch, queries: t, tokens: n, heads, width } = shape;
@@ -268,7 +268,7 @@ impl SequenceGradients<'_> {
     }
 }
 
-/// gradients =; dout and out (b·t, d), Q, K and V and sums (b·t, h) of the forward pass.
+/// gradients =; dout and out (b·t, d), Q, K and V and sums (b, h, t) of the forward pass.
 pub fn backward(gradients: Gradients, dout: View, out: View, (q, kv): (Part, Part), sums: View, shape: Shape) {
     let (View::Cpu(dout), View::Cpu(out), View::Cpu(sums)) = (dout, out, sums);
     let (View::Cpu(queries), View::Cpu(keys)) = (q.values, kv.values);
