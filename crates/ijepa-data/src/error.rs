@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use crate::loader::Unreadable;
+
 /// Data cannot be found, read or used.
 #[derive(Debug, thiserror::Error)]
 pub enum DataError {
@@ -94,6 +96,20 @@ pub enum DataError {
         limit: u64,
         /// The last one and its error.
         last: String,
+        /// Those that were met for the first time in the batch that decided, to be named in a log.
+        unreadable: Vec<Unreadable>,
+    },
+    /// So few images are readable that drawing others leads nowhere.
+    #[error(
+        "{tries} images drawn in a row are unreadable; the last is {last}; check that the data is what it should be, repair or remove what is damaged"
+    )]
+    NothingReadable {
+        /// Images drawn, the same one perhaps more than once.
+        tries: usize,
+        /// The last one and its error.
+        last: String,
+        /// Those that were met for the first time, to be named in a log.
+        unreadable: Vec<Unreadable>,
     },
     /// Masks that cannot be met.
     #[error(transparent)]
@@ -101,6 +117,18 @@ pub enum DataError {
     /// A loader thread died; its message went to stderr.
     #[error("a loader thread panicked: this is a bug; its message stands above on stderr")]
     LoaderPanicked,
+}
+
+impl DataError {
+    /// The images that this error is the first to name.
+    pub fn unreadable(&self) -> &[Unreadable] {
+        match self {
+            DataError::TooManyUnreadable { unreadable, .. } | DataError::NothingReadable { unreadable, .. } => {
+                unreadable
+            }
+            _ => &[],
+        }
+    }
 }
 
 /// Bytes cannot be made into a picture.

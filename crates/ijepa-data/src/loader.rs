@@ -134,7 +134,12 @@ impl TrainLoader {
         let Some(batch) = self.batches.next()? else {
             return Ok(None);
         };
-        let mut batch = batch?;
+        let mut batch = batch.map_err(|mut error| {
+            if let DataError::NothingReadable { unreadable, .. } = &mut error {
+                unreadable.retain(|unreadable| self.met.insert(unreadable.index));
+            }
+            error
+        })?;
         batch.unreadable.retain(|unreadable| self.met.insert(unreadable.index));
         batch.skipped = self.met.len() as u64;
         if let Some(last) = batch.unreadable.last().filter(|_| batch.skipped > self.skip_limit) {
@@ -142,6 +147,7 @@ impl TrainLoader {
                 count: batch.skipped,
                 limit: self.skip_limit,
                 last: last.error.clone(),
+                unreadable: batch.unreadable,
             });
         }
         Ok(Some(batch))
@@ -213,14 +219,10 @@ fn train_batch(
                 }
                 Err(error) => error,
             };
-            if tries == REPLACEMENTS_MAX {
-                return Err(DataError::TooManyUnreadable {
-                    count: tries as u64 + 1,
-                    limit: config.skip_limit,
-                    last: error.to_string(),
-                });
-            }
             unreadable.push(Unreadable { index, error: error.to_string() });
+            if tries == REPLACEMENTS_MAX {
+                return Err(DataError::NothingReadable { tries: tries + 1, last: error.to_string(), unreadable });
+            }
             index = below(&mut replacements, dataset.len() as u64) as usize;
         }
         indices.push(index);

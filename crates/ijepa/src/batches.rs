@@ -6,7 +6,7 @@
 use std::path::Path;
 
 use anyhow::Result;
-use ijepa_data::{IndexSet, Masks, TrainLoader, Unreadable};
+use ijepa_data::{DataError, IndexSet, Masks, TrainLoader, Unreadable};
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 
 use crate::exit::{Exit, Failure};
@@ -29,7 +29,7 @@ pub(crate) enum Batches {
 
 impl Batches {
     /// The next batch, or nothing after the last one.
-    pub(crate) fn next(&mut self) -> Result<Option<Batch>> {
+    pub(crate) fn next(&mut self) -> Result<Option<Batch>, DataError> {
         match self {
             Batches::Loader(loader) => {
                 let batch = loader.next()?;

@@ -2,6 +2,7 @@
 
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
+use std::str::FromStr;
 
 use clap::{Args, Parser, Subcommand};
 
@@ -84,7 +85,7 @@ pub(crate) struct PretrainArgs {
     #[arg(long, value_name = "BATCHES.safetensors", conflicts_with = "data")]
     pub(crate) replay: Option<PathBuf>,
     /// End after N steps; schedules keep their length.
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = at_least_one::<u64>)]
     pub(crate) steps: Option<u64>,
     /// Seed of every draw [default: meta.seed].
     #[arg(long, value_name = "N")]
@@ -111,7 +112,7 @@ pub(crate) struct DemoArgs {
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub(crate) seed: u64,
     /// Train for N steps instead [default: what takes a few minutes on two cores].
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = at_least_one::<u64>)]
     pub(crate) steps: Option<u64>,
     /// Print the results as one JSON object.
     #[arg(long)]
@@ -136,7 +137,7 @@ pub(crate) struct KnnArgs {
     #[command(flatten)]
     pub(crate) source: EvalSource,
     /// Neighbours that vote.
-    #[arg(long, value_name = "K", default_value_t = 20, value_parser = at_least_one)]
+    #[arg(long, value_name = "K", default_value_t = 20, value_parser = at_least_one::<usize>)]
     pub(crate) k: usize,
 }
 
@@ -189,7 +190,7 @@ pub(crate) struct EncoderArgs {
     #[arg(long, value_name = "CONFIG")]
     pub(crate) config: Option<PathBuf>,
     /// Images at a time.
-    #[arg(long, value_name = "N", default_value_t = 64, value_parser = at_least_one)]
+    #[arg(long, value_name = "N", default_value_t = 64, value_parser = at_least_one::<usize>)]
     pub(crate) batch: usize,
 }
 
@@ -279,10 +280,10 @@ pub(crate) struct MasksArgs {
     #[arg(long, value_name = "PATH")]
     pub(crate) data: Option<String>,
     /// Images of a batch: masks of a batch are cut to equal length, so this changes them [default: data.batch_size].
-    #[arg(long, value_name = "N", value_parser = at_least_one)]
+    #[arg(long, value_name = "N", value_parser = at_least_one::<usize>)]
     pub(crate) batch: Option<usize>,
     /// Batches to count over.
-    #[arg(long, value_name = "N", default_value_t = 100, value_parser = at_least_one)]
+    #[arg(long, value_name = "N", default_value_t = 100, value_parser = at_least_one::<usize>)]
     pub(crate) batches: usize,
     /// Seed of every draw [default: meta.seed].
     #[arg(long, value_name = "N")]
@@ -333,7 +334,7 @@ pub(crate) struct BenchStepArgs {
     #[arg(long, value_enum, default_value_t = BenchShape::S1)]
     pub(crate) shape: BenchShape,
     /// Steps of which the median counts.
-    #[arg(long, value_name = "N", default_value_t = 15, value_parser = at_least_one)]
+    #[arg(long, value_name = "N", default_value_t = 15, value_parser = at_least_one::<usize>)]
     pub(crate) steps: usize,
     /// Print one JSON object.
     #[arg(long)]
@@ -347,10 +348,10 @@ Example:
   ijepa bench embed --batch 16 --json")]
 pub(crate) struct BenchEmbedArgs {
     /// Images at a time.
-    #[arg(long, value_name = "N", default_value_t = 16, value_parser = at_least_one)]
+    #[arg(long, value_name = "N", default_value_t = 16, value_parser = at_least_one::<usize>)]
     pub(crate) batch: usize,
     /// Calls of which the median counts.
-    #[arg(long, value_name = "N", default_value_t = 9, value_parser = at_least_one)]
+    #[arg(long, value_name = "N", default_value_t = 9, value_parser = at_least_one::<usize>)]
     pub(crate) repeat: usize,
     /// Print one JSON object.
     #[arg(long)]
@@ -368,7 +369,7 @@ pub(crate) struct BenchOpsArgs {
     #[arg(long, value_enum)]
     pub(crate) shape: Option<BenchShape>,
     /// Calls of which the median counts.
-    #[arg(long, value_name = "N", default_value_t = 15, value_parser = at_least_one)]
+    #[arg(long, value_name = "N", default_value_t = 15, value_parser = at_least_one::<usize>)]
     pub(crate) repeat: usize,
     /// Print one JSON object.
     #[arg(long)]
@@ -388,11 +389,9 @@ pub(crate) struct DoctorArgs {
 }
 
 /// A count that cannot be 0.
-fn at_least_one(text: &str) -> Result<usize, String> {
-    match text.parse() {
-        Ok(0) | Err(_) => Err("expected a whole number, at least 1".to_owned()),
-        Ok(count) => Ok(count),
-    }
+fn at_least_one<Count: FromStr + PartialOrd + From<u8>>(text: &str) -> Result<Count, String> {
+    let count = text.parse().ok().filter(|count| *count >= Count::from(1));
+    count.ok_or_else(|| "expected a whole number, at least 1".to_owned())
 }
 
 #[cfg(test)]

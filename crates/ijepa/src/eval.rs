@@ -10,7 +10,7 @@ use ijepa_eval::linear::{self, Logistic};
 use ijepa_eval::metrics::{Estimate, accuracy};
 use serde::Serialize;
 
-use crate::cli::{EvalCommand, EvalSource, Pool};
+use crate::cli::{EvalCommand, EvalSource};
 use crate::exit::{Exit, Failure};
 use crate::extract::{Encoder, pixels};
 use crate::output;
@@ -87,7 +87,7 @@ fn each_features(
     source: &EvalSource,
     mut judge: impl FnMut(&'static str, Features, Features) -> Result<()>,
 ) -> Result<()> {
-    let encoder = Encoder::load(&source.checkpoint, source.encoder.network, source.encoder.config.as_deref())?;
+    let encoder = Encoder::load(&source.checkpoint, &source.encoder)?;
     let train = labelled(&source.train, Split::Train, source.seed)?;
     let val = labelled(&source.val, Split::Val, source.seed)?;
     if train.classes() != val.classes() {
@@ -111,19 +111,31 @@ fn each_features(
         .into());
     }
     let (pool, batch) = (source.encoder.pool, source.encoder.batch);
-    let both = |encoder: &Encoder, pool: Pool| -> Result<(Features, Features)> {
-        Ok((encoder.extract(&train, pool, batch)?, encoder.extract(&val, pool, batch)?))
+    let mut judge = |name, features: &dyn Fn(&Arc<Dataset>) -> Result<Features>| {
+        let (train, val) = (features(&train)?, features(&val)?);
+        let (train, val) = numbered(train, val);
+        judge(name, train, val)
     };
-    let (a, b) = both(&encoder, pool)?;
-    judge("trained", a, b)?;
+    judge("trained", &|data| encoder.extract(data, pool, batch))?;
     if source.baselines {
-        let (a, b) = both(&encoder.untrained(source.seed), pool)?;
-        judge("untrained", a, b)?;
+        let untrained = encoder.untrained(source.seed);
+        judge("untrained", &|data| untrained.extract(data, pool, batch))?;
         let side = encoder.vit.config.image.0;
-        let raw = |data| pixels(data, side, encoder.normalisation, batch);
-        judge("pixels", raw(&train)?, raw(&val)?)?;
+        judge("pixels", &|data| pixels(data, side, encoder.normalisation, batch))?;
     }
     Ok(())
+}
+
+/// Labels as 0, 1, 2, … in the order of the training rows' own: a file may number its classes by anything, and heads make room for every
+/// number up to the largest. A class that training does not have comes after all others, so that no prediction is right about it.
+fn numbered(mut train: Features, mut val: Features) -> (Features, Features) {
+    let mut classes = train.labels.clone();
+    classes.sort_unstable();
+    classes.dedup();
+    for label in train.labels.iter_mut().chain(&mut val.labels) {
+        *label = classes.binary_search(label).unwrap_or(classes.len()) as u32;
+    }
+    (train, val)
 }
 
 fn labelled(spec: &str, split: Split, seed: u64) -> Result<Arc<Dataset>> {
@@ -154,4 +166,17 @@ fn table(protocol: &str, results: &[Row]) -> String {
         )
     }));
     lines.join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn labels_are_numbered_from_0_by_the_classes_of_training() {
+        let of =
+            |labels: &[u32]| Features { rows: labels.len(), width: 0, values: Vec::new(), labels: labels.to_vec() };
+        let (train, val) = numbered(of(&[7, 3_000_000_000, 7, 2]), of(&[2, 5, 3_000_000_000]));
+        assert_eq!((train.labels, val.labels), (vec![1, 2, 1, 0], vec![0, 3, 2]));
+    }
 }

@@ -8,6 +8,7 @@ use std::fmt;
 use std::process::ExitCode;
 
 use ijepa_data::{DataError, MaskError};
+use ijepa_eval::EvalError;
 use ijepa_model::checkpoint::CheckpointError;
 
 use crate::output;
@@ -96,8 +97,22 @@ pub(crate) fn code(error: &anyhow::Error) -> Exit {
         if cause.is::<MaskError>() {
             return Exit::Usage;
         }
-        if cause.is::<DataError>() {
-            return Exit::Data;
+        if let Some(error) = cause.downcast_ref::<DataError>() {
+            return match error {
+                DataError::Setting { .. } | DataError::Mask(_) => Exit::Usage,
+                _ => Exit::Data,
+            };
+        }
+        if let Some(error) = cause.downcast_ref::<EvalError>() {
+            return match error {
+                EvalError::Empty { .. }
+                | EvalError::Labels { .. }
+                | EvalError::OneClass { .. }
+                | EvalError::NotFinite { .. }
+                | EvalError::TooFewRows { .. } => Exit::Data,
+                EvalError::Setting { .. } => Exit::Usage,
+                _ => Exit::Failed,
+            };
         }
         if cause.is::<CheckpointError>() {
             return Exit::Checkpoint;
@@ -148,6 +163,17 @@ mod tests {
     #[test]
     fn an_error_without_a_code_is_a_plain_failure() {
         assert_eq!(code(&anyhow::anyhow!("disk on fire")), Exit::Failed);
+    }
+
+    #[test]
+    fn faults_of_the_data_are_told_from_faults_of_the_settings() {
+        let setting = |what| DataError::Setting { what, got: "9".into(), wanted: "0 to 2.5 is expected".into() };
+        assert_eq!(code(&setting("data.color_jitter_strength").into()), Exit::Usage);
+        let masks = MaskError { problem: "no room".into(), remedy: "a smaller min_keep".into() };
+        assert_eq!(code(&DataError::Mask(masks).into()), Exit::Usage);
+        assert_eq!(code(&DataError::LoaderPanicked.into()), Exit::Data);
+        assert_eq!(code(&EvalError::OneClass { rows: 9, class: 0 }.into()), Exit::Data);
+        assert_eq!(code(&EvalError::Singular { lambda: 0.0 }.into()), Exit::Failed);
     }
 
     #[test]

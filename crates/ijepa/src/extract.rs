@@ -14,7 +14,7 @@ use ijepa_model::variants::VARIANTS;
 use ijepa_model::vit::{Patches, Vit, all_patches};
 use ijepa_tensor::{Buf, Tape, View};
 
-use crate::cli::{Network, Pool};
+use crate::cli::{EncoderArgs, Network, Pool};
 use crate::config::{self, Config};
 use crate::exit::{Exit, Failure};
 use crate::log::progress::Progress;
@@ -34,20 +34,25 @@ pub(crate) struct Encoder {
 }
 
 impl Encoder {
-    /// One of the encoders of a checkpoint. Sizes are those of its tensors; the number of heads and the normalisation come from `config`,
-    /// else from the configuration that the checkpoint carries, else from the reference's table and ImageNet.
-    pub(crate) fn load(path: &Path, network: Network, config: Option<&Path>) -> Result<Encoder> {
-        let network = match network {
+    /// One of the encoders of a checkpoint. Sizes are those of its tensors; the number of heads and the normalisation come from
+    /// `args.config`, else from the configuration that the checkpoint carries, else from the reference's table and ImageNet.
+    pub(crate) fn load(path: &Path, args: &EncoderArgs) -> Result<Encoder> {
+        let network = match args.network {
             Network::Target => TARGET,
             Network::Context => CONTEXT,
         };
         let held = checkpoint::read_networks(path, &[network.trim_end_matches('.')])?;
-        let config = match (config, &held.meta.config) {
+        let config = match (args.config.as_deref(), &held.meta.config) {
             (Some(file), _) => Some(config::load(Some(file), &[])?.0),
             (None, Some(text)) => Some(config::parse(text, &format!("the configuration in {}", path.display()))?.0),
             (None, None) => None,
         };
         let sizes = sizes(path, &held, network, config.as_ref())?;
+        if layers(args.pool) > sizes.depth {
+            let problem =
+                format!("--pool last4 takes four blocks, the encoder of {} has {}", path.display(), sizes.depth);
+            return Err(Failure::usage(problem).remedy("--pool last").into());
+        }
         let (layout, vit) = saved::encoder(sizes);
         let params = saved::restore_encoder(&layout, &held, network)?;
         let config = config.unwrap_or_default();
@@ -179,16 +184,16 @@ fn sizes(path: &Path, held: &Checkpoint, network: &str, config: Option<&Config>)
     };
     let shape = |name: &str| held.tensors.get(&format!("{network}{name}")).map(|tensor| tensor.shape.as_slice());
     let missing = |name: &str| unfit(format!("expected a tensor {network}{name} of an encoder"));
-    let (width, channels, patch) = match shape("patch_embed.proj.weight") {
-        Some(&[width, channels, patch, other]) if patch == other && patch > 0 => (width, channels, patch),
+    let (width, patch) = match shape("patch_embed.proj.weight") {
+        Some(&[width, 3, patch, other]) if patch == other && patch > 0 => (width, patch),
         _ => return Err(missing("patch_embed.proj.weight (d, 3, p, p)").into()),
     };
     let patches = match shape("pos_embed") {
-        Some(&[1, patches, _]) => patches,
+        Some(&[1, patches, columns]) if columns == width => patches,
         _ => return Err(missing("pos_embed (1, n, d)").into()),
     };
     let hidden = match shape("blocks.0.mlp.fc1.weight") {
-        Some(&[hidden, _]) => hidden,
+        Some(&[hidden, columns]) if columns == width => hidden,
         _ => return Err(missing("blocks.0.mlp.fc1.weight (hidden, d)").into()),
     };
     let depth = (0..).take_while(|block| shape(&format!("blocks.{block}.norm1.weight")).is_some()).count();
@@ -212,7 +217,7 @@ fn sizes(path: &Path, held: &Checkpoint, network: &str, config: Option<&Config>)
         _ if side * side == patches => (side * patch, side * patch),
         _ => return Err(unfit(format!("{patches} positions are not a square grid")).into()),
     };
-    let sizes = VitConfig { image, patch, channels, width, depth, heads, hidden };
+    let sizes = VitConfig { image, patch, channels: 3, width, depth, heads, hidden };
     sizes.validate().map_err(unfit)?;
     Ok(sizes)
 }

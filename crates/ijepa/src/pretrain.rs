@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use ijepa_data::{Dataset, LoaderConfig, Split, TrainLoader};
-use ijepa_model::checkpoint;
+use ijepa_model::checkpoint::{self, Checkpoint};
 use ijepa_model::jepa::{Jepa, State};
 use ijepa_tensor::Buf;
 
@@ -16,7 +16,7 @@ use crate::log::{Log, folder};
 use crate::output;
 use crate::run::{self, Run, Settings, Start};
 use crate::stop::Stop;
-use crate::train::{latest, train};
+use crate::train::{IMAGES, latest, train};
 
 /// Batches made ahead of the step that is being taken.
 const QUEUE: usize = 4;
@@ -39,10 +39,8 @@ pub(crate) struct Done {
 pub(crate) fn run(args: &PretrainArgs) -> Result<Exit> {
     let settings = run::settings(args)?;
     if args.dry_run {
-        let (run, input) = resolve(&settings, args.replay.as_deref())?;
-        let model = Jepa::new(run.encoder, run.predictor);
-        let state = begin(&run, &model)?;
-        describe(&run, &model, &state, &input);
+        let Ready { run, model, state, .. } = ready(&settings, args.replay.as_deref())?;
+        describe(&run, &model, &state);
         return Ok(Exit::Done);
     }
     let done = pretrain(&settings, args.replay.as_deref())?;
@@ -54,25 +52,42 @@ pub(crate) fn run(args: &PretrainArgs) -> Result<Exit> {
 
 /// Trains as the settings say; `replay` names a file of batches to take instead of images.
 pub(crate) fn pretrain(settings: &Settings, replay: Option<&Path>) -> Result<Done> {
-    let (run, input) = resolve(settings, replay)?;
-    let model = Jepa::new(run.encoder, run.predictor);
-    let mut state = begin(&run, &model)?;
+    let Ready { run, model, mut state, mut batches } = ready(settings, replay)?;
     let mut exit = Exit::Done;
     if state.step >= run.steps {
         output::note(&format!("{} has done all its {} steps", run.folder.display(), run.steps));
     } else {
-        folder::prepare(&run.folder, &run.config, matches!(run.start, Start::Resume | Start::ResumeFrom(_)))?;
-        describe(&run, &model, &state, &input);
-        let mut batches = batches(&run, input, state.step)?;
+        folder::prepare(&run.folder, &run.config, run.start.goes_on())?;
+        describe(&run, &model, &state);
         let mut log = Log::open(&run, state.step)?;
         let stop = Stop::on_signals()?;
         exit = train(&run, &model, &mut state, &mut batches, &mut log, &stop)?;
         if exit == Exit::Stopped {
             let folder = run.folder.display();
-            output::note(&format!("stopped and saved; go on with: ijepa pretrain --resume --out {folder}"));
+            output::note(&match replay {
+                None => format!("stopped and saved; go on with: ijepa pretrain --resume --out {folder}"),
+                Some(_) => "stopped and saved; a replay cannot go on: repeat the command with another --out".to_owned(),
+            });
         }
     }
     Ok(Done { exit, run, target: state.target })
+}
+
+/// All that training needs, checked; nothing is written yet.
+struct Ready {
+    run: Run,
+    model: Jepa,
+    state: State,
+    batches: Batches,
+}
+
+fn ready(settings: &Settings, replay: Option<&Path>) -> Result<Ready> {
+    let (run, input) = resolve(settings, replay)?;
+    folder::check(&run.folder, run.start.goes_on())?;
+    let model = Jepa::new(run.encoder, run.predictor);
+    let state = begin(&run, &model)?;
+    let batches = batches(&run, input, state.step)?;
+    Ok(Ready { run, model, state, batches })
 }
 
 fn resolve(settings: &Settings, replay: Option<&Path>) -> Result<(Run, Input)> {
@@ -107,7 +122,7 @@ fn begin(run: &Run, model: &Jepa) -> Result<State> {
     match &run.start {
         Start::Fresh => Ok(model.init(run.config.meta.seed, run.config.meta.init_std)),
         Start::Init(path) => {
-            let mut state = restore(model, path)?;
+            let mut state = restore(model, &checkpoint::read(path)?, path)?;
             for moments in [&mut state.exp_avg, &mut state.exp_avg_sq] {
                 *moments = Buf::zeros(model.layout.len);
             }
@@ -118,14 +133,50 @@ fn begin(run: &Run, model: &Jepa) -> Result<State> {
             output::note(&format!("{} holds no checkpoint yet; starting from step 0", run.folder.display()));
             Ok(model.init(run.config.meta.seed, run.config.meta.init_std))
         }
-        Start::Resume => restore(model, &latest(run)),
-        Start::ResumeFrom(path) => restore(model, path),
+        Start::Resume => go_on(run, model, &latest(run)),
+        Start::ResumeFrom(path) => go_on(run, model, path),
     }
 }
 
-fn restore(model: &Jepa, path: &Path) -> Result<State> {
+/// The state in a checkpoint of this run.
+fn go_on(run: &Run, model: &Jepa, path: &Path) -> Result<State> {
     let held = checkpoint::read(path)?;
-    model.restore(&held).with_context(|| format!("{} does not fit the configuration", path.display()))
+    // Checkpoints of the reference do not say how many there were.
+    if let Some(images) = held.meta.other.get(IMAGES).filter(|images| **images != run.images.to_string()) {
+        let images = if images == "0" { "a replay instead of" } else { images };
+        return Err(Failure::usage(format!(
+            "{} began with {images} images, the data now has {}: the order of the images and the schedules would be others",
+            run.folder.display(),
+            run.images
+        ))
+        .remedy(format!(
+            "name the data that it began with (--data), or begin a new run with --init {} and another --out",
+            path.display()
+        ))
+        .into());
+    }
+    let state = restore(model, &held, path)?;
+    let newest = latest(run);
+    if newest.exists() {
+        let done = checkpoint::list(&newest)?.optimizer_step.unwrap_or(0);
+        if done > state.step {
+            return Err(Failure::usage(format!(
+                "meta.read_checkpoint names step {} of a run that is at step {done}: {} would be lost",
+                state.step,
+                newest.display()
+            ))
+            .remedy(format!(
+                "--set meta.read_checkpoint=null to go on from the newest, or a new run with --init {} and another --out",
+                path.display()
+            ))
+            .into());
+        }
+    }
+    Ok(state)
+}
+
+fn restore(model: &Jepa, held: &Checkpoint, path: &Path) -> Result<State> {
+    model.restore(held).with_context(|| format!("{} does not fit the configuration", path.display()))
 }
 
 fn batches(run: &Run, input: Input, start_step: u64) -> Result<Batches> {
@@ -148,7 +199,7 @@ fn batches(run: &Run, input: Input, start_step: u64) -> Result<Batches> {
 }
 
 /// What is about to happen, in a few lines.
-fn describe(run: &Run, model: &Jepa, state: &State, input: &Input) {
+fn describe(run: &Run, model: &Jepa, state: &State) {
     let encoder = run.encoder;
     let (rows, columns) = encoder.grid();
     let learnt = model.layout.learnt() as f64 / 1e6;
@@ -156,9 +207,9 @@ fn describe(run: &Run, model: &Jepa, state: &State, input: &Input) {
         "encoder {}×{}×{} on {rows}×{columns} patches of {}, predictor {}×{}: {learnt:.1} M parameters",
         encoder.width, encoder.depth, encoder.heads, encoder.patch, run.predictor.width, run.predictor.depth
     ));
-    let source = match input {
-        Input::Dataset(dataset) => format!("{} images", dataset.len()),
-        Input::Replay(_) => "a replay".to_owned(),
+    let source = match run.images {
+        0 => "a replay".to_owned(),
+        images => format!("{images} images"),
     };
     output::note(&format!(
         "{source}, batches of {}, steps {} to {} ({} an epoch), into {}",

@@ -13,7 +13,7 @@ use ijepa_model::{PredictorConfig, VitConfig};
 use crate::cli::PretrainArgs;
 use crate::config::{self, Config, Origins};
 use crate::exit::{Exit, Failure};
-use crate::log::folder::PARAMS;
+use crate::log::folder::{PARAMS, latest};
 
 /// Where weights, moments and the step come from at the start.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -26,6 +26,13 @@ pub(crate) enum Start {
     Resume,
     /// Everything from this checkpoint.
     ResumeFrom(PathBuf),
+}
+
+impl Start {
+    /// Whether an earlier run goes on.
+    pub(crate) fn goes_on(&self) -> bool {
+        matches!(self, Start::Resume | Start::ResumeFrom(_))
+    }
 }
 
 /// What was typed, checked, before any data is seen.
@@ -52,6 +59,8 @@ pub(crate) struct Run {
     pub(crate) folder: PathBuf,
     /// How the run starts.
     pub(crate) start: Start,
+    /// Images in the data, 0 for a replay.
+    pub(crate) images: usize,
     /// Full batches in the data.
     pub(crate) steps_per_epoch: u64,
     /// The run ends after this step.
@@ -109,7 +118,17 @@ pub(crate) fn settings_of(args: &PretrainArgs, (mut config, mut origins): (Confi
         origins.set("logging.folder", "--out");
     }
     let start = start(args, &config, &folder);
-    if start == Start::Resume {
+    if args.resume {
+        refuse_nothing(&folder)?;
+    }
+    if start.goes_on() {
+        if args.replay.is_some() {
+            return Err(Failure::usage(
+                "--replay takes its batches from step 0, and meta.load_checkpoint goes on from a later one",
+            )
+            .remedy("--set meta.load_checkpoint=false, with --init CHECKPOINT for its weights")
+            .into());
+        }
         refuse_changes(&config, &folder)?;
     }
     // A run that goes on has said it before.
@@ -155,7 +174,7 @@ impl Settings {
             .remedy(format!("--set data.batch_size={}, or more images", images.max(1)))
             .into());
         }
-        Ok(self.resolve_steps(steps_per_epoch))
+        Ok(Run { images, ..self.resolve_steps(steps_per_epoch) })
     }
 
     /// The run, for epochs of `steps_per_epoch` steps (as in a replay).
@@ -179,6 +198,7 @@ impl Settings {
         Run {
             folder: self.folder.clone(),
             start: self.start.clone(),
+            images: 0,
             steps_per_epoch,
             steps: self.step_limit.map_or(steps, |limit| limit.min(steps)),
             schedule,
@@ -244,10 +264,30 @@ fn start(args: &PretrainArgs, config: &Config, folder: &Path) -> Start {
     }
 }
 
+/// A name without a run is a misspelt one: it must not begin another run.
+fn refuse_nothing(folder: &Path) -> Result<()> {
+    if folder.join(PARAMS).exists() || latest(folder).exists() {
+        return Ok(());
+    }
+    let problem =
+        format!("{} holds no run to go on with: expected {PARAMS} or {}", folder.display(), latest(folder).display());
+    Err(Failure::usage(problem).remedy("name the folder of the run with --out, or begin one without --resume").into())
+}
+
 /// A run goes on as it began: what would change its numbers must not have changed.
 fn refuse_changes(config: &Config, folder: &Path) -> Result<()> {
     let params = folder.join(PARAMS);
-    let Ok(text) = std::fs::read_to_string(&params) else { return Ok(()) };
+    let text = match std::fs::read_to_string(&params) {
+        Ok(text) => text,
+        // The weights alone were put there.
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => {
+            return Err(Failure::usage(format!("cannot read what the run began with: {}", params.display()))
+                .because(error)
+                .remedy("make the file readable, or begin a new run with --init and another --out")
+                .into());
+        }
+    };
     let (before, _) = config::parse(&text, &params.display().to_string())?;
     let harmless = |key: &str| {
         key.starts_with("logging.")

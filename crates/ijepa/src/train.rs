@@ -16,6 +16,9 @@ use crate::log::{Log, Row, folder};
 use crate::run::Run;
 use crate::stop::Stop;
 
+/// The key of the number of images in a checkpoint: with another number, an epoch and the order in it would be others.
+pub(crate) const IMAGES: &str = "images";
+
 /// Trains from `state.step` to `run.steps`; [`Exit::Stopped`] when a signal came and everything is saved.
 pub(crate) fn train(
     run: &Run,
@@ -31,7 +34,17 @@ pub(crate) fn train(
 
     for step in state.step..run.steps {
         let began = Instant::now();
-        let Some(data) = batches.next()? else { break };
+        let data = match batches.next() {
+            Ok(Some(data)) => data,
+            Ok(None) => break,
+            Err(error) => {
+                if state.step > saved {
+                    save(run, model, state)?;
+                }
+                log.unreadable(error.unreadable())?;
+                return Err(error.into());
+            }
+        };
         let waited = began.elapsed();
         log.unreadable(&data.unreadable)?;
         let batch = Batch { images: View::Cpu(&data.images), masks: &data.masks };
@@ -78,7 +91,7 @@ pub(crate) fn train(
 
 /// The newest checkpoint of a run.
 pub(crate) fn latest(run: &Run) -> PathBuf {
-    folder::checkpoints(&run.folder).join("latest.safetensors")
+    folder::latest(&run.folder)
 }
 
 /// Writes the newest checkpoint, whole or not at all.
@@ -90,6 +103,7 @@ pub(crate) fn save(run: &Run, model: &Jepa, state: &State) -> Result<()> {
         method: Some("ijepa".to_owned()),
         seed: Some(run.config.meta.seed),
         config: Some(run.config.to_yaml()),
+        other: [(IMAGES.to_owned(), run.images.to_string())].into(),
         ..Meta::default()
     };
     Ok(model.save(&latest(run), state, &meta)?)

@@ -63,7 +63,7 @@ impl Tensors {
         }
         let within = |range: (usize, usize), elements: Option<usize>, element_bytes: usize| {
             let bytes = elements.and_then(|elements| elements.checked_mul(element_bytes));
-            range.1.checked_sub(range.0) == bytes && range.1 as u64 <= file_bytes - start
+            bytes.is_some() && range.1.checked_sub(range.0) == bytes && range.1 as u64 <= file_bytes - start
         };
         let values = count.checked_mul(3).and_then(|n| n.checked_mul(height)).and_then(|n| n.checked_mul(width));
         if !within(images.data_offsets, values, 4) {

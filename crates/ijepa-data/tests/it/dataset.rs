@@ -131,6 +131,12 @@ fn tensor_files_that_lie_are_refused() {
     refused(&[0xff; 64], "header");
     refused(&[b"\x10\0\0\0\0\0\0\0".as_slice(), &[b'x'; 16]].concat(), "parse");
 
+    // 2⁶⁴ values and more, and an end before the beginning: neither number of bytes can be told.
+    let header = br#"{"images":{"dtype":"F32","shape":[1099511627776,3,1048576,1048576],"data_offsets":[8,4]}}"#;
+    let length = (header.len() as u64).to_le_bytes();
+    std::fs::write(&path, [&length, header.as_slice(), &[0; 16]].concat()).expect("written");
+    assert!(matches!(open(&path, Split::Train), Err(DataError::Tensors { .. })));
+
     for (shape, labels, hint) in [
         (vec![2, 1, 4, 4], None, "(n,3,h,w)"),
         (vec![2, 48], None, "(n,3,h,w)"),

@@ -126,12 +126,36 @@ fn unreadable_images_are_replaced_counted_and_named_once() {
 fn too_many_unreadable_images_end_the_run_with_their_number_and_name() {
     let folder = tempfile::tempdir().expect("a scratch folder");
     let data = picture_folder(folder.path(), 5, 4);
-    let error = all(&data, LoaderConfig { skip_limit: 3, ..config(2, 0, 50) }).expect_err("4 bad images");
+    let (named, error) = given_up(&data, LoaderConfig { skip_limit: 3, ..config(2, 0, 50) });
     assert!(matches!(error, DataError::TooManyUnreadable { count: 4, limit: 3, .. }), "{error}");
     assert!(error.to_string().contains("bad") && error.to_string().contains("skip_limit"), "{error}");
-    let none = tempfile::tempdir().expect("a scratch folder");
-    let data = picture_folder(none.path(), 0, 4);
-    assert!(all(&data, LoaderConfig { skip_limit: 1000, ..config(2, 0, 50) }).is_err());
+    assert_eq!(named, [5, 6, 7, 8]);
+}
+
+#[test]
+fn data_of_which_nothing_can_be_read_is_not_called_a_matter_of_the_limit() {
+    let folder = tempfile::tempdir().expect("a scratch folder");
+    let data = picture_folder(folder.path(), 0, 4);
+    let (named, error) = given_up(&data, LoaderConfig { skip_limit: 1000, ..config(2, 0, 50) });
+    assert!(matches!(error, DataError::NothingReadable { tries: 101, .. }), "{error}");
+    assert!(error.to_string().contains("101 images") && !error.to_string().contains("limit"), "{error}");
+    assert_eq!(named, [0, 1, 2, 3]);
+}
+
+/// The images named until the loader gave up, each once, and its error.
+fn given_up(data: &Arc<Dataset>, config: LoaderConfig) -> (Vec<usize>, DataError) {
+    let mut loader = TrainLoader::start(Arc::clone(data), config).expect("it starts");
+    let mut named = Vec::new();
+    let error = loop {
+        match loader.next() {
+            Ok(batch) => named.extend(batch.expect("it gives up before the end").unreadable),
+            Err(error) => break error,
+        }
+    };
+    named.extend(error.unreadable().to_vec());
+    let mut named: Vec<usize> = named.into_iter().map(|unreadable| unreadable.index).collect();
+    named.sort_unstable();
+    (named, error)
 }
 
 #[test]

@@ -4,42 +4,52 @@
 
 use super::{Config, Origins, encoder_config};
 
+/// Widest network, of tokens: several times the widest that anyone has trained.
+const WIDTH_MAX: usize = 16_384;
+/// Deepest network, of blocks.
+const DEPTH_MAX: usize = 1000;
+/// Most patches of an image.
+const PATCHES_MAX: usize = 65_536;
+
 /// One line a problem, with the numbers and where they came from; empty when all is well.
 pub(super) fn problems(config: &Config, origins: &Origins) -> Vec<String> {
     let mut problems = Vec::new();
     counts(config, origins, &mut problems);
+    // Sums and products of sizes that are out of range need not fit a number.
+    if problems.is_empty() {
+        model(config, origins, &mut problems);
+    }
     ranges(config, origins, &mut problems);
-    model(config, origins, &mut problems);
     schedules(config, origins, &mut problems);
     problems
 }
 
 fn counts(config: &Config, origins: &Origins, problems: &mut Vec<String>) {
-    for (key, count) in [
-        ("data.batch_size", config.data.batch_size),
-        ("data.crop_size", config.data.crop_size),
-        ("mask.num_enc_masks", config.mask.num_enc_masks),
-        ("mask.num_pred_masks", config.mask.num_pred_masks),
-        ("mask.patch_size", config.mask.patch_size),
-        ("meta.pred_depth", config.meta.pred_depth),
-        ("meta.pred_emb_dim", config.meta.pred_emb_dim),
-        ("meta.enc_depth", config.meta.enc_depth.unwrap_or(1)),
-        ("meta.enc_emb_dim", config.meta.enc_emb_dim.unwrap_or(1)),
-        ("meta.enc_heads", config.meta.enc_heads.unwrap_or(1)),
-        ("optimization.epochs", config.optimization.epochs),
+    for (key, count, most) in [
+        ("data.batch_size", config.data.batch_size, 1_000_000),
+        ("data.crop_size", config.data.crop_size, 8192),
+        ("mask.num_enc_masks", config.mask.num_enc_masks, 1000),
+        ("mask.num_pred_masks", config.mask.num_pred_masks, 1000),
+        ("mask.patch_size", config.mask.patch_size, 8192),
+        ("meta.pred_depth", config.meta.pred_depth, DEPTH_MAX),
+        ("meta.pred_emb_dim", config.meta.pred_emb_dim, WIDTH_MAX),
+        ("meta.enc_depth", config.meta.enc_depth.unwrap_or(1), DEPTH_MAX),
+        ("meta.enc_emb_dim", config.meta.enc_emb_dim.unwrap_or(1), WIDTH_MAX),
+        ("meta.enc_heads", config.meta.enc_heads.unwrap_or(1), WIDTH_MAX),
+        ("optimization.epochs", config.optimization.epochs, 1_000_000_000),
     ] {
-        if count == 0 {
-            problems.push(format!("{}: expected at least 1, got 0", origins.of(key)));
+        if !(1..=most).contains(&count) {
+            problems.push(format!("{}: expected at least 1 and at most {most}, got {count}", origins.of(key)));
         }
     }
+}
+
+fn ranges(config: &Config, origins: &Origins, problems: &mut Vec<String>) {
     if config.logging.write_tag.is_empty() || config.logging.write_tag.contains(['/', '\\']) {
         let tag = &config.logging.write_tag;
         problems
             .push(format!("{}: expected the first part of a file name, got `{tag}`", origins.of("logging.write_tag")));
     }
-}
-
-fn ranges(config: &Config, origins: &Origins, problems: &mut Vec<String>) {
     // Shares of an image: more than nothing, at most all of it.
     for (key, pair, most) in [
         ("data.crop_scale", config.data.crop_scale, 1.0),
@@ -56,8 +66,13 @@ fn ranges(config: &Config, origins: &Origins, problems: &mut Vec<String>) {
             ));
         }
     }
-    if let Some(std) = config.data.std.iter().find(|std| **std <= 0.0) {
-        problems.push(format!("{}: expected three numbers above 0, got {std}", origins.of("data.std")));
+    // Outside of these the values of an image are infinite or nothing in f32.
+    if let Some(std) = config.data.std.iter().find(|std| !(1e-30..=1e30).contains(*std)) {
+        problems
+            .push(format!("{}: expected three numbers above 0, 1e-30 to 1e30, got {std:e}", origins.of("data.std")));
+    }
+    if let Some(mean) = config.data.mean.iter().find(|mean| mean.abs() > 1e30) {
+        problems.push(format!("{}: expected three numbers, -1e30 to 1e30, got {mean:e}", origins.of("data.mean")));
     }
     if config.meta.init_std <= 0.0 {
         problems.push(format!(
@@ -66,15 +81,16 @@ fn ranges(config: &Config, origins: &Origins, problems: &mut Vec<String>) {
             config.meta.init_std
         ));
     }
-    if config.data.color_jitter_strength < 0.0 {
+    // At 2.5 the hue already turns by the whole circle.
+    if !(0.0..=2.5).contains(&config.data.color_jitter_strength) {
         let strength = config.data.color_jitter_strength;
-        problems.push(format!("{}: expected 0 or more, got {strength}", origins.of("data.color_jitter_strength")));
+        problems.push(format!("{}: expected 0 to 2.5, got {strength}", origins.of("data.color_jitter_strength")));
     }
 }
 
 fn model(config: &Config, origins: &Origins, problems: &mut Vec<String>) {
     let (size, patch) = (config.data.crop_size, config.mask.patch_size);
-    if size > 0 && patch > 0 && size % patch != 0 {
+    if size % patch != 0 {
         problems.push(format!(
             "{} is {size}, which {} of {patch} does not divide; the nearest that fit are {}",
             origins.of("data.crop_size"),
@@ -83,6 +99,14 @@ fn model(config: &Config, origins: &Origins, problems: &mut Vec<String>) {
         ));
     }
     let encoder = encoder_config(config);
+    if encoder.patches() > PATCHES_MAX {
+        problems.push(format!(
+            "{} is {size} and {} is {patch}: expected at most {PATCHES_MAX} patches of an image, got {}",
+            origins.of("data.crop_size"),
+            origins.of("mask.patch_size"),
+            encoder.patches()
+        ));
+    }
     let encoder_origin = |key: &str, own: bool| origins.of(if own { key } else { "meta.model_name" });
     let heads_origin = encoder_origin("meta.enc_heads", config.meta.enc_heads.is_some());
     let widths = [
@@ -90,9 +114,6 @@ fn model(config: &Config, origins: &Origins, problems: &mut Vec<String>) {
         ("predictor", config.meta.pred_emb_dim, origins.of("meta.pred_emb_dim")),
     ];
     for (network, width, origin) in widths {
-        if width == 0 || encoder.heads == 0 {
-            continue;
-        }
         if width % encoder.heads != 0 || width % 4 != 0 {
             // The least number that both the heads and 4 divide.
             let step =

@@ -148,7 +148,15 @@ fn values_that_cannot_work_together_are_refused_with_the_numbers() {
         ("optimization: {ipe_scale: 0.5}\n", &["optimization.ipe_scale", "0.5"]),
         ("optimization: {lr: -1}\n", &["optimization.lr", "-1"]),
         ("data: {std: [0.2, 0, 0.2]}\n", &["data.std", "above 0"]),
+        ("data: {std: [0.2, 1.0e+300, 0.2]}\n", &["data.std", "1e30", "1e300"]),
+        ("data: {mean: [0.2, 1.0e+300, 0.2]}\n", &["data.mean", "1e30", "1e300"]),
+        ("data: {color_jitter_strength: 3}\n", &["data.color_jitter_strength", "0 to 2.5", "3"]),
         ("data: {batch_size: 0}\n", &["data.batch_size", "at least 1"]),
+        ("data: {crop_size: 8000}\nmask: {patch_size: 1}\n", &["data.crop_size", "65536", "64000000"]),
+        ("meta: {enc_emb_dim: 18446744073709551612}\n", &["meta.enc_emb_dim", "at most 16384", "18446744073709551612"]),
+        ("meta: {enc_heads: 18446744073709551615}\n", &["meta.enc_heads", "at most 16384"]),
+        ("meta: {pred_emb_dim: 1000000}\n", &["meta.pred_emb_dim", "at most 16384", "1000000"]),
+        ("meta: {enc_depth: 1000000000}\n", &["meta.enc_depth", "at most 1000", "1000000000"]),
         ("logging: {write_tag: a/b}\n", &["logging.write_tag", "a/b"]),
     ] {
         let error = said(text);

@@ -33,7 +33,7 @@ struct Written {
 
 /// Runs the command.
 pub(crate) fn run(args: &EmbedArgs) -> Result<Exit> {
-    let encoder = Encoder::load(&args.checkpoint, args.encoder.network, args.encoder.config.as_deref())?;
+    let encoder = Encoder::load(&args.checkpoint, &args.encoder)?;
     let dataset = Arc::new(Dataset::open(&args.data, Split::Train, 0)?);
     let labels = dataset.labels();
     let sizes = encoder.vit.config;

@@ -23,10 +23,7 @@ impl Csv {
             Some(epoch.checked_sub(1)? * steps_per_epoch + iteration)
         };
         let rows = kept(path, start_step, before)?;
-        let mut file = OpenOptions::new().create(true).write(true).truncate(true).open(path)?;
-        file.write_all(HEADER.as_bytes())?;
-        file.write_all(rows.as_bytes())?;
-        Ok(Csv { file, steps_per_epoch })
+        Ok(Csv { file: rewritten(path, &format!("{HEADER}{rows}"))?, steps_per_epoch })
     }
 
     /// Appends a row: epoch from 1, iteration in the epoch from 0, loss, patches of a context and of a target block, milliseconds.
@@ -55,6 +52,17 @@ pub(super) fn kept(path: &Path, start_step: u64, step_of: impl Fn(&str) -> Optio
     Ok(whole.filter(|line| step_of(line.trim_end()).is_some_and(|step| step < start_step)).collect())
 }
 
+/// Opens `path` for appending, with `text` in it and nothing else. Whenever the process dies, the file holds the old text or the new.
+pub(super) fn rewritten(path: &Path, text: &str) -> io::Result<File> {
+    let mut scratch = path.as_os_str().to_owned();
+    scratch.push(".tmp");
+    let mut file = File::create(&scratch)?;
+    file.write_all(text.as_bytes())?;
+    file.sync_all()?;
+    std::fs::rename(&scratch, path)?;
+    OpenOptions::new().append(true).open(path)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -77,6 +85,18 @@ mod tests {
         let whole = std::fs::read_to_string(&whole).expect("it was written");
         assert_eq!(std::fs::read_to_string(&torn).expect("it was written"), whole);
         assert_eq!(whole.matches("epoch").count(), 1);
+    }
+
+    #[test]
+    fn rows_are_kept_when_the_log_cannot_be_rewritten() {
+        let dir = tempfile::tempdir().expect("a scratch folder");
+        let path = dir.path().join("a.csv");
+        Csv::open(&path, 4, 0).and_then(|mut csv| csv.row(&row(0, 4))).expect("it can be written");
+        let before = std::fs::read(&path).expect("it was written");
+        std::fs::create_dir(dir.path().join("a.csv.tmp"))
+            .expect("something stands where the new text is to be written");
+        assert!(Csv::open(&path, 4, 0).is_err());
+        assert_eq!(std::fs::read(&path).expect("it is there"), before);
     }
 
     #[test]

@@ -11,27 +11,28 @@ use crate::exit::{Exit, Failure};
 /// The resolved configuration's name in the run folder, as in the reference.
 pub(crate) const PARAMS: &str = "params-ijepa.yaml";
 
-/// Prepares `folder` for a run: makes it and its `checkpoints/`, and writes the configuration. A folder that holds a run already is
-/// refused unless `go_on`.
-pub(crate) fn prepare(folder: &Path, config: &Config, go_on: bool) -> Result<()> {
-    let params = folder.join(PARAMS);
-    if params.exists() && !go_on {
+/// Refuses a folder that holds a run already, unless `go_on`, and one that cannot be written as far as can be seen without writing.
+pub(crate) fn check(folder: &Path, go_on: bool) -> Result<()> {
+    if folder.join(PARAMS).exists() && !go_on {
         return Err(Failure::usage(format!("{} holds a run already", folder.display()))
             .remedy("go on with it (--resume), or name another folder (--out)")
             .into());
     }
-    let unwritable = |path: &Path, error: std::io::Error| {
-        let remedy = match error.kind() {
-            ErrorKind::NotADirectory | ErrorKind::AlreadyExists => {
-                "a file stands where a folder is needed; name another with --out"
-            }
-            ErrorKind::StorageFull => "free some space, or name a folder on another disk with --out",
-            _ => "name a folder that you may write to with --out",
-        };
-        Failure::new(Exit::Failed, format!("cannot write the run folder: {}", path.display()))
-            .because(error)
-            .remedy(remedy)
-    };
+    // The part of the path that is there already; for a new relative one, the last ancestor is empty and means here.
+    let checkpoints = checkpoints(folder);
+    let there = checkpoints.ancestors().find(|path| path.exists()).unwrap_or(Path::new("."));
+    let metadata = std::fs::metadata(there).map_err(|error| unwritable(folder, error))?;
+    match () {
+        () if !metadata.is_dir() => Err(unwritable(folder, ErrorKind::NotADirectory.into()).into()),
+        () if metadata.permissions().readonly() => Err(unwritable(folder, ErrorKind::PermissionDenied.into()).into()),
+        () => Ok(()),
+    }
+}
+
+/// Makes `folder` and its `checkpoints/`, and writes the configuration. A folder that [`check`] refuses is left as it is.
+pub(crate) fn prepare(folder: &Path, config: &Config, go_on: bool) -> Result<()> {
+    check(folder, go_on)?;
+    let params = folder.join(PARAMS);
     let checkpoints = checkpoints(folder);
     std::fs::create_dir_all(&checkpoints).map_err(|error| unwritable(&checkpoints, error))?;
     // Whole or not at all: a reader never sees half a configuration.
@@ -41,9 +42,25 @@ pub(crate) fn prepare(folder: &Path, config: &Config, go_on: bool) -> Result<()>
     Ok(())
 }
 
+fn unwritable(path: &Path, error: std::io::Error) -> Failure {
+    let remedy = match error.kind() {
+        ErrorKind::NotADirectory | ErrorKind::AlreadyExists => {
+            "a file stands where a folder is needed; name another with --out"
+        }
+        ErrorKind::StorageFull => "free some space, or name a folder on another disk with --out",
+        _ => "name a folder that you may write to with --out",
+    };
+    Failure::new(Exit::Failed, format!("cannot write the run folder: {}", path.display())).because(error).remedy(remedy)
+}
+
 /// The folder of a run's checkpoints.
 pub(crate) fn checkpoints(folder: &Path) -> PathBuf {
     folder.join("checkpoints")
+}
+
+/// The newest checkpoint of a run.
+pub(crate) fn latest(folder: &Path) -> PathBuf {
+    checkpoints(folder).join("latest.safetensors")
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! `metrics.jsonl`: everything that is measured, in full precision, one JSON object a line, each with its `step`.
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io::{self, Write};
 use std::path::Path;
 
@@ -16,9 +16,7 @@ impl Metrics {
     pub(super) fn open(path: &Path, start_step: u64) -> io::Result<Metrics> {
         let step_of = |line: &str| serde_json::from_str::<serde_json::Value>(line).ok()?.get("step")?.as_u64();
         let lines = super::csv::kept(path, start_step, step_of)?;
-        let mut file = OpenOptions::new().create(true).write(true).truncate(true).open(path)?;
-        file.write_all(lines.as_bytes())?;
-        Ok(Metrics { file })
+        Ok(Metrics { file: super::csv::rewritten(path, &lines)? })
     }
 
     /// Appends the row of a step.

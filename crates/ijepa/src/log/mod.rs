@@ -18,6 +18,7 @@ mod metrics;
 pub(crate) mod progress;
 mod tensorboard;
 
+use std::collections::HashSet;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
@@ -78,6 +79,8 @@ pub(crate) struct Log {
     metrics: Metrics,
     events: Events,
     unreadable: PathBuf,
+    /// Lines of `unreadable.txt`: a run that goes on meets the same images again.
+    named: HashSet<String>,
     log_every: u64,
     /// What the user sees.
     pub(crate) progress: Progress,
@@ -89,13 +92,17 @@ impl Log {
         let folder = &run.folder;
         let csv = folder.join(format!("{}_r0.csv", run.config.logging.write_tag));
         let metrics = folder.join(METRICS);
+        let unreadable = folder.join("unreadable.txt");
+        let named = std::fs::read(&unreadable).unwrap_or_default();
+        let named = String::from_utf8_lossy(&named).lines().map(str::to_owned).collect();
         Ok(Log {
             csv: Csv::open(&csv, run.steps_per_epoch, start_step)
                 .with_context(|| format!("cannot write {}", csv.display()))?,
             metrics: Metrics::open(&metrics, start_step)
                 .with_context(|| format!("cannot write {}", metrics.display()))?,
             events: Events::create(folder, start_step)?,
-            unreadable: folder.join("unreadable.txt"),
+            unreadable,
+            named,
             log_every: run.log_every,
             progress: Progress::start(run.steps, start_step),
         })
@@ -112,12 +119,16 @@ impl Log {
         Ok(())
     }
 
-    /// Names images that could not be read: a warning, and a line each in `unreadable.txt`.
+    /// Names images that could not be read: a warning, and a line each in `unreadable.txt`, unless it stands there already.
     pub(crate) fn unreadable(&mut self, images: &[Unreadable]) -> Result<()> {
         for image in images {
             self.progress.warning(&format!("left out: {}", image.error));
+            let line = image.error.replace('\n', "\\n");
+            if !self.named.insert(line.clone()) {
+                continue;
+            }
             let file = std::fs::OpenOptions::new().create(true).append(true).open(&self.unreadable);
-            let written = file.and_then(|mut file| writeln!(file, "{}", image.error));
+            let written = file.and_then(|mut file| writeln!(file, "{line}"));
             written.with_context(|| format!("cannot write {}", self.unreadable.display()))?;
         }
         Ok(())

@@ -73,6 +73,31 @@ fn an_image_that_cannot_be_read_is_left_out_and_named() {
 }
 
 #[test]
+fn nothing_of_an_earlier_call_is_left_beside_the_new_features() {
+    let dir = trained();
+    std::fs::create_dir(dir.path().join("plain")).expect("a folder can be made");
+    let picture = image::RgbImage::from_pixel(40, 40, image::Rgb([9, 90, 200]));
+    picture.save(dir.path().join("plain/a.png")).expect("it can be written");
+    let embed = |options: &[&str]| ijepa(dir.path(), &[&EMBED[..], &["--out", "a.npy"], options].concat()).code;
+    let (labels, tokens) = (dir.path().join("a.labels.npy"), dir.path().join("a.tokens.npy"));
+    assert_eq!(embed(&["--data", "scenes:4", "--tokens"]), Some(0));
+    assert!(labels.exists() && tokens.exists());
+    assert_eq!(embed(&["--data", "plain"]), Some(0));
+    assert!(!labels.exists() && !tokens.exists());
+}
+
+#[test]
+fn an_encoder_of_other_than_three_channels_is_refused() {
+    let dir = scratch();
+    let bytes = vec![0; 48 * 4 * 4 * 4 * 4];
+    let view = safetensors::tensor::TensorView::new(safetensors::Dtype::F32, vec![48, 4, 4, 4], &bytes).expect("fits");
+    let tensors = [("target_encoder.patch_embed.proj.weight", view)];
+    safetensors::serialize_to_file(tensors, None, &dir.path().join("a.safetensors")).expect("it can be written");
+    ijepa(dir.path(), &["embed", "--checkpoint", "a.safetensors", "--data", "scenes:4", "--out", "a.npy"])
+        .refused(4, &["a.safetensors", "(d, 3, p, p)"]);
+}
+
+#[test]
 fn what_cannot_be_embedded_is_refused_and_leaves_nothing() {
     let dir = trained();
     let before = std::fs::read_dir(dir.path()).expect("it is there").count();

@@ -1,10 +1,12 @@
 //! The program as its users meet it: the real binary, its output, its exit codes.
 
 mod embed;
+mod evaluate;
 mod help;
 mod looking;
 mod masks;
 mod refusals;
+mod resuming;
 mod training;
 
 use std::path::Path;

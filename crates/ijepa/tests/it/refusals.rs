@@ -95,7 +95,33 @@ fn a_run_folder_that_cannot_be_written_or_holds_a_run_is_refused() {
     assert_eq!(pretrain("run").code, Some(0));
     let before = std::fs::read(dir.path().join("run/jepa_r0.csv")).expect("the run left a log");
     pretrain("run").refused(USAGE, &["run holds a run already", "--resume"]);
+    let rehearse =
+        |out: &str| ijepa(dir.path(), &["pretrain", "small.yaml", "--data", "scenes:16", "--out", out, "--dry-run"]);
+    rehearse("run").refused(USAGE, &["run holds a run already"]);
+    rehearse("file/run").refused(FAILED, &["cannot write the run folder", "file/run"]);
     assert_eq!(std::fs::read(dir.path().join("run/jepa_r0.csv")).expect("the log is there"), before);
+}
+
+#[test]
+fn a_refused_start_leaves_the_folder_free_for_the_next() {
+    let dir = scratch();
+    let pixels = vec![0; 16 * 3 * 16 * 16 * 4];
+    let view = safetensors::tensor::TensorView::new(safetensors::Dtype::F32, vec![16, 3, 16, 16], &pixels);
+    let path = dir.path().join("a.safetensors");
+    safetensors::serialize_to_file([("images", view.expect("fits"))], None, &path).expect("it can be written");
+    for (data, options, code, part) in [
+        ("a.safetensors", &[][..], DATA, "16×16"),
+        ("a.safetensors", &["--dry-run"], DATA, "16×16"),
+        ("scenes:16", &["--set", "data.color_jitter_strength=3"], USAGE, "0 to 2.5"),
+        ("scenes:16", &["--set", "data.std=[1, 1, 1e-300]"], USAGE, "data.std"),
+        ("scenes:16", &["--set", "meta.enc_emb_dim=4000000000000"], USAGE, "at most"),
+        ("scenes:16", &["--steps", "0"], USAGE, "at least 1"),
+    ] {
+        let start = ["pretrain", "small.yaml", "--data", data, "--out", "run"];
+        ijepa(dir.path(), &[&start, options].concat()).refused(code, &[part]);
+        assert!(!dir.path().join("run").exists());
+    }
+    ijepa(dir.path(), &["demo", "--steps", "0"]).refused(USAGE, &["at least 1"]);
 }
 
 #[test]

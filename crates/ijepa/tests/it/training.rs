@@ -140,15 +140,43 @@ fn a_run_that_is_killed_and_resumed_ends_with_the_same_bits_for_any_number_of_th
 #[test]
 fn a_signal_saves_and_ends_with_75() {
     let dir = scratch();
-    let arguments =
-        ["pretrain", "small.yaml", "--data", "scenes:100", "--out", "run", "--set", "optimization.epochs=2000"];
+    let said = stopped(dir.path(), &["--data", "scenes:100", "--out", "run", "--set", "optimization.epochs=2000"]);
+    assert!(said.contains("--resume --out run"), "{said}");
+    assert!(latest(&dir.path().join("run")).exists());
+}
+
+#[cfg(unix)]
+#[test]
+fn a_replay_that_is_stopped_does_not_promise_to_go_on() {
+    let dir = scratch();
+    let images = vec![0; 3 * 32 * 32 * 4];
+    let patches: Vec<u8> = (0..8i64).flat_map(i64::to_le_bytes).collect();
+    let view = |dtype, shape, bytes| TensorView::new(dtype, shape, bytes).expect("the shape fits");
+    let tensors = (0..2000).flat_map(|step| {
+        [
+            (format!("step{step}.images"), view(Dtype::F32, vec![1, 3, 32, 32], &images)),
+            (format!("step{step}.context0"), view(Dtype::I64, vec![1, 8], &patches)),
+            (format!("step{step}.target0"), view(Dtype::I64, vec![1, 8], &patches)),
+        ]
+    });
+    safetensors::serialize_to_file(tensors, None, &dir.path().join("a.safetensors")).expect("it can be written");
+    let said = stopped(dir.path(), &["--replay", "a.safetensors", "--out", "run"]);
+    assert!(said.contains("repeat the command") && !said.contains("--resume"), "{said}");
+    let on = ["pretrain", "--resume", "--out", "run", "--data", "scenes:16"];
+    ijepa(dir.path(), &on).refused(2, &["began with a replay"]);
+}
+
+/// Starts `pretrain small.yaml` into `run`, sends SIGTERM after a few steps, and returns what it said.
+#[cfg(unix)]
+fn stopped(folder: &Path, options: &[&str]) -> String {
     let child = Command::new(env!("CARGO_BIN_EXE_ijepa"))
-        .args(arguments)
-        .current_dir(dir.path())
+        .args(["pretrain", "small.yaml"])
+        .args(options)
+        .current_dir(folder)
         .stderr(Stdio::piped())
         .spawn();
     let child = child.expect("the program starts");
-    let log = dir.path().join("run/metrics.jsonl");
+    let log = folder.join("run/metrics.jsonl");
     let began = Instant::now();
     while std::fs::read_to_string(&log).map_or(0, |text| text.lines().count()) < 5 {
         assert!(began.elapsed() < Duration::from_secs(120), "the run does not start");
@@ -157,10 +185,9 @@ fn a_signal_saves_and_ends_with_75() {
     let killed = Command::new("kill").args(["-TERM", &child.id().to_string()]).status().expect("kill runs");
     assert!(killed.success());
     let output = child.wait_with_output().expect("it ends");
-    let said = String::from_utf8_lossy(&output.stderr);
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
     assert_eq!(output.status.code(), Some(75), "{said}");
-    assert!(said.contains("--resume --out run"), "{said}");
-    assert!(latest(&dir.path().join("run")).exists());
+    said
 }
 
 #[test]
@@ -187,9 +214,31 @@ fn damaged_images_are_left_out_and_named_until_there_are_too_many() {
 
     let said = ijepa(
         dir.path(),
-        &["pretrain", "small.yaml", "--data", "images", "--out", "strict", "--set", "data.skip_limit=1"],
+        &[
+            "pretrain",
+            "small.yaml",
+            "--data",
+            "images",
+            "--out",
+            "strict",
+            "--set",
+            "data.skip_limit=1",
+            "--set",
+            "optimization.epochs=4",
+        ],
     );
     said.refused(3, &["limit"]);
+    // The one that was too many is named as well, the steps before it are kept, and the run can go on.
+    let names = || std::fs::read_to_string(dir.path().join("strict/unreadable.txt")).expect("a list");
+    let named = names();
+    assert!(named.contains("cut.jpg") && named.contains("text.jpg"), "{named}");
+    let done = metrics(&dir.path().join("strict")).len();
+    assert!(done % 2 == 1, "the run should end within an epoch, where nothing else saves");
+    let saved = ijepa(dir.path(), &["inspect", "strict/checkpoints/latest.safetensors", "--json"]).json();
+    assert_eq!(saved["step"], done);
+    let on = ["-q", "pretrain", "--resume", "--out", "strict", "--set", "data.skip_limit=2"];
+    assert_eq!(ijepa(dir.path(), &on).code, Some(0));
+    assert_eq!(names(), named);
 }
 
 #[test]

@@ -5,7 +5,7 @@
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 
 use super::partial::Partial;
 use super::{Batch, Layout, f32_bytes, i64_bytes, path_lines};
@@ -13,12 +13,17 @@ use super::{Batch, Layout, f32_bytes, i64_bytes, path_lines};
 /// Magic, version, length and dictionary: room for three dimensions of 20 digits.
 const HEADER: usize = 192;
 
+/// Endings of the files beside F.npy, instead of its own.
+const TOKENS: &str = "tokens.npy";
+const LABELS: &str = "labels.npy";
+
 /// `.npy` files side by side.
 pub(crate) struct Npy {
     pooled: Partial,
     tokens: Option<Partial>,
     labels: Option<Partial>,
     paths: Partial,
+    path: PathBuf,
     layout: Layout,
     rows: usize,
 }
@@ -32,9 +37,10 @@ impl Npy {
         };
         Ok(Npy {
             pooled: array(path)?,
-            tokens: layout.tokens.map(|_| array(&path.with_extension("tokens.npy"))).transpose()?,
-            labels: layout.labelled.then(|| array(&path.with_extension("labels.npy"))).transpose()?,
+            tokens: layout.tokens.map(|_| array(&path.with_extension(TOKENS))).transpose()?,
+            labels: layout.labelled.then(|| array(&path.with_extension(LABELS))).transpose()?,
             paths: Partial::create(&path.with_extension("paths.txt"))?,
+            path: path.to_owned(),
             layout,
             rows: 0,
         })
@@ -54,6 +60,13 @@ impl Npy {
     }
 
     pub(super) fn finish(self) -> Result<Vec<PathBuf>> {
+        // What an earlier call left beside these must not be taken for theirs.
+        for (written, ending) in [(self.tokens.is_some(), TOKENS), (self.labels.is_some(), LABELS)] {
+            let stale = self.path.with_extension(ending);
+            if !written && stale.exists() {
+                std::fs::remove_file(&stale).with_context(|| format!("cannot remove {}", stale.display()))?;
+            }
+        }
         let rows = self.rows;
         let complete = |mut file: Partial, dtype: &str, shape: &[usize]| -> Result<PathBuf> {
             file.rewound()?.write_all(&header(dtype, shape))?;
