@@ -4,7 +4,7 @@
 //! Activations are [`Var`]s, counted references to a (rows, width) value. Without gradients nothing keeps a
 //! value but the caller, so memory is returned as soon as the last `Var` is dropped; with gradients the
 //! records keep exactly what their backward reads. Memory comes from a [`Pool`] and returns to it: after the
-//! first step of a shape no buffer is allocated.
+//! first few steps of a shape no buffer is allocated.
 
 use crate::buf::{Buf, View, ViewMut};
 use std::cell::{Cell, RefCell};
@@ -28,19 +28,19 @@ impl Pool {
         Pool::default()
     }
 
-    /// A free buffer of the size class of `len`, or a new one. Its content is unspecified.
-    ///
-    /// Classes do not lend to each other: steps that ask for the same sizes in the same order then need no more buffers than
-    /// the first of them.
+    /// The smallest free buffer that holds `len` values without wasting half of it, or a new one. Its content is unspecified.
     pub fn take(&self, len: usize) -> Buf {
-        let class = class(len);
         let mut free = self.0.free.borrow_mut();
-        let mut buf = match free.iter().rposition(|buf| buf.capacity() == class) {
+        let fits = |buf: &Buf| buf.capacity() >= len && buf.capacity() <= 2 * len.max(512);
+        let best = (0..free.len()).filter(|&i| fits(&free[i])).min_by_key(|&i| free[i].capacity());
+        let mut buf = match best {
             Some(index) => free.swap_remove(index),
             None => {
-                self.0.allocated.set(self.0.allocated.get() + class);
+                // Context lengths differ from batch to batch: room for an eighth more lets a buffer serve again.
+                let buf = Buf::zeros(len + len / 8);
+                self.0.allocated.set(self.0.allocated.get() + buf.capacity());
                 self.0.allocations.set(self.0.allocations.get() + 1);
-                Buf::zeros(class)
+                buf
             }
         };
         buf.set_len(len);
@@ -61,13 +61,6 @@ impl Pool {
     pub fn allocations(&self) -> usize {
         self.0.allocations.get()
     }
-}
-
-/// The capacity in which `len` values fit, one of eight to each power of two: context lengths differ from batch to batch, and a
-/// buffer should serve again.
-fn class(len: usize) -> usize {
-    let eighth = len.max(128).next_power_of_two() / 16;
-    len.max(1).next_multiple_of(eighth.next_multiple_of(16))
 }
 
 /// Where a parameter lies in the flat blob of its network.

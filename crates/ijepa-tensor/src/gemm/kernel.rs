@@ -67,7 +67,7 @@ impl Kernels {
     pub(super) unsafe fn run(self, rows: usize, tile: &Tile) {
         let wide = usize::from(tile.columns > self.lanes);
         let strided = usize::from(tile.a_row != 1);
-        let part = usize::from(tile.columns % self.lanes != 0);
+        let part = usize::from(!tile.columns.is_multiple_of(self.lanes));
         // SAFETY: `widest` found the instruction set; the rest is the caller's promise.
         unsafe { self.table[rows - 1][wide + 2 * strided + 4 * part](tile) }
     }
@@ -85,6 +85,11 @@ unsafe fn tile<V: Lanes, const ROWS: usize, const VECTORS: usize, const STRIDED:
             for (vector, first) in first.iter_mut().enumerate() {
                 let at = start.add(vector * V::LEN);
                 *first = if PART && vector + 1 == VECTORS { V::load_first(at, last) } else { V::load(at) };
+            }
+        }
+        for row in 0..ROWS {
+            for vector in 0..VECTORS {
+                V::prefetch(c.wrapping_add(row * c_row + vector * V::LEN));
             }
         }
         let mut sums = [first; ROWS];

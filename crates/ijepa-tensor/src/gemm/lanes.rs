@@ -23,6 +23,17 @@ pub(in crate::gemm) trait Lanes: Copy {
     unsafe fn add(self, other: Self) -> Self;
     /// self·factor + sum
     unsafe fn mul_add(self, factor: Self, sum: Self) -> Self;
+    /// Asks for a line of memory that will be needed soon; any address will do.
+    #[inline(always)]
+    fn prefetch(at: *const f32) {
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: a prefetch reads nothing, and every CPU of this target has it.
+        unsafe {
+            std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(at.cast());
+        }
+        #[cfg(not(target_arch = "x86_64"))]
+        let _ = at;
+    }
 }
 
 /// Vectors that every target has, through the compiler.

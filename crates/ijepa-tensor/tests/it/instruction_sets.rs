@@ -7,7 +7,7 @@ use std::process::Command;
 fn parity_gradients_and_threads_hold_on_every_instruction_set() {
     for name in ["avx512", "avx2", "neon", "portable"] {
         if !instruction_sets().contains(&name) {
-            println!("skipped: {name} is not an instruction set of this CPU");
+            eprintln!("skipped: {name} is not an instruction set of this CPU");
             continue;
         }
         if instruction_set() == Ok(name) {
