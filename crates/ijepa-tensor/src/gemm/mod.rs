@@ -124,6 +124,8 @@ const SERIAL_WORK: usize = 1 << 18;
 const MC: usize = 280;
 const KC: usize = 256;
 const NC: usize = 3072;
+/// An operand whose values are used so many times at most is read where it lies: packing it would cost more than it brings.
+const DIRECT: usize = 768;
 
 /// Memory for packed blocks, one for each thread.
 #[derive(Default)]
@@ -237,57 +239,114 @@ struct Product<'a> {
 impl Product<'_> {
     /// Computes a block of c. The five loops: columns, sums, rows in blocks, then the panels of both operands.
     fn block(&self, c: Window, rows: Range<usize>, columns: Range<usize>, scratch: &mut Scratch) {
-        let &Product { k, a, b, accumulate, fused } = self;
+        let &Product { k, a, b, fused, .. } = self;
         let kernels = Kernels::widest();
         let width = kernels.columns();
         for columns in blocks(columns, NC, width) {
             for sums in blocks(0..k, KC, 1) {
-                let depth = sums.len();
-                let panels_b = room(&mut scratch.b, columns.len().next_multiple_of(width) * depth);
-                pack::pack(panels_b, b, fused.map_b, columns.clone(), sums.clone(), width);
+                let b = Panels::of(b, fused.map_b, columns.clone(), sums.clone(), width, rows.len(), &mut scratch.b);
                 for rows in blocks(rows.clone(), MC, kernels.rows) {
                     // Tiles of equal height, rather than a thin one at the end.
                     let height = rows.len().div_ceil(rows.len().div_ceil(kernels.rows));
-                    let panels_a = room(&mut scratch.a, rows.len().next_multiple_of(height) * depth);
-                    pack::pack(panels_a, a, fused.map_a, rows.clone(), sums.clone(), height);
-                    for (column, b) in columns.clone().step_by(width).zip(panels_b.chunks_exact(width * depth)) {
+                    let a =
+                        Panels::of(a, fused.map_a, rows.clone(), sums.clone(), height, columns.len(), &mut scratch.a);
+                    for column in columns.clone().step_by(width) {
                         let columns = column..(column + width).min(columns.end);
-                        for (row, a) in rows.clone().step_by(height).zip(panels_a.chunks_exact(height * depth)) {
-                            let rows = row..(row + height).min(rows.end);
-                            let tile = c.cut(rows.clone(), columns.clone());
-                            let offset = rows.start * c.stride + columns.start;
-                            let first = sums.start == 0;
-                            let start =
-                                fused.bias.filter(|_| first).map_or(null(), |bias| bias[columns.start..].as_ptr());
-                            let base = match fused.residual {
-                                Some(residual) if first => residual[offset..].as_ptr(),
-                                _ if accumulate || !first => tile.start,
-                                _ => null(),
-                            };
+                        for row in rows.clone().step_by(height) {
+                            let tile = c.cut(row..(row + height).min(rows.end), columns.clone());
                             let args = Tile {
-                                k: depth,
-                                a: a.as_ptr(),
-                                a_row: 1,
-                                a_step: height,
-                                b: b.as_ptr(),
-                                b_step: width,
-                                c: tile.start,
-                                c_row: c.stride,
-                                columns: tile.columns,
-                                start,
-                                base,
+                                k: sums.len(),
+                                a: a.at(row),
+                                a_row: a.outer_step,
+                                a_step: a.inner_step,
+                                b: b.at(column),
+                                b_step: b.inner_step,
+                                ..self.tile(tile, row * c.stride + column, column, sums.start == 0)
                             };
-                            // SAFETY: the panels hold `depth` steps of `height` and `width` values; the window lies in c, and
-                            // what is added was asserted to be as large as c or its rows.
-                            unsafe { kernels.run(tile.rows, &args) };
-                            if let Some(hidden) = fused.gelu_gradient.filter(|_| sums.end == k) {
-                                fuse::gelu_gradient(tile, &hidden[offset..]);
-                            }
+                            self.run(kernels, &args, tile, row * c.stride + column, sums.end == k);
                         }
                     }
                 }
             }
         }
+    }
+
+    /// The part of a call that c decides: `offset` is the tile's place in a matrix like c, `first` whether its sums begin.
+    fn tile(&self, tile: Window, offset: usize, column: usize, first: bool) -> Tile {
+        let &Product { accumulate, fused, .. } = self;
+        Tile {
+            k: 0,
+            a: null(),
+            a_row: 0,
+            a_step: 0,
+            b: null(),
+            b_step: 0,
+            c: tile.start,
+            c_row: tile.stride,
+            columns: tile.columns,
+            start: fused.bias.filter(|_| first).map_or(null(), |bias| bias[column..].as_ptr()),
+            base: match fused.residual {
+                Some(residual) if first => residual[offset..].as_ptr(),
+                _ if accumulate || !first => tile.start,
+                _ => null(),
+            },
+        }
+    }
+
+    /// Computes a tile, and what follows when its sums are complete.
+    fn run(&self, kernels: Kernels, args: &Tile, tile: Window, offset: usize, complete: bool) {
+        let hidden = self.fused.gelu_gradient.filter(|_| complete).map(|hidden| &hidden[offset..]);
+        if let Some(hidden) = hidden {
+            (0..tile.rows).for_each(|row| pack::prefetch(&hidden[row * tile.stride..][..tile.columns]));
+        }
+        // SAFETY: the panels hold `k` steps of the tile's rows and columns; the window lies in c, and what is added was asserted to
+        // be as large as c or its rows.
+        unsafe { kernels.run(tile.rows, args) };
+        if let Some(hidden) = hidden {
+            fuse::gelu_gradient(tile, hidden);
+        }
+    }
+}
+
+/// An operand cut into panels, packed or where it lies in memory.
+struct Panels<'a> {
+    values: &'a [f32],
+    /// The outer index that `values` begins with.
+    first: usize,
+    /// Values from panel to panel, over `width`.
+    panel: usize,
+    width: usize,
+    /// Values from one outer index to the next within a panel.
+    outer_step: usize,
+    /// Values from one step of the sums to the next.
+    inner_step: usize,
+}
+
+impl<'a> Panels<'a> {
+    /// Panels of `width` outer indices, each of which meets `uses` values of the other operand.
+    fn of(
+        matrix: Matrix<'a>,
+        map: Map,
+        outer: Range<usize>,
+        inner: Range<usize>,
+        width: usize,
+        uses: usize,
+        scratch: &'a mut Vec<f32>,
+    ) -> Panels<'a> {
+        let first = outer.start;
+        if matches!(map, Map::Plain) && uses <= DIRECT && matrix.adjacent == Adjacent::Rows {
+            let values = &matrix.values[outer.start * matrix.row_stride + inner.start * matrix.column_stride..];
+            let (outer_step, inner_step) = (matrix.row_stride, matrix.column_stride);
+            return Panels { values, first, panel: width * outer_step, width, outer_step, inner_step };
+        }
+        let panels = room(scratch, outer.len().next_multiple_of(width) * inner.len());
+        pack::pack(panels, matrix, map, outer, inner.clone(), width);
+        Panels { values: panels, first, panel: width * inner.len(), width, outer_step: 1, inner_step: width }
+    }
+
+    /// Where the panel of an outer index begins.
+    fn at(&self, outer: usize) -> *const f32 {
+        self.values[(outer - self.first) / self.width * self.panel..].as_ptr()
     }
 }
 

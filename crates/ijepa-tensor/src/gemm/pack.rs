@@ -4,6 +4,9 @@ use super::{Adjacent, Map, Matrix};
 use crate::vector::vectorised;
 use std::ops::Range;
 
+/// Rows of which the values are asked for before their turn.
+const AHEAD: usize = 4;
+
 /// Writes `matrix[outer, inner]` as panels of `width` outer indices: panel[inner][outer − first], the last panel filled
 /// with zeros up to `width`. Outer indices are rows of a or columns of b, inner ones run along the sums.
 ///
@@ -17,7 +20,10 @@ pub(super) fn pack(out: &mut [f32], matrix: Matrix, map: Map, outer: Range<usize
                 copy_panels(out, from, matrix.column_stride, outer.len(), depth, width);
             }
             map => super::with_rows(outer.len() * depth, |rows| {
-                for (row, index) in rows.chunks_exact_mut(outer.len()).zip(inner) {
+                for (row, index) in rows.chunks_exact_mut(outer.len()).zip(inner.clone()) {
+                    if index + AHEAD < inner.end {
+                        prefetch(&matrix.values[(index + AHEAD) * matrix.column_stride + outer.start..][..outer.len()]);
+                    }
                     let from = &matrix.values[index * matrix.column_stride + outer.start..][..outer.len()];
                     map.copy(row, from, index, outer.start);
                 }
@@ -27,6 +33,9 @@ pub(super) fn pack(out: &mut [f32], matrix: Matrix, map: Map, outer: Range<usize
     }
     for (panel, first) in out.chunks_exact_mut(depth * width).zip(outer.clone().step_by(width)) {
         let count = width.min(outer.end - first);
+        for row in first + width..outer.end.min(first + 2 * width) {
+            prefetch(&matrix.values[row * matrix.row_stride + inner.start..][..depth]);
+        }
         match map {
             Map::Plain => {
                 let from = &matrix.values[first * matrix.row_stride + inner.start..];
@@ -69,7 +78,7 @@ vectorised! {
 
 /// Asks for values that will soon be read.
 #[inline(always)]
-fn prefetch(values: &[f32]) {
+pub(super) fn prefetch(values: &[f32]) {
     #[cfg(target_arch = "x86_64")]
     for line in values.chunks(16) {
         // SAFETY: a prefetch reads nothing, and every CPU of this target has it.
@@ -116,13 +125,15 @@ pub(crate) fn transpose(
     #[cfg(target_arch = "x86_64")]
     if crate::vector::isa() != crate::vector::Isa::Portable {
         turned = columns - columns % 8;
-        for i in (0..rows).step_by(8) {
-            for j in (0..turned).step_by(8) {
+        for j in (0..turned).step_by(8) {
+            // From the last rows to the first: a store of 8 values may run into the next column, whose turn comes later.
+            for i in (0..rows).step_by(8).rev() {
+                let whole = (j + 7) * to_stride + i + 8 <= to.len();
                 // SAFETY: rows i..min(i + 8, rows) and columns j..j + 8 lie in `from`, and their mirror in `to`, by the asserts;
                 // both instruction sets have AVX2.
                 unsafe {
                     let (from, to) = (from.as_ptr().add(i * from_stride + j), to.as_mut_ptr().add(j * to_stride + i));
-                    transpose_8x8(to, to_stride, from, from_stride, (rows - i).min(8));
+                    transpose_8x8(to, to_stride, from, from_stride, (rows - i).min(8), whole);
                 }
             }
         }
@@ -139,12 +150,20 @@ pub(crate) fn transpose(
     }
 }
 
-/// Up to 8 rows of 8 columns.
+/// Up to 8 rows of 8 columns; zeros for rows that are missing, where `whole` says that there is room for them. Masked stores take 20
+/// times as long as others on some CPUs.
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2")]
-unsafe fn transpose_8x8(to: *mut f32, to_stride: usize, from: *const f32, from_stride: usize, rows: usize) {
+unsafe fn transpose_8x8(
+    to: *mut f32,
+    to_stride: usize,
+    from: *const f32,
+    from_stride: usize,
+    rows: usize,
+    whole: bool,
+) {
     use std::arch::x86_64::*;
-    // SAFETY: the caller vouches for `rows` rows of 8 values and 8 rows of `rows` values.
+    // SAFETY: the caller vouches for `rows` rows of 8 values and 8 rows of `rows` values, or of 8.
     unsafe {
         let row = |i: usize| if i < rows { _mm256_loadu_ps(from.add(i * from_stride)) } else { _mm256_setzero_ps() };
         let (r0, r1, r2, r3) = (row(0), row(1), row(2), row(3));
@@ -169,7 +188,7 @@ unsafe fn transpose_8x8(to: *mut f32, to_stride: usize, from: *const f32, from_s
             _mm256_permute2f128_ps::<0x31>(b2, b6),
             _mm256_permute2f128_ps::<0x31>(b3, b7),
         ];
-        if rows == 8 {
+        if rows == 8 || whole {
             for (j, column) in columns.into_iter().enumerate() {
                 _mm256_storeu_ps(to.add(j * to_stride), column);
             }
