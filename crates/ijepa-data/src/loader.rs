@@ -121,7 +121,8 @@ impl TrainLoader {
                 wanted: format!("the data has only {} images, give more or take smaller batches", dataset.len()),
             });
         }
-        check_size(&dataset, config.transform.crop_size)?;
+        let side = config.transform.crop_size;
+        check_size(&dataset, (side, side))?;
         let (threads, queue, skip_limit) = (config.threads, config.queue, config.skip_limit);
         let steps = config.start_step..config.stop_step;
         let make = move |step: u64, order: &mut EpochOrder| train_batch(&dataset, &config, step, order);
@@ -159,7 +160,7 @@ impl EvalLoader {
     pub fn start(dataset: Arc<Dataset>, config: EvalConfig) -> Result<EvalLoader, DataError> {
         config.transform.validate()?;
         batch_size_setting(config.batch_size)?;
-        check_size(&dataset, config.transform.crop_size)?;
+        check_size(&dataset, config.transform.crop)?;
         let batches = dataset.len().div_ceil(config.batch_size) as u64;
         let make = move |batch: u64, (): &mut ()| eval_batch(&dataset, &config, batch as usize);
         Ok(EvalLoader { batches: Ordered::start(0..batches, config.threads, config.queue, make) })
@@ -232,11 +233,11 @@ fn train_batch(
 }
 
 fn eval_batch(dataset: &Dataset, config: &EvalConfig, batch: usize) -> Result<EvalBatch, DataError> {
-    let side = config.transform.crop_size;
-    let image_len = 3 * side * side;
+    let (height, width) = config.transform.crop;
+    let image_len = 3 * height * width;
     let first = batch * config.batch_size;
     let wanted = first..dataset.len().min(first + config.batch_size);
-    let mut images = vec![0.0; wanted.len() * image_len]; // (b, 3, s, s)
+    let mut images = vec![0.0; wanted.len() * image_len]; // (b, 3, h, w)
     let mut indices = Vec::with_capacity(wanted.len());
     let mut unreadable = Vec::new();
     for index in wanted {
@@ -252,7 +253,7 @@ fn eval_batch(dataset: &Dataset, config: &EvalConfig, batch: usize) -> Result<Ev
         indices.push(index);
     }
     images.truncate(indices.len() * image_len);
-    Ok(EvalBatch { images, size: (side, side), indices, unreadable })
+    Ok(EvalBatch { images, size: config.transform.crop, indices, unreadable })
 }
 
 fn batch_size_setting(batch_size: usize) -> Result<(), DataError> {
@@ -263,10 +264,10 @@ fn batch_size_setting(batch_size: usize) -> Result<(), DataError> {
 }
 
 /// Ready-made tensors cannot be cut to size.
-fn check_size(dataset: &Dataset, side: usize) -> Result<(), DataError> {
+fn check_size(dataset: &Dataset, expected: (usize, usize)) -> Result<(), DataError> {
     match dataset {
-        Dataset::Tensors(tensors) if tensors.size() != (side, side) => {
-            Err(DataError::Size { name: dataset.name(0), expected: (side, side), got: tensors.size() })
+        Dataset::Tensors(tensors) if tensors.size() != expected => {
+            Err(DataError::Size { name: dataset.name(0), expected, got: tensors.size() })
         }
         Dataset::Tensors(_) | Dataset::Tree(_) | Dataset::Scenes(_) => Ok(()),
     }

@@ -1,17 +1,18 @@
 //! What is predicted, and how does it learn?
 //!
-//! Reading order: [`variants`] (sizes) → [`params`] (named views into flat blobs) → [`vit`] and [`predictor`]
+//! Reading order: [`variants`] (sizes) → [`params`] (named views into flat blobs) → [`positions`] → [`vit`] and [`predictor`]
 //! (forward only; the tape does the rest) → [`jepa`] (one training step, in the paper's words) → [`schedule`] and
-//! [`optimiser`] → [`checkpoint`] (files) and
-//! [`saved`] (which tensor of a file is which parameter).
+//! [`optimiser`] → [`checkpoint`] (files), [`saved`] (which tensor of a file is which parameter) and [`export`] (files for other programs).
 //!
 //! Parameter names are the reference checkpoints' names. Letters: b images, n patches of an image, c context patches,
 //! t patches of a target block, m target blocks, k context masks, d width.
 
 pub mod checkpoint;
+pub mod export;
 pub mod jepa;
 pub mod optimiser;
 pub mod params;
+pub mod positions;
 pub mod predictor;
 pub mod saved;
 pub mod schedule;

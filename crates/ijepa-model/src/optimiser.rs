@@ -6,8 +6,9 @@ use ijepa_tensor::Buf;
 use ijepa_tensor::ops::adamw::{self, Blobs, Segment, Step};
 
 /// PyTorch's defaults, which the reference keeps.
-const BETAS: (f64, f64) = (0.9, 0.999);
-const EPS: f64 = 1e-8;
+pub const BETAS: (f64, f64) = (0.9, 0.999);
+/// Added to the root of the second moment.
+pub const EPS: f64 = 1e-8;
 
 /// Moves the parameters by their gradients, the target encoder towards the encoder, and the step by one.
 pub fn step(model: &Jepa, state: &mut State, grads: &Buf, schedule: &Schedule) {

@@ -89,20 +89,3 @@ impl Layout {
         blob
     }
 }
-
-/// Fixed 2-D sine-cosine positions (n, d) of a grid of patches, as MAE's: the first half of the width tells the
-/// column, the second the row; within a half sines stand before cosines, with wavelengths from 2π to 2π·10,000.
-pub fn sin_cos_positions(grid: (usize, usize), width: usize) -> Vec<f32> {
-    let quarter = width / 4;
-    let mut table = Vec::with_capacity(grid.0 * grid.1 * width);
-    for row in 0..grid.0 {
-        for column in 0..grid.1 {
-            for place in [column, row] {
-                let angle = |i: usize| place as f64 / 10_000f64.powf(i as f64 / quarter as f64);
-                table.extend((0..quarter).map(|i| angle(i).sin() as f32));
-                table.extend((0..quarter).map(|i| angle(i).cos() as f32));
-            }
-        }
-    }
-    table
-}

@@ -2,7 +2,8 @@
 //!
 //! Every target block is a sequence of its own: the context tokens, then one mask token for each patch of the block.
 
-use crate::params::{Init, Layout, sin_cos_positions};
+use crate::params::{Init, Layout};
+use crate::positions::sin_cos;
 use crate::variants::{PredictorConfig, VitConfig};
 use crate::vit::{Block, NORM_EPS, affine, linear};
 use ijepa_data::IndexSet;
@@ -28,7 +29,7 @@ impl Predictor {
     /// Adds the predictor's parameters to a layout, their names starting with `prefix`.
     pub fn declare(layout: &mut Layout, prefix: &str, config: PredictorConfig, encoder: VitConfig) -> Predictor {
         let PredictorConfig { width, depth } = config;
-        let positions = Init::Fixed(sin_cos_positions(encoder.grid(), width));
+        let positions = Init::Fixed(sin_cos(encoder.grid(), width));
         let mask_token = layout.add(format!("{prefix}mask_token"), &[1, 1, width], Init::Normal);
         let predictor_pos_embed =
             layout.add(format!("{prefix}predictor_pos_embed"), &[1, encoder.patches(), width], positions);

@@ -1,111 +1,203 @@
-//! Between a state and a file: which tensor of a checkpoint is which part of the blobs.
+//! Between a model and a file: which tensor of a checkpoint is which part of the blobs, and how large is the model that it holds?
 
-use crate::checkpoint::{Checkpoint, CheckpointError, Meta, Tensor, View, require, write_views};
+use crate::checkpoint::{CheckpointError, EXP_AVG, EXP_AVG_SQ, Meta, Network, Reader, Tensor, View, write_views};
 use crate::jepa::{Jepa, State};
 use crate::params::{Entry, Layout};
+use crate::positions;
+use crate::variants::{PredictorConfig, VARIANTS, VitConfig};
 use crate::vit::Vit;
 use ijepa_tensor::Buf;
-use std::collections::BTreeMap;
-use std::path::Path;
 
-/// The encoder that looks at everything, whose features are evaluated.
-pub const TARGET: &str = "target_encoder.";
-/// The encoder that learns by gradients.
-pub const CONTEXT: &str = "encoder.";
+/// The name in checkpoints of an encoder's parameter, as an encoder with that prefix has it.
+fn renamed(entry: &Entry, prefix: &str) -> String {
+    format!("{prefix}{}", bare(entry))
+}
 
-/// The name in checkpoints of an encoder's parameter in network `network` ([`TARGET`] or [`CONTEXT`]).
-fn renamed(entry: &Entry, network: &str) -> String {
-    format!("{network}{}", entry.name.strip_prefix(CONTEXT).unwrap_or(&entry.name))
+/// The name of an encoder's parameter without its network.
+pub fn bare(entry: &Entry) -> &str {
+    entry.name.strip_prefix(Network::Context.prefix()).unwrap_or(&entry.name)
 }
 
 impl Jepa {
-    fn encoder_entries(&self) -> impl Iterator<Item = &Entry> {
+    /// The parameters of the encoder.
+    pub fn encoder_entries(&self) -> impl Iterator<Item = &Entry> {
         self.layout.entries.iter().filter(|entry| entry.slot.offset < self.encoder_len)
     }
 
     /// Everything that a checkpoint holds, as a state.
     ///
-    /// Moments are zeros where the file has none; the step is the optimiser's, 0 without one.
+    /// Moments are zeros where the file has none; the step is the optimiser's, 0 without one. Tables of positions are interpolated
+    /// from the grid `from`, where one is given.
     ///
     /// # Errors
     /// When tensors are missing, surplus or of another shape, in the networks or in the optimiser's state.
-    pub fn restore(&self, checkpoint: &Checkpoint) -> Result<State, CheckpointError> {
-        let mut expected: Vec<(String, Vec<usize>)> =
-            self.layout.entries.iter().map(|entry| (entry.name.clone(), entry.shape.clone())).collect();
-        expected.extend(self.encoder_entries().map(|entry| (renamed(entry, TARGET), entry.shape.clone())));
-        require(checkpoint, &expected)?;
+    pub fn restore(&self, file: &mut Reader, from: Option<(usize, usize)>) -> Result<State, CheckpointError> {
+        let grid = self.encoder.config.grid();
+        let mut networks: Vec<(String, &Entry)> =
+            self.layout.entries.iter().map(|entry| (entry.name.clone(), entry)).collect();
+        let targets: Vec<(String, &Entry)> =
+            self.encoder_entries().map(|entry| (renamed(entry, Network::Target.prefix()), entry)).collect();
+        let steps = file.optimizer_step()?;
+        let learnt = self.layout.entries.iter().filter(|entry| entry.learnt() && steps.is_some());
+        let (exp_avg, exp_avg_sq): (Vec<_>, Vec<_>) = learnt
+            .map(|entry| ((format!("{EXP_AVG}{}", entry.name), entry), (format!("{EXP_AVG_SQ}{}", entry.name), entry)))
+            .unzip();
+        let everything = [&networks, &targets, &exp_avg, &exp_avg_sq].into_iter().flatten();
+        file.require(&everything.map(|(name, entry)| (name.clone(), held_shape(entry, from))).collect::<Vec<_>>())?;
 
-        let params = fill(self.layout.len, self.layout.entries.iter(), &checkpoint.tensors, |entry| entry.name.clone());
-        let target =
-            fill(self.encoder_len, self.encoder_entries(), &checkpoint.tensors, |entry| renamed(entry, TARGET));
-        let (mut exp_avg, mut exp_avg_sq, mut step) = (Buf::zeros(self.layout.len), Buf::zeros(self.layout.len), 0);
-        if let Some(moments) = &checkpoint.moments {
-            let learnt: Vec<(String, Vec<usize>)> =
-                self.layout.entries.iter().filter(|e| e.learnt()).map(|e| (e.name.clone(), e.shape.clone())).collect();
-            for tensors in [&moments.exp_avg, &moments.exp_avg_sq] {
-                let held = Checkpoint { tensors: tensors.clone(), moments: None, meta: checkpoint.meta.clone() };
-                require(&held, &learnt)?;
-            }
-            let learnt = || self.layout.entries.iter().filter(|entry| entry.learnt());
-            exp_avg = fill(self.layout.len, learnt(), &moments.exp_avg, |entry| entry.name.clone());
-            exp_avg_sq = fill(self.layout.len, learnt(), &moments.exp_avg_sq, |entry| entry.name.clone());
-            step = moments.step;
-        }
-        Ok(State { params, target, exp_avg, exp_avg_sq, step })
+        let mut fill = |names: &[(String, &Entry)], len| fill(file, names, len, from, grid);
+        Ok(State {
+            params: fill(&std::mem::take(&mut networks), self.layout.len)?,
+            target: fill(&targets, self.encoder_len)?,
+            exp_avg: fill(&exp_avg, self.layout.len)?,
+            exp_avg_sq: fill(&exp_avg_sq, self.layout.len)?,
+            step: steps.unwrap_or(0),
+        })
     }
 
     /// Writes a state as one checkpoint file, whole or not at all.
     ///
     /// # Errors
     /// When the disk refuses; an older file of that name is then untouched.
-    pub fn save(&self, path: &Path, state: &State, meta: &Meta) -> Result<(), CheckpointError> {
+    pub fn save(&self, path: &std::path::Path, state: &State, meta: &Meta) -> Result<(), CheckpointError> {
         let mut views: Vec<View> = Vec::new();
         for entry in &self.layout.entries {
             views.push(view(entry.name.clone(), entry, &state.params));
         }
         for entry in self.encoder_entries() {
-            views.push(view(renamed(entry, TARGET), entry, &state.target));
+            views.push(view(renamed(entry, Network::Target.prefix()), entry, &state.target));
         }
         for entry in self.layout.entries.iter().filter(|entry| entry.learnt()) {
-            views.push(view(format!("optimizer.exp_avg.{}", entry.name), entry, &state.exp_avg));
-            views.push(view(format!("optimizer.exp_avg_sq.{}", entry.name), entry, &state.exp_avg_sq));
+            views.push(view(format!("{EXP_AVG}{}", entry.name), entry, &state.exp_avg));
+            views.push(view(format!("{EXP_AVG_SQ}{}", entry.name), entry, &state.exp_avg_sq));
         }
         write_views(path, meta, Some(state.step), &views)
     }
 }
 
-/// One encoder's blob out of a checkpoint; `network` is [`TARGET`] or [`CONTEXT`].
+/// One encoder's blob out of a checkpoint, for the layout of [`encoder`]; positions are interpolated from the grid `from` where that is
+/// not the encoder's own.
 ///
 /// # Errors
 /// When tensors of that network are missing, surplus or of another shape.
-pub fn restore_encoder(layout: &Layout, checkpoint: &Checkpoint, network: &str) -> Result<Buf, CheckpointError> {
-    let expected: Vec<(String, Vec<usize>)> =
-        layout.entries.iter().map(|entry| (renamed(entry, network), entry.shape.clone())).collect();
-    require(checkpoint, &expected)?;
-    Ok(fill(layout.len, layout.entries.iter(), &checkpoint.tensors, |entry| renamed(entry, network)))
+pub fn restore_encoder(
+    (layout, vit): (&Layout, &Vit),
+    file: &mut Reader,
+    prefix: &str,
+    from: (usize, usize),
+) -> Result<Buf, CheckpointError> {
+    let names: Vec<(String, &Entry)> = layout.entries.iter().map(|entry| (renamed(entry, prefix), entry)).collect();
+    let expected = names.iter().map(|(name, entry)| (name.clone(), held_shape(entry, Some(from))));
+    file.require(&expected.collect::<Vec<_>>())?;
+    fill(file, &names, layout.len, Some(from), vit.config.grid())
 }
 
 /// A lone encoder and its layout, for evaluation.
-pub fn encoder(config: crate::VitConfig) -> (Layout, Vit) {
+pub fn encoder(config: VitConfig) -> (Layout, Vit) {
     let mut layout = Layout::default();
-    let vit = Vit::declare(&mut layout, CONTEXT, config);
+    let vit = Vit::declare(&mut layout, Network::Context.prefix(), config);
     (layout, vit)
 }
 
-fn view<'a>(name: String, entry: &'a Entry, blob: &'a Buf) -> View<'a> {
+/// A parameter as a tensor to be written.
+pub fn view<'a>(name: String, entry: &'a Entry, blob: &'a Buf) -> View<'a> {
     View { name, shape: &entry.shape, values: &blob.as_slice()[entry.slot.range()] }
 }
 
-fn fill<'a>(
-    len: usize,
-    entries: impl Iterator<Item = &'a Entry>,
-    tensors: &BTreeMap<String, Tensor>,
-    name: impl Fn(&Entry) -> String,
-) -> Buf {
-    let mut blob = Buf::zeros(len);
-    for entry in entries {
-        let tensor = tensors.get(&name(entry)).expect("`require` found every tensor");
-        blob.as_mut_slice()[entry.slot.range()].copy_from_slice(&tensor.values);
+/// Whether a parameter is a table of positions: (1, n, d), without gradients.
+fn is_positions(entry: &Entry) -> bool {
+    !entry.learnt()
+}
+
+/// The shape that a file has a parameter in, when its positions are for the grid `from`.
+fn held_shape(entry: &Entry, from: Option<(usize, usize)>) -> Vec<usize> {
+    let mut shape = entry.shape.clone();
+    if let (Some((rows, columns)), true) = (from, is_positions(entry)) {
+        shape[1] = rows * columns;
     }
-    blob
+    shape
+}
+
+fn fill(
+    file: &mut Reader,
+    names: &[(String, &Entry)],
+    len: usize,
+    from: Option<(usize, usize)>,
+    grid: (usize, usize),
+) -> Result<Buf, CheckpointError> {
+    let mut blob = Buf::zeros(len);
+    for (name, entry) in names {
+        let place = &mut blob.as_mut_slice()[entry.slot.range()];
+        match from {
+            Some(from) if from != grid && is_positions(entry) => {
+                let Tensor { values, .. } = file.read(name)?;
+                place.copy_from_slice(&positions::interpolate(&values, from, grid));
+            }
+            _ => file.read_into(name, place)?,
+        }
+    }
+    Ok(blob)
+}
+
+/// What shapes do not tell of an encoder, from a configuration.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Hints {
+    /// Attention heads.
+    pub heads: Option<usize>,
+    /// Height and width of an image in pixels.
+    pub image: Option<(usize, usize)>,
+}
+
+/// An encoder's sizes from its tensors' shapes. Heads and image are `hints`, else what the file says, else the reference's heads for
+/// that width and a square image.
+///
+/// # Errors
+/// A sentence that says what does not fit, and what to do.
+pub fn encoder_sizes(file: &Reader, prefix: &str, hints: Hints) -> Result<VitConfig, String> {
+    let shape = |name: &str| file.shape(&format!("{prefix}{name}"));
+    let wrong = |name: &str, expected: &str| match shape(name) {
+        Some(held) => format!("{prefix}{name}: expected the shape {expected}, got {held:?}"),
+        None => format!("expected a tensor {prefix}{name} {expected}, got none of that name"),
+    };
+    let (width, patch) = match shape("patch_embed.proj.weight") {
+        Some(&[width, 3, patch, other]) if patch == other && patch > 0 => (width, patch),
+        _ => return Err(wrong("patch_embed.proj.weight", "(d, 3, p, p)")),
+    };
+    let patches = match shape("pos_embed") {
+        Some(&[1, patches, columns]) if columns == width && patches > 0 => patches,
+        _ => return Err(wrong("pos_embed", "(1, n, d), without a class token")),
+    };
+    let hidden = match shape("blocks.0.mlp.fc1.weight") {
+        Some(&[hidden, columns]) if columns == width => hidden,
+        _ => return Err(wrong("blocks.0.mlp.fc1.weight", "(hidden, d)")),
+    };
+    let depth = (0..).take_while(|block| shape(&format!("blocks.{block}.norm1.weight")).is_some()).count();
+    let known = || VARIANTS.iter().find(|variant| variant.width == width).map(|variant| variant.heads);
+    let Some(heads) = hints.heads.or(file.meta().heads).or_else(known) else {
+        return Err(format!(
+            "the number of attention heads is not in the file, and width {width} is none of the reference's: say it with --heads N, \
+             or name the run file that the encoder was trained with (--config FILE)"
+        ));
+    };
+    let side = (patches as f64).sqrt().round() as usize;
+    let fits = |&(height, width): &(usize, usize)| {
+        height % patch == 0 && width % patch == 0 && (height / patch) * (width / patch) == patches
+    };
+    let image = hints.image.filter(fits).or(file.meta().image.filter(fits));
+    let square = (side * side == patches).then_some((side * patch, side * patch));
+    let Some(image) = image.or(square) else {
+        return Err(format!(
+            "{patches} positions are not a square grid, and neither the file nor a configuration says the size of an image: \
+             name the run file that the encoder was trained with (--config FILE)"
+        ));
+    };
+    let sizes = VitConfig { image, patch, channels: 3, width, depth, heads, hidden };
+    sizes.validate().map(|()| sizes)
+}
+
+/// The predictor's sizes from its tensors' shapes; none where the file has no predictor.
+pub fn predictor_sizes(file: &Reader) -> Option<PredictorConfig> {
+    let &[width, _] = file.shape("predictor.predictor_embed.weight")? else { return None };
+    let block = |number: &usize| file.shape(&format!("predictor.predictor_blocks.{number}.norm1.weight")).is_some();
+    Some(PredictorConfig { width, depth: (0..).take_while(block).count() })
 }

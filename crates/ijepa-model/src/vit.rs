@@ -1,6 +1,7 @@
 //! The vision transformer: patch embedding, fixed positions, pre-norm blocks, a final norm. No class token.
 
-use crate::params::{Init, Layout, sin_cos_positions};
+use crate::params::{Init, Layout};
+use crate::positions::sin_cos;
 use crate::variants::VitConfig;
 use ijepa_tensor::ops::layer_norm::Affine;
 use ijepa_tensor::ops::linear::Linear;
@@ -56,7 +57,7 @@ impl Vit {
     /// Adds an encoder's parameters to a layout, their names starting with `prefix`.
     pub fn declare(layout: &mut Layout, prefix: &str, config: VitConfig) -> Vit {
         let VitConfig { patch, channels, width, depth, heads, hidden, .. } = config;
-        let positions = Init::Fixed(sin_cos_positions(config.grid(), width));
+        let positions = Init::Fixed(sin_cos(config.grid(), width));
         let pos_embed = layout.add(format!("{prefix}pos_embed"), &[1, config.patches(), width], positions);
         let patch_embed = Linear {
             weight: layout.add(

@@ -47,6 +47,11 @@ pub(crate) enum Command {
     Embed(EmbedArgs),
     /// List what a checkpoint holds, without loading it.
     Inspect(InspectArgs),
+    /// Write a checkpoint in another program's format.
+    Convert(ConvertArgs),
+    /// Show, check and compare run files.
+    #[command(subcommand)]
+    Config(ConfigCommand),
     /// Make pictures of what the method does.
     #[command(subcommand)]
     View(ViewCommand),
@@ -180,15 +185,22 @@ pub(crate) struct EvalSource {
 /// How images become features.
 #[derive(Args, Clone, Debug)]
 pub(crate) struct EncoderArgs {
-    /// Which encoder: the slowly moving average (target), or the trained one (context).
-    #[arg(long, value_enum, default_value_t = Network::Target)]
-    pub(crate) network: Network,
+    /// Which encoder: the slowly moving average (target), or the one that learns by gradients (context) [default: target; of a
+    /// file with one encoder, that one].
+    #[arg(long, value_enum)]
+    pub(crate) network: Option<Network>,
     /// How tokens become one vector: mean of the last layer, or means of the last four layers side by side.
     #[arg(long, value_enum, default_value_t = Pool::Last)]
     pub(crate) pool: Pool,
-    /// Run file with the encoder's sizes, for checkpoints that do not carry them (those of the reference).
+    /// Run file with the encoder's heads and normalisation, for checkpoints that do not carry them (those of the reference).
     #[arg(long, value_name = "CONFIG")]
     pub(crate) config: Option<PathBuf>,
+    /// Attention heads, where neither the checkpoint nor its width tells them.
+    #[arg(long, value_name = "N", value_parser = at_least_one::<usize>)]
+    pub(crate) heads: Option<usize>,
+    /// Height and width of images in pixels, where they are not those of training: positions are interpolated.
+    #[arg(long, value_name = "H[xW]")]
+    pub(crate) image_size: Option<ImageSize>,
     /// Images at a time.
     #[arg(long, value_name = "N", default_value_t = 64, value_parser = at_least_one::<usize>)]
     pub(crate) batch: usize,
@@ -199,6 +211,40 @@ pub(crate) struct EncoderArgs {
 pub(crate) enum Network {
     Target,
     Context,
+}
+
+impl From<Network> for ijepa_model::checkpoint::Network {
+    fn from(network: Network) -> Self {
+        match network {
+            Network::Target => Self::Target,
+            Network::Context => Self::Context,
+        }
+    }
+}
+
+/// `224` or `224x336`, height first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct ImageSize {
+    height: usize,
+    width: usize,
+}
+
+impl FromStr for ImageSize {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<ImageSize, String> {
+        let side = |text: &str| text.parse().ok().filter(|side| (1..=8192).contains(side));
+        let (height, width) = text.split_once('x').unwrap_or((text, text));
+        let sides = side(height).zip(side(width));
+        let (height, width) = sides.ok_or("expected 1 to 8192 pixels, as in 224 or 224x336 (height first)")?;
+        Ok(ImageSize { height, width })
+    }
+}
+
+impl From<ImageSize> for (usize, usize) {
+    fn from(size: ImageSize) -> Self {
+        (size.height, size.width)
+    }
 }
 
 /// Features of an image.
@@ -248,6 +294,120 @@ Example:
 pub(crate) struct InspectArgs {
     /// Checkpoint: ours, or .pth.tar of the reference; known by its content.
     pub(crate) file: PathBuf,
+    /// Print one JSON object.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// Formats that `convert` writes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Format {
+    /// A checkpoint of ours.
+    Safetensors,
+    /// The reference's .pth.tar, which it trains on from.
+    Pth,
+    /// A folder for transformers' IJepaModel.
+    Hf,
+    /// A .safetensors with timm's names.
+    Timm,
+    /// A graph for ONNX runtimes.
+    Onnx,
+}
+
+/// Options of `convert`.
+#[derive(Args, Clone, Debug)]
+#[command(after_help = "\
+Training checkpoints go over whole between safetensors and pth: three networks, the optimiser and the epoch. The other formats,
+and --network, take one encoder. docs/interop.md says what each format holds.
+
+Example:
+  ijepa convert jepa-latest.pth.tar latest.safetensors
+  ijepa convert latest.safetensors ijepa-hf --to hf
+  ijepa convert latest.safetensors encoder.onnx --image-size 224x336
+  ijepa convert latest.safetensors predictor.onnx --predictor")]
+pub(crate) struct ConvertArgs {
+    /// Checkpoint to read: a file or folder of any known format.
+    #[arg(value_name = "IN")]
+    pub(crate) input: PathBuf,
+    /// File, or folder with --to hf, to write.
+    #[arg(value_name = "OUT")]
+    pub(crate) out: PathBuf,
+    /// Format to write [default: by the ending of OUT: .safetensors, .pth.tar, .pth, .onnx].
+    #[arg(long, value_enum)]
+    pub(crate) to: Option<Format>,
+    /// Write only this encoder [default: hf, timm and onnx take the target encoder].
+    #[arg(long, value_enum)]
+    pub(crate) network: Option<Network>,
+    /// Write the predictor instead of an encoder (onnx only).
+    #[arg(long, conflicts_with_all = ["network", "image_size"])]
+    pub(crate) predictor: bool,
+    /// Run file with the encoder's heads and normalisation, for checkpoints that do not carry them; it is written along.
+    #[arg(long, value_name = "CONFIG")]
+    pub(crate) config: Option<PathBuf>,
+    /// Attention heads, where neither the checkpoint nor its width tells them.
+    #[arg(long, value_name = "N", value_parser = at_least_one::<usize>)]
+    pub(crate) heads: Option<usize>,
+    /// Height and width of images in pixels, where they are not those of training: positions are interpolated.
+    #[arg(long, value_name = "H[xW]")]
+    pub(crate) image_size: Option<ImageSize>,
+    /// Print what was written as one JSON object.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// What can be done with run files.
+#[derive(Debug, Subcommand)]
+pub(crate) enum ConfigCommand {
+    /// Every value of a run file, defaults included.
+    Show(ConfigShowArgs),
+    /// Whether run files can be run; all their faults at once if not.
+    Validate(ConfigValidateArgs),
+    /// The values in which two run files differ.
+    Diff(ConfigDiffArgs),
+}
+
+/// Options of `config show`.
+#[derive(Args, Clone, Debug)]
+#[command(after_help = "\
+Example:
+  ijepa config show configs/cifar10.yaml
+  ijepa config show in1k_vith14_ep300.yaml --set data.batch_size=64 --json")]
+pub(crate) struct ConfigShowArgs {
+    /// Run file [default: the reference's values].
+    pub(crate) config: Option<PathBuf>,
+    /// Change a value of the configuration; may be given many times.
+    #[arg(long, value_name = "SECTION.KEY=VALUE")]
+    pub(crate) set: Vec<String>,
+    /// Print one JSON object: section.key to value and where the value comes from.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// Options of `config validate`.
+#[derive(Args, Clone, Debug)]
+#[command(after_help = "\
+Example:
+  ijepa config validate configs/*.yaml")]
+pub(crate) struct ConfigValidateArgs {
+    /// Run files.
+    #[arg(required = true)]
+    pub(crate) configs: Vec<PathBuf>,
+    /// Print one JSON object.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// Options of `config diff`.
+#[derive(Args, Clone, Debug)]
+#[command(after_help = "\
+Example:
+  ijepa config diff configs/cifar10.yaml configs/imagenette96.yaml
+  ijepa config diff mine.yaml runs/photos/params-ijepa.yaml --json")]
+pub(crate) struct ConfigDiffArgs {
+    /// One run file.
+    pub(crate) a: PathBuf,
+    /// The other.
+    pub(crate) b: PathBuf,
     /// Print one JSON object.
     #[arg(long)]
     pub(crate) json: bool,

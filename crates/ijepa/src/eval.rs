@@ -120,8 +120,8 @@ fn each_features(
     if source.baselines {
         let untrained = encoder.untrained(source.seed);
         judge("untrained", &|data| untrained.extract(data, pool, batch))?;
-        let side = encoder.vit.config.image.0;
-        judge("pixels", &|data| pixels(data, side, encoder.normalisation, batch))?;
+        let size = encoder.vit.config.image;
+        judge("pixels", &|data| pixels(data, size, encoder.normalisation, batch))?;
     }
     Ok(())
 }

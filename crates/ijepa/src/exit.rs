@@ -128,7 +128,7 @@ pub(crate) fn report(error: &anyhow::Error) -> Exit {
 }
 
 /// The lines of an error: message, causes that say something new, remedies.
-fn describe(error: &anyhow::Error) -> String {
+pub(crate) fn describe(error: &anyhow::Error) -> String {
     let mut text = error.to_string();
     let mut said = text.clone();
     for cause in error.chain().skip(1) {

@@ -6,18 +6,17 @@ use std::sync::Arc;
 use anyhow::Result;
 use ijepa_data::{Dataset, EvalConfig, EvalLoader, EvalTransform, Normalisation};
 use ijepa_eval::Features;
-use ijepa_model::VitConfig;
-use ijepa_model::checkpoint::{self, Checkpoint};
+use ijepa_model::checkpoint::{Meta, Network, Reader};
 use ijepa_model::params::Layout;
-use ijepa_model::saved::{self, CONTEXT, TARGET};
-use ijepa_model::variants::VARIANTS;
+use ijepa_model::saved::{self, Hints};
 use ijepa_model::vit::{Patches, Vit, all_patches};
 use ijepa_tensor::{Buf, Tape, View};
 
-use crate::cli::{EncoderArgs, Network, Pool};
+use crate::cli::{EncoderArgs, Pool};
 use crate::config::{self, Config};
 use crate::exit::{Exit, Failure};
 use crate::log::progress::Progress;
+use crate::output;
 
 /// Side in pixels of the pictures that stand for raw pixels: larger ones are made smaller, which costs a linear probe nothing and saves
 /// it from fitting noise.
@@ -26,45 +25,68 @@ const PIXELS_SIDE: usize = 64;
 /// A lone encoder and how its images are prepared.
 pub(crate) struct Encoder {
     pub(crate) vit: Vit,
-    layout: Layout,
-    params: Buf,
+    pub(crate) layout: Layout,
+    pub(crate) params: Buf,
     pub(crate) normalisation: Normalisation,
+    /// Which of the two encoders it is, where that is known.
+    pub(crate) network: Option<Network>,
+    /// What its checkpoint says beside the tensors.
+    pub(crate) meta: Meta,
     /// Deviation of initial weights, for an untrained twin.
     init_std: f64,
 }
 
 impl Encoder {
     /// One of the encoders of a checkpoint. Sizes are those of its tensors; the number of heads and the normalisation come from
-    /// `args.config`, else from the configuration that the checkpoint carries, else from the reference's table and ImageNet.
+    /// `args`, else from the configuration that the checkpoint carries, else from the reference's table and ImageNet.
     pub(crate) fn load(path: &Path, args: &EncoderArgs) -> Result<Encoder> {
-        let network = match args.network {
-            Network::Target => TARGET,
-            Network::Context => CONTEXT,
-        };
-        let held = checkpoint::read_networks(path, &[network.trim_end_matches('.')])?;
-        let config = match (args.config.as_deref(), &held.meta.config) {
+        let mut file = Reader::open(path)?;
+        file.notes().iter().for_each(|note| output::note(&format!("{}: {note}", path.display())));
+        let (prefix, network) = choose_network(&file, args.network.map(Into::into), path)?;
+        let config = match (args.config.as_deref(), &file.meta().config) {
             (Some(file), _) => Some(config::load(Some(file), &[])?.0),
             (None, Some(text)) => Some(config::parse(text, &format!("the configuration in {}", path.display()))?.0),
             (None, None) => None,
         };
-        let sizes = sizes(path, &held, network, config.as_ref())?;
+        let native = sizes(&file, prefix, args.heads, config.as_ref())
+            .map_err(|problem| unfit(path, problem, "see what the file holds: ijepa inspect FILE"))?;
+        let sizes = ijepa_model::VitConfig { image: args.image_size.map_or(native.image, Into::into), ..native };
+        sizes.validate().map_err(|problem| Failure::usage(format!("--image-size: {problem}")))?;
         if layers(args.pool) > sizes.depth {
             let problem =
                 format!("--pool last4 takes four blocks, the encoder of {} has {}", path.display(), sizes.depth);
             return Err(Failure::usage(problem).remedy("--pool last").into());
         }
         let (layout, vit) = saved::encoder(sizes);
-        let params = saved::restore_encoder(&layout, &held, network)?;
+        let params = saved::restore_encoder((&layout, &vit), &mut file, prefix, native.grid())?;
         let config = config.unwrap_or_default();
         let (normalisation, init_std) = (config::normalisation(&config), config.meta.init_std);
-        Ok(Encoder { vit, layout, params, normalisation, init_std })
+        let meta = file.meta().clone();
+        if let Some((mean, std)) = meta.mean_std.filter(|pair| *pair != (normalisation.mean, normalisation.std)) {
+            output::note(&format!(
+                "{}: preprocessor_config.json normalises by mean {mean:?} and deviation {std:?}; the encoder was trained with {:?} \
+                 and {:?}, which are used here (--config FILE with data.mean and data.std changes them)",
+                path.display(),
+                normalisation.mean,
+                normalisation.std
+            ));
+        }
+        Ok(Encoder { vit, layout, params, normalisation, network, meta, init_std })
     }
 
     /// The encoder of a configuration with given weights, a blob laid out as [`saved::encoder`] lays it out.
     pub(crate) fn new(config: &Config, params: Buf) -> Encoder {
         let (layout, vit) = saved::encoder(config::encoder_config(config));
         assert_eq!(layout.len, params.len(), "the weights of an encoder of these sizes");
-        Encoder { vit, layout, params, normalisation: config::normalisation(config), init_std: config.meta.init_std }
+        Encoder {
+            vit,
+            layout,
+            params,
+            normalisation: config::normalisation(config),
+            network: Some(Network::Target),
+            meta: Meta::default(),
+            init_std: config.meta.init_std,
+        }
     }
 
     /// Fresh weights of the same sizes.
@@ -73,13 +95,15 @@ impl Encoder {
             vit: self.vit.clone(),
             layout: self.layout.clone(),
             params: self.layout.init(seed, self.init_std),
+            network: None,
+            meta: Meta::default(),
             ..*self
         }
     }
 
     /// How its images are cut and normalised.
     pub(crate) fn transform(&self) -> EvalTransform {
-        EvalTransform { crop_size: self.vit.config.image.0, normalisation: self.normalisation }
+        EvalTransform { crop: self.vit.config.image, normalisation: self.normalisation }
     }
 
     /// Length of a feature vector.
@@ -125,21 +149,20 @@ impl Encoder {
     }
 }
 
-/// Raw pixels of every image, as an encoder of images of `side` pixels would get them, at most [`PIXELS_SIDE`] wide and high.
+/// Raw pixels of every image, as an encoder of images of that size would get them, at most [`PIXELS_SIDE`] wide and high.
 pub(crate) fn pixels(
     dataset: &Arc<Dataset>,
-    side: usize,
+    (height, width): (usize, usize),
     normalisation: Normalisation,
     batch: usize,
 ) -> Result<Features> {
-    let side = match &**dataset {
+    let (height, width) = match &**dataset {
         // Ready-made tensors cannot be cut to size.
-        Dataset::Tensors(tensors) => tensors.size().0,
-        _ => side.min(PIXELS_SIDE),
+        Dataset::Tensors(tensors) => tensors.size(),
+        _ => (height.min(PIXELS_SIDE), width.min(PIXELS_SIDE)),
     };
-    extract(dataset, EvalTransform { crop_size: side, normalisation }, 3 * side * side, batch, |images, _| {
-        images.to_vec()
-    })
+    let transform = EvalTransform { crop: (height, width), normalisation };
+    extract(dataset, transform, 3 * height * width, batch, |images, _| images.to_vec())
 }
 
 fn extract(
@@ -176,48 +199,59 @@ fn layers(pool: Pool) -> usize {
     }
 }
 
-/// An encoder's sizes, from its tensors' shapes and its configuration.
-fn sizes(path: &Path, held: &Checkpoint, network: &str, config: Option<&Config>) -> Result<VitConfig> {
-    let unfit = |what: String| {
-        Failure::new(Exit::Checkpoint, format!("{}: {what}", path.display()))
-            .remedy("see what the file holds: ijepa inspect FILE; choose the network with --network")
-    };
-    let shape = |name: &str| held.tensors.get(&format!("{network}{name}")).map(|tensor| tensor.shape.as_slice());
-    let missing = |name: &str| unfit(format!("expected a tensor {network}{name} of an encoder"));
-    let (width, patch) = match shape("patch_embed.proj.weight") {
-        Some(&[width, 3, patch, other]) if patch == other && patch > 0 => (width, patch),
-        _ => return Err(missing("patch_embed.proj.weight (d, 3, p, p)").into()),
-    };
-    let patches = match shape("pos_embed") {
-        Some(&[1, patches, columns]) if columns == width => patches,
-        _ => return Err(missing("pos_embed (1, n, d)").into()),
-    };
-    let hidden = match shape("blocks.0.mlp.fc1.weight") {
-        Some(&[hidden, columns]) if columns == width => hidden,
-        _ => return Err(missing("blocks.0.mlp.fc1.weight (hidden, d)").into()),
-    };
-    let depth = (0..).take_while(|block| shape(&format!("blocks.{block}.norm1.weight")).is_some()).count();
-    let configured = config.map(config::encoder_config).filter(|sizes| sizes.width == width);
-    let heads =
-        configured.map(|sizes| sizes.heads).or_else(|| VARIANTS.iter().find(|v| v.width == width).map(|v| v.heads));
-    let Some(heads) = heads else {
-        return Err(Failure::new(
-            Exit::Checkpoint,
-            format!(
-                "{}: the number of attention heads is not in the file, and width {width} is none of the reference's",
+/// The prefix of the encoder that was asked for (the target encoder, where nothing was and there is one), and which one it is.
+pub(crate) fn choose_network(
+    file: &Reader,
+    wanted: Option<Network>,
+    path: &Path,
+) -> Result<(&'static str, Option<Network>)> {
+    let has = |network: Network| file.shape(&format!("{}patch_embed.proj.weight", network.prefix())).is_some();
+    let meta = file.meta();
+    if meta.lone && meta.network.is_none() {
+        if wanted.is_none() {
+            output::note(&format!(
+                "{} holds one encoder and does not say which; those that Hugging Face and timm publish are the context encoder",
                 path.display()
-            ),
-        )
-        .remedy("name the run file that the encoder was trained with: --config FILE")
-        .into());
+            ));
+        }
+        return Ok((Network::Context.prefix(), wanted));
+    }
+    let other = [Network::Target, Network::Context].into_iter().find(|network| has(*network));
+    match (wanted, other) {
+        (Some(wanted), Some(other)) if !has(wanted) => {
+            let problem = format!("it holds the {} encoder, not the {} encoder", other.name(), wanted.name());
+            Err(unfit(path, problem, &format!("--network {}", other.name())))
+        }
+        (Some(wanted), _) => Ok((wanted.prefix(), Some(wanted))),
+        (None, Some(found)) => {
+            if found == Network::Context {
+                output::note(&format!("{} holds no target encoder; the context encoder is taken", path.display()));
+            }
+            Ok((found.prefix(), Some(found)))
+        }
+        (None, None) => {
+            let problem = "expected an encoder (a tensor patch_embed.proj.weight), got none".to_owned();
+            Err(unfit(path, problem, "see what the file holds: ijepa inspect FILE"))
+        }
+    }
+}
+
+fn unfit(path: &Path, problem: String, remedy: &str) -> anyhow::Error {
+    Failure::new(Exit::Checkpoint, format!("{}: {problem}", path.display())).remedy(remedy).into()
+}
+
+/// An encoder's sizes, from its tensors' shapes, `--heads` and a configuration.
+pub(crate) fn sizes(
+    file: &Reader,
+    prefix: &str,
+    heads: Option<usize>,
+    config: Option<&Config>,
+) -> Result<ijepa_model::VitConfig, String> {
+    let width = file.shape(&format!("{prefix}patch_embed.proj.weight")).and_then(|shape| shape.first().copied());
+    let configured = config.map(config::encoder_config).filter(|sizes| Some(sizes.width) == width);
+    let hints = Hints {
+        heads: heads.or(configured.map(|sizes| sizes.heads)),
+        image: configured.map(|sizes| sizes.image),
     };
-    let side = (patches as f64).sqrt().round() as usize;
-    let image = match configured {
-        Some(sizes) if sizes.patches() == patches && sizes.patch == patch => sizes.image,
-        _ if side * side == patches => (side * patch, side * patch),
-        _ => return Err(unfit(format!("{patches} positions are not a square grid")).into()),
-    };
-    let sizes = VitConfig { image, patch, channels: 3, width, depth, heads, hidden };
-    sizes.validate().map_err(unfit)?;
-    Ok(sizes)
+    saved::encoder_sizes(file, prefix, hints)
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use anyhow::Result;
-use ijepa_model::checkpoint::{self, Source, Summary};
+use ijepa_model::checkpoint::{self, Network, Source, Summary};
 
 use crate::cli::InspectArgs;
 use crate::exit::Exit;
@@ -22,6 +22,10 @@ struct Shown<'s> {
     epoch: Option<u64>,
     seed: Option<u64>,
     optimizer_step: Option<u64>,
+    holds: String,
+    network: Option<&'s str>,
+    heads: Option<usize>,
+    image: Option<(usize, usize)>,
     parts: Vec<Part<'s>>,
     tensors: Vec<Tensor<'s>>,
     other: &'s BTreeMap<String, String>,
@@ -74,6 +78,10 @@ fn shown<'s>(args: &InspectArgs, summary: &'s Summary) -> Shown<'s> {
         epoch: meta.epoch,
         seed: meta.seed,
         optimizer_step: summary.optimizer_step,
+        holds: holds(summary),
+        network: meta.network.map(Network::name),
+        heads: meta.heads,
+        image: meta.image,
         parts: summary.parts.iter().map(part).collect(),
         tensors: sorted(summary)
             .into_iter()
@@ -97,6 +105,7 @@ fn table(args: &InspectArgs, summary: &Summary) -> String {
     facts.extend(summary.optimizer_step.map(|step| format!("optimiser after {step} steps")));
     facts.extend(meta.other.iter().map(|(key, value)| format!("{key} {value}")));
     lines.push(facts.join(", "));
+    lines.push(format!("holds {}", holds(summary)));
     lines.extend(summary.notes.iter().map(|note| format!("note: {note}")));
 
     lines.push(format!("\n{:<16} {:>8} {:>14} {:>10}", "part", "tensors", "numbers", "size"));
@@ -113,6 +122,26 @@ fn table(args: &InspectArgs, summary: &Summary) -> String {
         lines.push(format!("\nconfiguration:\n{}", config.trim_end()));
     }
     lines.join("\n")
+}
+
+/// Which networks there are, in words.
+fn holds(summary: &Summary) -> String {
+    let meta = &summary.meta;
+    if meta.lone {
+        return match meta.network {
+            Some(network) => format!("the {} encoder", network.name()),
+            None => "one encoder, without saying which; those that Hugging Face and timm publish are the context encoder".to_owned(),
+        };
+    }
+    let names = [
+        ("encoder", "the context encoder"),
+        ("predictor", "the predictor"),
+        ("target_encoder", "the target encoder (whose features the paper evaluates)"),
+        ("optimizer", "the optimiser's state"),
+    ];
+    let held = names.iter().filter(|(part, _)| summary.parts.iter().any(|held| held.name == *part));
+    let held: Vec<&str> = held.map(|(_, words)| *words).collect();
+    if held.is_empty() { "no network that is known here".to_owned() } else { held.join(", ") }
 }
 
 fn source(summary: &Summary) -> &'static str {

@@ -7,6 +7,8 @@ mod batches;
 mod bench;
 mod cli;
 mod config;
+mod config_command;
+mod convert;
 mod demo;
 mod doctor;
 mod embed;
@@ -53,6 +55,8 @@ fn run_command(cli: Cli) -> Result<Exit> {
         Command::Eval(command) => eval::run(&command),
         Command::Embed(args) => embed::run(&args),
         Command::Inspect(args) => inspect::run(&args),
+        Command::Convert(args) => convert::run(&args),
+        Command::Config(command) => config_command::run(&command),
         Command::View(ViewCommand::Masks(args)) => view::masks::run(&args),
         Command::Bench(command) => bench::run(&command),
         Command::Doctor(args) => doctor::run(&args),

@@ -5,13 +5,14 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use ijepa_data::{Dataset, LoaderConfig, Split, TrainLoader};
-use ijepa_model::checkpoint::{self, Checkpoint};
+use ijepa_model::checkpoint::{self, Meta, Network, Reader, Source};
 use ijepa_model::jepa::{Jepa, State};
-use ijepa_tensor::Buf;
+use ijepa_model::saved::{self, Hints, encoder_sizes, predictor_sizes, restore_encoder};
 
 use crate::batches::Batches;
 use crate::cli::PretrainArgs;
 use crate::exit::{Exit, Failure};
+use crate::extract::choose_network;
 use crate::log::{Log, folder};
 use crate::output;
 use crate::run::{self, Run, Settings, Start};
@@ -121,14 +122,7 @@ fn resolve(settings: &Settings, replay: Option<&Path>) -> Result<(Run, Input)> {
 fn begin(run: &Run, model: &Jepa) -> Result<State> {
     match &run.start {
         Start::Fresh => Ok(model.init(run.config.meta.seed, run.config.meta.init_std)),
-        Start::Init(path) => {
-            let mut state = restore(model, &checkpoint::read(path)?, path)?;
-            for moments in [&mut state.exp_avg, &mut state.exp_avg_sq] {
-                *moments = Buf::zeros(model.layout.len);
-            }
-            state.step = 0;
-            Ok(state)
-        }
+        Start::Init(path) => init(run, model, path),
         Start::Resume if !latest(run).exists() => {
             output::note(&format!("{} holds no checkpoint yet; starting from step 0", run.folder.display()));
             Ok(model.init(run.config.meta.seed, run.config.meta.init_std))
@@ -138,11 +132,53 @@ fn begin(run: &Run, model: &Jepa) -> Result<State> {
     }
 }
 
+/// Weights of a checkpoint and everything else fresh. A file with one encoder gives both encoders theirs, and no predictor.
+fn init(run: &Run, model: &Jepa, path: &Path) -> Result<State> {
+    let mut file = Reader::open(path)?;
+    let whole = predictor_sizes(&file).is_some();
+    let (prefix, network) = match whole {
+        true => (Network::Context.prefix(), Some(Network::Context)),
+        false => choose_network(&file, None, path)?,
+    };
+    let hints = Hints { heads: Some(run.encoder.heads), image: Some(run.encoder.image) };
+    let native = encoder_sizes(&file, prefix, hints).map_err(|problem| {
+        Failure::new(Exit::Checkpoint, format!("{}: {problem}", path.display()))
+            .remedy("see what the file holds: ijepa inspect FILE")
+    })?;
+    let mut state = model.init(run.config.meta.seed, run.config.meta.init_std);
+    if whole {
+        let held = model.restore(&mut file, Some(native.grid())).with_context(|| unfit(path))?;
+        (state.params, state.target) = (held.params, held.target);
+    } else {
+        let (layout, vit) = saved::encoder(run.encoder);
+        let held = restore_encoder((&layout, &vit), &mut file, prefix, native.grid()).with_context(|| unfit(path))?;
+        state.target.as_mut_slice().copy_from_slice(held.as_slice());
+        state.params.as_mut_slice()[..model.encoder_len].copy_from_slice(held.as_slice());
+        let which = network.map_or("one encoder".to_owned(), |network| format!("the {} encoder alone", network.name()));
+        output::note(&format!(
+            "{} holds {which}: both encoders begin with it, the predictor with fresh weights",
+            path.display()
+        ));
+    }
+    if native.grid() != run.encoder.grid() {
+        output::note(&format!(
+            "positions of {:?} patches are interpolated to {:?}",
+            native.grid(),
+            run.encoder.grid()
+        ));
+    }
+    Ok(state)
+}
+
+fn unfit(path: &Path) -> String {
+    format!("{} does not fit the configuration", path.display())
+}
+
 /// The state in a checkpoint of this run.
 fn go_on(run: &Run, model: &Jepa, path: &Path) -> Result<State> {
-    let held = checkpoint::read(path)?;
+    let mut file = Reader::open(path)?;
     // Checkpoints of the reference do not say how many there were.
-    if let Some(images) = held.meta.other.get(IMAGES).filter(|images| **images != run.images.to_string()) {
+    if let Some(images) = file.meta().other.get(IMAGES).filter(|images| **images != run.images.to_string()) {
         let images = if images == "0" { "a replay instead of" } else { images };
         return Err(Failure::usage(format!(
             "{} began with {images} images, the data now has {}: the order of the images and the schedules would be others",
@@ -155,7 +191,10 @@ fn go_on(run: &Run, model: &Jepa, path: &Path) -> Result<State> {
         ))
         .into());
     }
-    let state = restore(model, &held, path)?;
+    let mut state = model.restore(&mut file, None).with_context(|| unfit(path))?;
+    if file.meta().source == Source::Reference {
+        state.step = epochs_in_steps(run, path, file.meta(), state.step)?;
+    }
     let newest = latest(run);
     if newest.exists() {
         let done = checkpoint::list(&newest)?.optimizer_step.unwrap_or(0);
@@ -175,8 +214,26 @@ fn go_on(run: &Run, model: &Jepa, path: &Path) -> Result<State> {
     Ok(state)
 }
 
-fn restore(model: &Jepa, held: &Checkpoint, path: &Path) -> Result<State> {
-    model.restore(held).with_context(|| format!("{} does not fit the configuration", path.display()))
+/// The step after the epochs that the reference completed. Its optimiser may count a few fewer: with bf16 it leaves out steps whose
+/// scaled gradients overflow (quirk Q21).
+fn epochs_in_steps(run: &Run, path: &Path, meta: &Meta, optimizer_step: u64) -> Result<u64> {
+    let epochs = meta.epoch.unwrap_or(0);
+    let steps = epochs * run.steps_per_epoch;
+    if optimizer_step <= steps && optimizer_step >= steps - steps / 100 {
+        return Ok(steps);
+    }
+    let number = |key: &str| meta.other.get(key).and_then(|text| text.parse::<u64>().ok());
+    let batch = number("batch_size").zip(number("world_size")).map(|(images, processes)| images * processes);
+    Err(Failure::usage(format!(
+        "{} was written after {epochs} epochs and {optimizer_step} steps; with this data and data.batch_size={}, {epochs} epochs are {steps} steps",
+        path.display(),
+        run.config.data.batch_size
+    ))
+    .remedy(match batch {
+        Some(batch) => format!("the data that it was trained on, and --set data.batch_size={batch} (that of all its processes together)"),
+        None => "the data and the batch size (of all processes together) that it was trained with".to_owned(),
+    })
+    .into())
 }
 
 fn batches(run: &Run, input: Input, start_step: u64) -> Result<Batches> {

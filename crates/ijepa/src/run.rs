@@ -13,7 +13,7 @@ use ijepa_model::{PredictorConfig, VitConfig};
 use crate::cli::PretrainArgs;
 use crate::config::{self, Config, Origins};
 use crate::exit::{Exit, Failure};
-use crate::log::folder::{PARAMS, latest};
+use crate::log::folder::{PARAMS, latest, reference_latest};
 
 /// Where weights, moments and the step come from at the start.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -119,7 +119,7 @@ pub(crate) fn settings_of(args: &PretrainArgs, (mut config, mut origins): (Confi
     }
     let start = start(args, &config, &folder);
     if args.resume {
-        refuse_nothing(&folder)?;
+        refuse_nothing(&folder, &start)?;
     }
     if start.goes_on() {
         if args.replay.is_some() {
@@ -255,8 +255,13 @@ fn is_placeholder(text: &str) -> bool {
 }
 
 fn start(args: &PretrainArgs, config: &Config, folder: &Path) -> Start {
+    let theirs = reference_latest(folder, &config.logging.write_tag);
     match (&args.init, args.resume, config.meta.load_checkpoint, &config.meta.read_checkpoint) {
         (Some(init), ..) => Start::Init(init.clone()),
+        // A run that the reference began, and that has not been here yet.
+        (None, true, ..) | (None, false, true, None) if !latest(folder).exists() && theirs.exists() => {
+            Start::ResumeFrom(theirs)
+        }
         (None, true, ..) | (None, false, true, None) => Start::Resume,
         // As in the reference, the name is relative to the run folder.
         (None, false, true, Some(name)) => Start::ResumeFrom(folder.join(name)),
@@ -265,12 +270,15 @@ fn start(args: &PretrainArgs, config: &Config, folder: &Path) -> Start {
 }
 
 /// A name without a run is a misspelt one: it must not begin another run.
-fn refuse_nothing(folder: &Path) -> Result<()> {
-    if folder.join(PARAMS).exists() || latest(folder).exists() {
+fn refuse_nothing(folder: &Path, start: &Start) -> Result<()> {
+    if folder.join(PARAMS).exists() || latest(folder).exists() || matches!(start, Start::ResumeFrom(_)) {
         return Ok(());
     }
-    let problem =
-        format!("{} holds no run to go on with: expected {PARAMS} or {}", folder.display(), latest(folder).display());
+    let problem = format!(
+        "{} holds no run to go on with: expected {PARAMS}, {} or a TAG-latest.pth.tar of the reference",
+        folder.display(),
+        latest(folder).display()
+    );
     Err(Failure::usage(problem).remedy("name the folder of the run with --out, or begin one without --resume").into())
 }
 
@@ -289,8 +297,11 @@ fn refuse_changes(config: &Config, folder: &Path) -> Result<()> {
         }
     };
     let (before, _) = config::parse(&text, &params.display().to_string())?;
+    // The reference counts images of one process; here a batch is that of all of them.
+    let begun_elsewhere = !latest(folder).exists();
     let harmless = |key: &str| {
         key.starts_with("logging.")
+            || (begun_elsewhere && key == "data.batch_size")
             || matches!(
                 key,
                 "data.num_workers"

@@ -96,6 +96,16 @@ pub(crate) fn latest(run: &Run) -> PathBuf {
 
 /// Writes the newest checkpoint, whole or not at all.
 pub(crate) fn save(run: &Run, model: &Jepa, state: &State) -> Result<()> {
+    // What the reference keeps beside its weights.
+    let last = state.step.saturating_sub(1);
+    let other = [
+        (IMAGES, run.images.to_string()),
+        ("steps_per_epoch", run.steps_per_epoch.to_string()),
+        ("batch_size", run.config.data.batch_size.to_string()),
+        ("world_size", "1".to_owned()),
+        ("lr", run.schedule.lr(last).to_string()),
+        ("weight_decay", run.schedule.weight_decay(last).to_string()),
+    ];
     let meta = Meta {
         source: Source::Ours,
         step: Some(state.step),
@@ -103,7 +113,7 @@ pub(crate) fn save(run: &Run, model: &Jepa, state: &State) -> Result<()> {
         method: Some("ijepa".to_owned()),
         seed: Some(run.config.meta.seed),
         config: Some(run.config.to_yaml()),
-        other: [(IMAGES.to_owned(), run.images.to_string())].into(),
+        other: other.map(|(key, value)| (key.to_owned(), value)).into(),
         ..Meta::default()
     };
     Ok(model.save(&latest(run), state, &meta)?)

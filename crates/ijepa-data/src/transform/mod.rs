@@ -54,8 +54,8 @@ pub struct TrainTransform {
 /// The fixed middle of a picture for evaluation.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct EvalTransform {
-    /// Side of the square that comes out, in pixels.
-    pub crop_size: usize,
+    /// Height and width of what comes out, in pixels.
+    pub crop: (usize, usize),
     /// From bytes to values.
     pub normalisation: Normalisation,
 }
@@ -131,41 +131,47 @@ impl TrainTransform {
 impl EvalTransform {
     /// Refuses settings that no picture can meet.
     pub fn validate(&self) -> Result<(), DataError> {
-        validate_crop_size(self.crop_size)?;
+        validate_crop_size(self.crop.0)?;
+        validate_crop_size(self.crop.1)?;
         self.normalisation.validate()
     }
 
-    /// Cuts the middle out of `picture` and normalises it into `out` (3, s, s). A picture of exactly s×s pixels is taken as
+    /// Cuts the middle out of `picture` and normalises it into `out` (3, h, w). A picture of exactly h×w pixels is taken as
     /// it is.
     pub fn apply(&self, out: &mut [f32], picture: &Picture) {
-        let side = self.crop_size;
-        if (picture.width, picture.height) == (side, side) {
+        let (height, width) = self.crop;
+        if (picture.height, picture.width) == self.crop {
             return self.normalisation.apply(out, picture);
         }
-        // The shorter side becomes 256/224 of the crop; the longer one follows, rounded down as torchvision does.
-        let shorter = side * 256 / 224;
-        let scaled = |length: usize| (shorter * length / picture.width.min(picture.height)).max(shorter);
-        let (width, height) = (scaled(picture.width), scaled(picture.height));
-        // Only the part of the picture that the crop needs is resized: a 4000×2 picture would become 500 times as wide as high.
-        let (width, height, picture) = without_far_ends(picture, width, height, shorter);
-        let resized = resize(picture, width, height);
+        // The picture just covers 256/224 of the crop; of a square crop, that is its shorter side.
+        let covered = (height * 256 / 224, width * 256 / 224);
+        let picture = without_far_ends(picture, covered);
+        // The longer side follows, rounded down as torchvision does.
+        let (tall, wide) = if picture.width * covered.0 <= picture.height * covered.1 {
+            ((covered.1 * picture.height / picture.width).max(covered.0), covered.1)
+        } else {
+            (covered.0, (covered.0 * picture.width / picture.height).max(covered.1))
+        };
+        let resized = resize(picture, wide, tall);
         // As Python rounds: .5 goes to the even neighbour.
-        let offset = |length: usize| ((length - side) as f64 / 2.0).round_ties_even() as usize;
-        let middle = resized.crop(offset(width), offset(height), side, side);
+        let offset = |length: usize, crop: usize| ((length - crop) as f64 / 2.0).round_ties_even() as usize;
+        let middle = resized.crop(offset(wide, width), offset(tall, height), width, height);
         self.normalisation.apply(out, &middle);
     }
 }
 
-/// Cuts the ends off a picture longer than eight times its width, evenly, so that resizing it costs no more than a square.
-fn without_far_ends(picture: &Picture, width: usize, height: usize, shorter: usize) -> (usize, usize, Picture) {
-    let longest = 8 * picture.width.min(picture.height);
-    if picture.width <= longest && picture.height <= longest {
-        return (width, height, picture.clone());
+/// Cuts the ends off a picture more than eight times as long as what of it is needed, evenly: only that is resized, since a 4000×2
+/// picture would become 500 times as wide as high.
+fn without_far_ends(picture: &Picture, (height, width): (usize, usize)) -> Picture {
+    let longest = |length: usize, other: usize, covered: usize, other_covered: usize| {
+        length.min((8 * other * covered).div_ceil(other_covered).max(1))
+    };
+    let cut_width = longest(picture.width, picture.height, width, height);
+    let cut_height = longest(picture.height, picture.width, height, width);
+    if (cut_height, cut_width) == (picture.height, picture.width) {
+        return picture.clone();
     }
-    let (cut_width, cut_height) = (picture.width.min(longest), picture.height.min(longest));
-    let cut = picture.crop((picture.width - cut_width) / 2, (picture.height - cut_height) / 2, cut_width, cut_height);
-    let long = 8 * shorter;
-    if cut_width > cut_height { (long, shorter, cut) } else { (shorter, long, cut) }
+    picture.crop((picture.width - cut_width) / 2, (picture.height - cut_height) / 2, cut_width, cut_height)
 }
 
 fn validate_crop_size(side: usize) -> Result<(), DataError> {

@@ -17,17 +17,26 @@ pub enum CheckpointError {
         /// What the operating system said.
         source: io::Error,
     },
-    /// The path names a folder, a pipe or a device.
-    #[error("{}: expected a checkpoint file, got {found}; name the file itself (.safetensors or .pth.tar)", .path.display())]
+    /// The path names a pipe or a device.
+    #[error("{}: expected a checkpoint, got a pipe or device; name a file or a folder", .path.display())]
     NotAFile {
         /// The path as given.
         path: PathBuf,
+    },
+    /// A folder that no library saved a model in.
+    #[error(
+        "{}: expected model.safetensors, model.safetensors.index.json or pytorch_model.bin in the folder of a model, got {found}; \
+         name the checkpoint itself (a run keeps its own in checkpoints/latest.safetensors)", .path.display()
+    )]
+    NotAModelFolder {
+        /// The folder.
+        path: PathBuf,
         /// What it is instead.
-        found: &'static str,
+        found: String,
     },
     /// The content is none of the formats that are read.
     #[error(
-        "{}: expected a safetensors file or a PyTorch zip checkpoint (told by content, not by name), got {found}; \
+        "{}: expected a safetensors file or a PyTorch checkpoint (told by content, not by name), got {found}; \
          check that this is the checkpoint and that its download is complete", .path.display()
     )]
     Unrecognised {
@@ -35,15 +44,6 @@ pub enum CheckpointError {
         path: PathBuf,
         /// How the file begins.
         found: String,
-    },
-    /// A bare pickle, as PyTorch wrote it before version 1.6.
-    #[error(
-        "{}: expected a safetensors file or a PyTorch zip checkpoint, got a bare pickle (torch.save before PyTorch 1.6, or \
-         with _use_new_zipfile_serialization=False); load it once with PyTorch and save it again with torch.save", .path.display()
-    )]
-    LegacyPickle {
-        /// The file.
-        path: PathBuf,
     },
     /// The file contradicts its format or itself.
     #[error(
@@ -114,7 +114,7 @@ pub enum CheckpointError {
 }
 
 /// The difference between the tensors of a checkpoint and those that a model expects.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Mismatch {
     /// The file, when the checkpoint came from one.
     pub path: Option<PathBuf>,

@@ -1,9 +1,8 @@
 //! Where does every tensor of a file lie, and how do its bytes become f32?
 //!
-//! Both formats end up here: a list of entries, each a name, an element type, a shape and a place. A place is a stretch of the file
-//! itself, or a compressed record of a zip archive. Values are read entry by entry in the order of the file.
+//! All formats end up here: a list of entries, each a name, an element type, a shape and a place. A place is a stretch of a file, or
+//! a compressed record of a zip archive. Values go from the file straight to where the caller wants them.
 
-use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, BufReader, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
@@ -12,7 +11,7 @@ use half::{bf16, f16};
 use safetensors::Dtype;
 use zip::ZipArchive;
 
-use super::{CheckpointError, Meta, Tensor};
+use super::{CheckpointError, Meta};
 
 /// Bytes read at once when values are converted on the way. A multiple of every element size.
 const CHUNK: usize = 1 << 18;
@@ -44,6 +43,8 @@ pub(super) struct Entry {
     pub(super) strides: Option<Vec<usize>>,
     /// Element of `place` at which the tensor starts.
     pub(super) first: usize,
+    /// Number of the file, of those that hold the checkpoint together.
+    pub(super) container: usize,
     pub(super) place: Place,
 }
 
@@ -82,22 +83,43 @@ pub(super) struct Container {
     inflated: Option<(usize, Vec<u8>)>,
 }
 
-/// Everything known about a file before values are read.
+/// Everything known about a checkpoint before values are read.
 pub(super) struct Index {
     pub(super) format: &'static str,
-    pub(super) file_bytes: u64,
+    /// Under the names that the files give them, without `module.`.
     pub(super) entries: Vec<Entry>,
     pub(super) optimizer_step: Option<u64>,
     /// Why the optimiser's state cannot be used, when the rest of the file can.
     pub(super) optimizer_problem: Option<CheckpointError>,
     pub(super) meta: Meta,
     pub(super) notes: Vec<String>,
-    pub(super) container: Container,
+    /// One, or the shards of a folder.
+    pub(super) containers: Vec<Container>,
 }
 
 impl Index {
-    /// Opens a file, tells its format by content, and reads its list of tensors.
+    /// Opens a file or folder, tells its format by content, and reads its list of tensors.
     pub(super) fn open(path: &Path) -> Result<Index, CheckpointError> {
+        if path.is_dir() {
+            return super::folder::open(path);
+        }
+        let (container, head) = Container::open(path)?;
+        if head.starts_with(b"PK\x03\x04") || head.starts_with(b"PK\x05\x06") {
+            super::torch::open(container)
+        } else if head.get(8) == Some(&b'{') {
+            super::safetensors::open(container)
+        } else if super::legacy::is(&head) {
+            super::legacy::open(container)
+        } else {
+            let found = describe(&head, container.len);
+            Err(CheckpointError::Unrecognised { path: path.to_path_buf(), found })
+        }
+    }
+}
+
+impl Container {
+    /// Opens a file, and returns its first 64 bytes as well.
+    pub(super) fn open(path: &Path) -> Result<(Container, Vec<u8>), CheckpointError> {
         let read_error = |action: &str, source| CheckpointError::Read {
             path: path.to_path_buf(),
             action: action.to_string(),
@@ -106,95 +128,80 @@ impl Index {
         // Asked before opening: opening a pipe would wait for a writer.
         let kind = std::fs::metadata(path).map_err(|e| read_error("open the checkpoint", e))?;
         if !kind.is_file() {
-            return Err(CheckpointError::NotAFile {
-                path: path.to_path_buf(),
-                found: if kind.is_dir() { "a folder" } else { "a pipe or device" },
-            });
+            return Err(CheckpointError::NotAFile { path: path.to_path_buf() });
         }
         let mut file = File::open(path).map_err(|e| read_error("open the checkpoint", e))?;
         let len = file.metadata().map_err(|e| read_error("ask for the file's length", e))?.len();
         let mut head = Vec::with_capacity(64);
         (&mut file).take(64).read_to_end(&mut head).map_err(|e| read_error("read the first bytes", e))?;
-        let container = Container { path: path.to_path_buf(), file, len, archive: None, inflated: None };
-        if head.starts_with(b"PK\x03\x04") || head.starts_with(b"PK\x05\x06") {
-            super::torch::open(container)
-        } else if head.get(8) == Some(&b'{') {
-            super::safetensors::open(container)
-        } else if head.first() == Some(&0x80) && head.get(1).is_some_and(|v| (2..=5).contains(v)) {
-            Err(CheckpointError::LegacyPickle { path: path.to_path_buf() })
-        } else {
-            Err(CheckpointError::Unrecognised { path: path.to_path_buf(), found: describe(&head, len) })
-        }
+        Ok((Container { path: path.to_path_buf(), file, len, archive: None, inflated: None }, head))
     }
 
-    /// Reads the values of `entries`, in the order in which they lie in the file.
-    pub(super) fn values(&mut self, mut entries: Vec<Entry>) -> Result<BTreeMap<String, Tensor>, CheckpointError> {
-        entries.sort_by_key(|entry| (entry.place, entry.first));
-        let mut tensors = BTreeMap::new();
-        for entry in entries {
-            let values = self.container.values(&entry)?;
-            let shape = entry.shape;
-            tensors.insert(entry.name, Tensor { shape, values });
-        }
-        Ok(tensors)
-    }
-}
-
-impl Container {
     /// Reads `bytes.len()` bytes from position `at`.
     pub(super) fn read_at(&mut self, bytes: &mut [u8], at: u64, what: &str) -> Result<(), CheckpointError> {
         let result = self.file.seek(SeekFrom::Start(at)).and_then(|_| self.file.read_exact(bytes));
         result.map_err(|source| self.read_error(format!("read {what}"), source))
     }
 
-    /// The values of one tensor, row-major.
-    pub(super) fn values(&mut self, entry: &Entry) -> Result<Vec<f32>, CheckpointError> {
-        let size = match entry.dtype {
-            Dtype::F32 | Dtype::F16 | Dtype::BF16 | Dtype::F64 | Dtype::I64 => entry.dtype.bitsize() / 8,
-            other => {
-                return Err(CheckpointError::Unsupported {
-                    path: self.path.clone(),
-                    place: format!("tensor {}", entry.name),
-                    found: format!("element type {other}"),
-                    supported: "F32, F16, BF16, F64 and I64",
-                });
-            }
-        };
-        let elements = entry.elements();
-        let mut values: Vec<f32> = Vec::new();
-        self.reserve(&mut values, elements, entry)?;
+    /// Writes the values of one tensor, row-major, to `out`, which has room for exactly them.
+    pub(super) fn read_into(&mut self, entry: &Entry, out: &mut [f32]) -> Result<(), CheckpointError> {
+        assert_eq!(out.len(), entry.elements(), "room for tensor {} of shape {:?}", entry.name, entry.shape);
+        let size = self.element_size(entry)?;
         let what = format!("tensor {}", entry.name);
         match (entry.place, &entry.strides) {
-            _ if elements == 0 => {}
+            _ if out.is_empty() => {}
             (Place::Plain { at, .. }, None) => {
-                let mut at = at + (entry.first * size) as u64;
-                let mut left = elements * size;
-                let mut chunk = vec![0; CHUNK.min(left)];
-                while left > 0 {
-                    let part = &mut chunk[..CHUNK.min(left)];
-                    self.read_at(part, at, &what)?;
-                    convert(&mut values, part, entry.dtype);
-                    at += part.len() as u64;
-                    left -= part.len();
+                let at = at + (entry.first * size) as u64;
+                if entry.dtype == Dtype::F32 && cfg!(target_endian = "little") {
+                    return self.read_at(bytemuck::cast_slice_mut(out), at, &what);
+                }
+                let mut chunk = vec![0; CHUNK.min(out.len() * size)];
+                for (part, out) in out.chunks_mut(CHUNK / size).enumerate() {
+                    let bytes = &mut chunk[..out.len() * size];
+                    self.read_at(bytes, at + (part * CHUNK) as u64, &what)?;
+                    convert(out, bytes, entry.dtype);
                 }
             }
             (Place::Plain { at, .. }, Some(strides)) => {
-                let mut bytes: Vec<u8> = Vec::new();
-                self.reserve(&mut bytes, entry.span() * size, entry)?;
+                let mut bytes = self.room(entry.span() * size, &entry.name)?;
                 bytes.resize(entry.span() * size, 0);
                 self.read_at(&mut bytes, at + (entry.first * size) as u64, &what)?;
-                gather(&mut values, &bytes, entry, strides, size);
+                gather(out, &bytes, entry, strides, size);
             }
             (Place::Deflated { record, len }, strides) => {
                 self.inflate(record, len, &entry.name)?;
                 let (_, record) = self.inflated.as_ref().expect("a record was just inflated");
                 let bytes = &record[entry.first * size..][..entry.span() * size];
                 match strides {
-                    None => convert(&mut values, bytes, entry.dtype),
-                    Some(strides) => gather(&mut values, bytes, entry, strides, size),
+                    None => convert(out, bytes, entry.dtype),
+                    Some(strides) => gather(out, bytes, entry, strides, size),
                 }
             }
         }
+        Ok(())
+    }
+
+    /// Bytes of an element of a type that can be read.
+    fn element_size(&self, entry: &Entry) -> Result<usize, CheckpointError> {
+        match entry.dtype {
+            Dtype::F32 | Dtype::F16 | Dtype::BF16 | Dtype::F64 | Dtype::I64 => Ok(entry.dtype.bitsize() / 8),
+            other => Err(CheckpointError::Unsupported {
+                path: self.path.clone(),
+                place: format!("tensor {}", entry.name),
+                found: format!("element type {other}"),
+                supported: "F32, F16, BF16, F64 and I64",
+            }),
+        }
+    }
+
+    /// An empty vector with room for `count` values of the tensor `name`.
+    pub(super) fn room<T>(&self, count: usize, name: &str) -> Result<Vec<T>, CheckpointError> {
+        let mut values = Vec::new();
+        values.try_reserve_exact(count).map_err(|_| CheckpointError::Memory {
+            path: self.path.clone(),
+            tensor: name.to_string(),
+            bytes: count as u64 * size_of::<T>() as u64,
+        })?;
         Ok(values)
     }
 
@@ -240,14 +247,6 @@ impl Container {
         Ok(())
     }
 
-    fn reserve<T>(&self, buffer: &mut Vec<T>, count: usize, entry: &Entry) -> Result<(), CheckpointError> {
-        buffer.try_reserve_exact(count).map_err(|_| CheckpointError::Memory {
-            path: self.path.clone(),
-            tensor: entry.name.clone(),
-            bytes: count as u64 * size_of::<T>() as u64,
-        })
-    }
-
     pub(super) fn read_error(&self, action: String, source: io::Error) -> CheckpointError {
         CheckpointError::Read { path: self.path.clone(), action, source }
     }
@@ -267,29 +266,31 @@ impl Container {
     }
 }
 
-/// values += all elements of `bytes`, little-endian, of one of the five types that [`Container::values`] lets pass.
-fn convert(values: &mut Vec<f32>, bytes: &[u8], dtype: Dtype) {
-    fn extend<const N: usize>(values: &mut Vec<f32>, bytes: &[u8], element: impl Fn([u8; N]) -> f32) {
+/// out = the elements of `bytes`, little-endian, of one of the five types that [`Container::element_size`] lets pass.
+fn convert(out: &mut [f32], bytes: &[u8], dtype: Dtype) {
+    fn fill<const N: usize>(out: &mut [f32], bytes: &[u8], element: impl Fn([u8; N]) -> f32) {
         let (elements, rest) = bytes.as_chunks::<N>();
-        debug_assert!(rest.is_empty());
-        values.extend(elements.iter().map(|&bytes| element(bytes)));
+        debug_assert!(rest.is_empty() && elements.len() == out.len());
+        for (out, &bytes) in out.iter_mut().zip(elements) {
+            *out = element(bytes);
+        }
     }
     match dtype {
-        Dtype::F32 => extend(values, bytes, f32::from_le_bytes),
-        Dtype::F16 => extend(values, bytes, |b| f16::from_le_bytes(b).to_f32()),
-        Dtype::BF16 => extend(values, bytes, |b| bf16::from_le_bytes(b).to_f32()),
-        Dtype::F64 => extend(values, bytes, |b| f64::from_le_bytes(b) as f32),
-        Dtype::I64 => extend(values, bytes, |b| i64::from_le_bytes(b) as f32),
+        Dtype::F32 => fill(out, bytes, f32::from_le_bytes),
+        Dtype::F16 => fill(out, bytes, |b| f16::from_le_bytes(b).to_f32()),
+        Dtype::BF16 => fill(out, bytes, |b| bf16::from_le_bytes(b).to_f32()),
+        Dtype::F64 => fill(out, bytes, |b| f64::from_le_bytes(b) as f32),
+        Dtype::I64 => fill(out, bytes, |b| i64::from_le_bytes(b) as f32),
         other => unreachable!("element type {other} was refused before reading"),
     }
 }
 
-/// values += the elements of a strided tensor in row-major order; `bytes` starts at its first element.
-fn gather(values: &mut Vec<f32>, bytes: &[u8], entry: &Entry, strides: &[usize], size: usize) {
+/// out = the elements of a strided tensor in row-major order; `bytes` starts at its first element.
+fn gather(out: &mut [f32], bytes: &[u8], entry: &Entry, strides: &[usize], size: usize) {
     let mut index = vec![0; entry.shape.len()];
     let mut at = 0;
-    for _ in 0..entry.elements() {
-        convert(values, &bytes[at * size..][..size], entry.dtype);
+    for out in out {
+        convert(std::slice::from_mut(out), &bytes[at * size..][..size], entry.dtype);
         for axis in (0..index.len()).rev() {
             index[axis] += 1;
             at += strides[axis];
@@ -302,15 +303,21 @@ fn gather(values: &mut Vec<f32>, bytes: &[u8], entry: &Entry, strides: &[usize],
     }
 }
 
+const BARE_PICKLE: &str = "a pickle that torch.save did not write: load it in Python and save it again with torch.save";
+
 /// What a file that is no checkpoint looks like, for the error message.
 fn describe(head: &[u8], len: u64) -> String {
-    let known: [(&[u8], &str); 6] = [
+    let known: [(&[u8], &str); 10] = [
         (b"version https://git-lfs", "a Git LFS pointer: the file itself was not downloaded (git lfs pull)"),
         (b"<", "a web page or XML, perhaps of a failed download"),
         (b"\x89HDF", "an HDF5 file"),
         (b"\x1f\x8b", "a gzip file: unpack it first"),
         (b"\xff\xd8\xff", "a JPEG picture"),
         (b"\x89PNG", "a PNG picture"),
+        (b"\x80\x02", BARE_PICKLE),
+        (b"\x80\x03", BARE_PICKLE),
+        (b"\x80\x04", BARE_PICKLE),
+        (b"\x80\x05", BARE_PICKLE),
     ];
     if len == 0 {
         return "an empty file".to_string();

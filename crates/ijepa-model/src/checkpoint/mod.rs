@@ -1,37 +1,78 @@
-//! What is in a checkpoint file, and how does a run leave one behind?
+//! What is in a checkpoint, and how does a run leave one behind?
 //!
-//! Three kinds of file are read, told apart by their first bytes and never by name: the checkpoints that [`write()`] makes (one
-//! safetensors file), any other safetensors file, and the zip archives of `torch.save`, in particular those of the reference
-//! implementation (networks under `encoder`, `predictor`, `target_encoder`, every name prefixed `module.`, AdamW state under `opt`).
-//! All values become f32, once. Files are read tensor by tensor at their positions; nothing is read that is not asked for, and
-//! nothing in a file is executed.
+//! Told apart by content and never by name: checkpoints of ours (one safetensors file), the reference implementation's `.pth.tar`
+//! (networks under `encoder`, `predictor`, `target_encoder`, every name prefixed `module.`, AdamW's state under `opt`), state
+//! dictionaries of one encoder under timm's names, and folders of Hugging Face's libraries. All values become f32, once, and go from
+//! the file to their place tensor by tensor; nothing is read that is not asked for, and nothing in a file is executed.
 //!
-//! Tensor names are the reference's: `encoder.blocks.0.attn.qkv.weight`. In our own files the optimiser's moments stand beside
-//! them as `optimizer.exp_avg.<name>` and `optimizer.exp_avg_sq.<name>`.
+//! Tensor names are the reference's: `encoder.blocks.0.attn.qkv.weight`; [`dialect`] knows the others'. In our own files the
+//! optimiser's moments stand beside them as `optimizer.exp_avg.<name>` and `optimizer.exp_avg_sq.<name>`.
 
+mod dialect;
 mod error;
+mod folder;
 mod index;
+mod legacy;
 mod pickle;
 mod reference;
 mod safetensors;
 mod torch;
+mod torch_write;
 mod unpickle;
 mod write;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
+pub use self::dialect::hugging_face;
 pub use self::error::{CheckpointError, Mismatch};
+pub use self::folder::write_json;
 pub use self::safetensors::{View, write_views};
+pub use self::torch_write::{Object, write_torch};
 pub use ::safetensors::Dtype;
 
+use self::dialect::Located;
 use self::index::Index;
 
 /// The networks that a checkpoint can hold: first parts of its tensors' names.
 pub const NETWORKS: [&str; 3] = ["encoder", "predictor", "target_encoder"];
 
-const EXP_AVG: &str = "optimizer.exp_avg.";
-const EXP_AVG_SQ: &str = "optimizer.exp_avg_sq.";
+/// First part of the names of first moments; the parameter's name follows.
+pub const EXP_AVG: &str = "optimizer.exp_avg.";
+/// First part of the names of second moments.
+pub const EXP_AVG_SQ: &str = "optimizer.exp_avg_sq.";
+
+/// The two encoders of a checkpoint.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Network {
+    /// The slowly moving average, whose features are evaluated.
+    Target,
+    /// The one that learns by gradients.
+    Context,
+}
+
+impl Network {
+    /// What its tensors' names begin with.
+    pub fn prefix(self) -> &'static str {
+        match self {
+            Network::Target => "target_encoder.",
+            Network::Context => "encoder.",
+        }
+    }
+
+    /// `target` or `context`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Network::Target => "target",
+            Network::Context => "context",
+        }
+    }
+
+    /// The network of that name.
+    pub fn named(name: &str) -> Option<Network> {
+        [Network::Target, Network::Context].into_iter().find(|network| network.name() == name)
+    }
+}
 
 /// A dense tensor, row-major.
 #[derive(Debug, Clone, PartialEq)]
@@ -84,6 +125,16 @@ pub struct Meta {
     pub seed: Option<u64>,
     /// The resolved configuration as YAML text.
     pub config: Option<String>,
+    /// Whether the file holds one encoder under bare names; `network` then says which, if the file says it.
+    pub lone: bool,
+    /// Which encoder a file with one encoder holds.
+    pub network: Option<Network>,
+    /// Attention heads of the encoder, where the file says them without a configuration.
+    pub heads: Option<usize>,
+    /// Height and width of its images, likewise.
+    pub image: Option<(usize, usize)>,
+    /// Mean and deviation of its images' channels, likewise; not written.
+    pub mean_std: Option<([f32; 3], [f32; 3])>,
     /// All else: `loss`, `batch_size`, `world_size`, `lr`, `scaler.scale` of the reference, or further keys of ours. A key
     /// that is one of the fields above is not written from here.
     pub other: BTreeMap<String, String>,
@@ -145,75 +196,170 @@ pub struct Summary {
     pub notes: Vec<String>,
 }
 
-/// Reads a whole checkpoint, values converted to f32.
-///
-/// Errors: a file that cannot be read, is of no known format, contradicts itself, or whose optimiser state does not fit its networks.
-pub fn read(path: &Path) -> Result<Checkpoint, CheckpointError> {
-    let mut index = Index::open(path)?;
-    if let Some(problem) = index.optimizer_problem.take() {
-        return Err(problem);
+/// An open checkpoint: what it holds is known, and values are read when they are asked for.
+pub struct Reader {
+    index: Index,
+    /// By our names.
+    tensors: BTreeMap<String, Located>,
+}
+
+impl Reader {
+    /// Opens a file or the folder of a model and reads its lists.
+    ///
+    /// # Errors
+    /// What cannot be read, is of no known format, or contradicts itself.
+    pub fn open(path: &Path) -> Result<Reader, CheckpointError> {
+        let mut index = Index::open(path)?;
+        let tensors = dialect::translate(&mut index)?;
+        Ok(Reader { index, tensors })
     }
-    let entries = std::mem::take(&mut index.entries);
-    let mut tensors = index.values(entries)?;
-    let moments = index.optimizer_step.map(|step| Moments {
+
+    /// What it says beside its tensors.
+    pub fn meta(&self) -> &Meta {
+        &self.index.meta
+    }
+
+    /// What it holds that is not read, and why.
+    pub fn notes(&self) -> &[String] {
+        &self.index.notes
+    }
+
+    /// Names and shapes, by name.
+    pub fn shapes(&self) -> impl Iterator<Item = (&str, &[usize])> {
+        self.tensors.iter().map(|(name, located)| (name.as_str(), located.shape.as_slice()))
+    }
+
+    /// The shape of a tensor, if it is there.
+    pub fn shape(&self, name: &str) -> Option<&[usize]> {
+        self.tensors.get(name).map(|located| located.shape.as_slice())
+    }
+
+    /// Optimiser steps done; none when the file has no state of the optimiser.
+    ///
+    /// # Errors
+    /// When it has one that does not fit its networks.
+    pub fn optimizer_step(&mut self) -> Result<Option<u64>, CheckpointError> {
+        match self.index.optimizer_problem.take() {
+            Some(problem) => Err(problem),
+            None => Ok(self.index.optimizer_step),
+        }
+    }
+
+    /// Holds the file against the names and shapes that a model expects.
+    ///
+    /// Only networks that `expected` names are looked at: an evaluation that expects `target_encoder.…` does not mind a predictor.
+    ///
+    /// # Errors
+    /// What is missing, surplus and of another shape.
+    pub fn require(&self, expected: &[(String, Vec<usize>)]) -> Result<(), CheckpointError> {
+        let parts: BTreeSet<&str> = expected.iter().map(|(name, _)| part_of(name)).collect();
+        let names: BTreeSet<&str> = expected.iter().map(|(name, _)| name.as_str()).collect();
+        let mut mismatch = Mismatch { path: self.index.meta.path.clone(), ..Mismatch::default() };
+        for (name, shape) in expected {
+            match self.shape(name) {
+                None => mismatch.missing.push(name.clone()),
+                Some(held) if held != shape => mismatch.differing.push((name.clone(), shape.clone(), held.to_vec())),
+                Some(_) => {}
+            }
+        }
+        let surplus = self.tensors.keys().filter(|name| parts.contains(part_of(name)) && !names.contains(name.as_str()));
+        mismatch.surplus = surplus.cloned().collect();
+        let same = mismatch.missing.is_empty() && mismatch.surplus.is_empty() && mismatch.differing.is_empty();
+        if same { Ok(()) } else { Err(CheckpointError::Mismatch(Box::new(mismatch))) }
+    }
+
+    /// Writes the values of a tensor, row-major, to `out`.
+    ///
+    /// # Errors
+    /// When the file ends early or its element type is none that is read.
+    ///
+    /// # Panics
+    /// When there is no tensor of that name, or `out` has not exactly as much room as it needs.
+    pub fn read_into(&mut self, name: &str, out: &mut [f32]) -> Result<(), CheckpointError> {
+        let located = self.tensors.get(name).unwrap_or_else(|| panic!("no tensor {name}"));
+        assert_eq!(out.len(), located.shape.iter().product::<usize>(), "room for {name} of shape {:?}", located.shape);
+        let mut rest = out;
+        for &number in &located.entries {
+            let entry = &self.index.entries[number];
+            let (part, after) = rest.split_at_mut(entry.elements());
+            self.index.containers[entry.container].read_into(entry, part)?;
+            rest = after;
+        }
+        Ok(())
+    }
+
+    /// A tensor in memory of its own.
+    ///
+    /// # Errors
+    /// As [`Reader::read_into`], and when there is no memory.
+    pub fn read(&mut self, name: &str) -> Result<Tensor, CheckpointError> {
+        let shape = self.tensors.get(name).unwrap_or_else(|| panic!("no tensor {name}")).shape.clone();
+        let len = shape.iter().product();
+        let mut values = self.index.containers[0].room(len, name)?;
+        values.resize(len, 0.0);
+        self.read_into(name, &mut values)?;
+        Ok(Tensor { shape, values })
+    }
+
+    /// Everything that is known without reading values.
+    pub fn summary(self) -> Summary {
+        let Index { format, entries, mut notes, optimizer_problem, optimizer_step, meta, containers } = self.index;
+        let mut part_of_entry = vec!["other"; entries.len()];
+        for (name, located) in &self.tensors {
+            located.entries.iter().for_each(|&number| part_of_entry[number] = part_of(name));
+        }
+        let mut parts: Vec<Part> = NETWORKS
+            .into_iter()
+            .chain(["optimizer", "other"])
+            .map(|name| Part { name, tensors: 0, parameters: 0, bytes: 0 })
+            .collect();
+        for (entry, name) in entries.iter().zip(part_of_entry) {
+            let part = parts.iter_mut().find(|part| part.name == name).expect("part_of returns one of the names above");
+            part.tensors += 1;
+            part.parameters += entry.elements() as u64;
+            part.bytes += entry.bytes();
+        }
+        parts.retain(|part| part.tensors > 0);
+        let listed = entries.into_iter().map(|entry| {
+            let bytes = entry.bytes();
+            Listed { name: entry.name, dtype: entry.dtype, shape: entry.shape, bytes }
+        });
+        let mut tensors: Vec<Listed> = listed.collect();
+        tensors.sort_by(|a, b| a.name.cmp(&b.name));
+        if let Some(problem) = optimizer_problem {
+            notes.push(format!("the optimiser state cannot be used: {problem}"));
+        }
+        let file_bytes = containers.iter().map(|container| container.len).sum();
+        Summary { format, file_bytes, tensors, parts, optimizer_step, meta, notes }
+    }
+}
+
+/// Reads a whole checkpoint into memory of its own, values converted to f32.
+///
+/// # Errors
+/// A file that cannot be read, is of no known format, contradicts itself, or whose optimiser state does not fit its networks.
+pub fn read(path: &Path) -> Result<Checkpoint, CheckpointError> {
+    let mut reader = Reader::open(path)?;
+    let step = reader.optimizer_step()?;
+    let names: Vec<String> = reader.tensors.keys().cloned().collect();
+    let mut tensors = BTreeMap::new();
+    for name in names {
+        tensors.insert(name.clone(), reader.read(&name)?);
+    }
+    let moments = step.map(|step| Moments {
         exp_avg: split_off(&mut tensors, EXP_AVG),
         exp_avg_sq: split_off(&mut tensors, EXP_AVG_SQ),
         step,
     });
-    Ok(Checkpoint { tensors, moments, meta: index.meta })
+    Ok(Checkpoint { tensors, moments, meta: reader.index.meta })
 }
 
-/// Reads only the networks named, of [`NETWORKS`], without the optimiser's state: a fifth of a training checkpoint for one encoder.
-/// A file of [`Source::Other`] names no networks; all its tensors are returned.
-pub fn read_networks(path: &Path, networks: &[&str]) -> Result<Checkpoint, CheckpointError> {
-    let mut index = Index::open(path)?;
-    let mut entries = std::mem::take(&mut index.entries);
-    if index.meta.source != Source::Other {
-        entries.retain(|entry| networks.contains(&part_of(&entry.name)));
-    }
-    let tensors = index.values(entries)?;
-    Ok(Checkpoint { tensors, moments: None, meta: index.meta })
-}
-
-/// Lists a file's tensors and metadata without reading values; quick on files of any size.
+/// Lists a checkpoint's tensors and metadata without reading values; quick on files of any size.
+///
+/// # Errors
+/// As [`Reader::open`].
 pub fn list(path: &Path) -> Result<Summary, CheckpointError> {
-    let index = Index::open(path)?;
-    let mut parts: Vec<Part> = NETWORKS
-        .into_iter()
-        .chain(["optimizer", "other"])
-        .map(|name| Part { name, tensors: 0, parameters: 0, bytes: 0 })
-        .collect();
-    let mut tensors = Vec::with_capacity(index.entries.len());
-    for entry in &index.entries {
-        let part = parts
-            .iter_mut()
-            .find(|part| part.name == part_of(&entry.name))
-            .expect("part_of returns one of the names above");
-        part.tensors += 1;
-        part.parameters += entry.elements() as u64;
-        part.bytes += entry.bytes();
-        tensors.push(Listed {
-            name: entry.name.clone(),
-            dtype: entry.dtype,
-            shape: entry.shape.clone(),
-            bytes: entry.bytes(),
-        });
-    }
-    parts.retain(|part| part.tensors > 0);
-    tensors.sort_by(|a, b| a.name.cmp(&b.name));
-    let mut notes = index.notes;
-    if let Some(problem) = index.optimizer_problem {
-        notes.push(format!("the optimiser state cannot be used: {problem}"));
-    }
-    Ok(Summary {
-        format: index.format,
-        file_bytes: index.file_bytes,
-        tensors,
-        parts,
-        optimizer_step: index.optimizer_step,
-        meta: index.meta,
-        notes,
-    })
+    Reader::open(path).map(Reader::summary)
 }
 
 /// Writes a checkpoint as one safetensors file: under a temporary name in the same folder, synced, renamed, the folder synced.
@@ -234,37 +380,6 @@ pub fn write(path: &Path, checkpoint: &Checkpoint) -> Result<(), CheckpointError
     }
     let optimizer_step = checkpoint.moments.as_ref().map(|moments| moments.step);
     write_views(path, &checkpoint.meta, optimizer_step, &views)
-}
-
-/// Holds a checkpoint against the names and shapes that a model expects.
-///
-/// Only networks that `expected` names are looked at: an evaluation that expects `target_encoder.…` does not mind a predictor.
-/// The error lists what is missing, surplus and of another shape.
-pub fn require(checkpoint: &Checkpoint, expected: &[(String, Vec<usize>)]) -> Result<(), CheckpointError> {
-    let networks: BTreeSet<&str> = expected.iter().map(|(name, _)| part_of(name)).collect();
-    let names: BTreeSet<&str> = expected.iter().map(|(name, _)| name.as_str()).collect();
-    let mut mismatch = Mismatch {
-        path: checkpoint.meta.path.clone(),
-        missing: Vec::new(),
-        surplus: Vec::new(),
-        differing: Vec::new(),
-    };
-    for (name, shape) in expected {
-        match checkpoint.tensors.get(name) {
-            None => mismatch.missing.push(name.clone()),
-            Some(tensor) if tensor.shape != *shape => {
-                mismatch.differing.push((name.clone(), shape.clone(), tensor.shape.clone()));
-            }
-            Some(_) => {}
-        }
-    }
-    for name in checkpoint.tensors.keys() {
-        if networks.contains(part_of(name)) && !names.contains(name.as_str()) {
-            mismatch.surplus.push(name.clone());
-        }
-    }
-    let same = mismatch.missing.is_empty() && mismatch.surplus.is_empty() && mismatch.differing.is_empty();
-    if same { Ok(()) } else { Err(CheckpointError::Mismatch(Box::new(mismatch))) }
 }
 
 /// The network that a tensor belongs to, `optimizer`, or `other`.

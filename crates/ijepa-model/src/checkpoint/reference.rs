@@ -11,15 +11,15 @@ use std::collections::HashMap;
 
 use super::index::{Entry, Index};
 use super::pickle::{Id, Pickle, Value};
-use super::safetensors::check_names;
+use super::safetensors::{check_names, without_prefix};
 use super::torch::Records;
 use super::{CheckpointError, EXP_AVG, EXP_AVG_SQ, Meta, NETWORKS, Source};
 
 /// AdamW keeps three things for a parameter, four with amsgrad.
 const STATE_MAX: usize = 16;
 
-/// Turns the pickle into a list of tensors and metadata.
-pub(super) fn interpret(pickle: &Pickle, mut records: Records) -> Result<Index, CheckpointError> {
+/// Turns the pickle into a list of tensors and metadata; `format` is the container, in words.
+pub(super) fn interpret(pickle: &Pickle, mut records: Records, format: &'static str) -> Result<Index, CheckpointError> {
     let root = pickle.root();
     let Value::Dict(_) = root else {
         let got = root.describe();
@@ -66,14 +66,13 @@ pub(super) fn interpret(pickle: &Pickle, mut records: Records) -> Result<Index, 
     }
     let container = records.container;
     Ok(Index {
-        format: "PyTorch zip archive",
-        file_bytes: container.len,
+        format,
         entries: index.entries,
         optimizer_step,
         optimizer_problem,
         meta: Meta { path: Some(container.path.clone()), ..index.meta },
         notes: index.notes,
-        container,
+        containers: vec![container],
     })
 }
 
@@ -84,9 +83,11 @@ struct Part {
     notes: Vec<String>,
 }
 
-/// A state dictionary: tensors under their names, perhaps numbers beside them.
+/// A state dictionary: tensors under their names, perhaps numbers beside them. Some trainers put it under a key of its own.
 fn plain(pickle: &Pickle, records: &mut Records, index: &mut Part) -> Result<(), CheckpointError> {
     let root = pickle.root();
+    let inner = ["state_dict", "model"].into_iter().find_map(|key| pickle.lookup(root, key));
+    let root = inner.filter(|inner| matches!(inner, Value::Dict(_))).unwrap_or(root);
     for (name, value) in named(pickle, root) {
         if let Value::Tensor(tensor) = value {
             let name = without_prefix(&name).to_string();
@@ -98,6 +99,7 @@ fn plain(pickle: &Pickle, records: &mut Records, index: &mut Part) -> Result<(),
         }
     }
     if index.entries.is_empty() {
+        let root = pickle.root();
         let keys: Vec<String> = named(pickle, root).into_iter().take(8).map(|(key, _)| key).collect();
         return Err(records.container.malformed(
             "data.pkl",
@@ -280,7 +282,11 @@ fn optimizer_step(pickle: &Pickle, records: &mut Records, state: &Value, place: 
         Some(Value::Tensor(tensor)) => {
             let entry = records.resolve("step of the optimiser", tensor)?;
             match entry.elements() {
-                1 => f64::from(records.container.values(&entry)?[0]),
+                1 => {
+                    let mut step = [0.0];
+                    records.container.read_into(&entry, &mut step)?;
+                    f64::from(step[0])
+                }
                 _ => f64::NAN,
             }
         }
@@ -313,10 +319,6 @@ fn named<'a>(pickle: &'a Pickle, dict: &'a Value) -> Vec<(String, &'a Value)> {
         }
     }
     named
-}
-
-fn without_prefix(name: &str) -> &str {
-    name.strip_prefix("module.").unwrap_or(name)
 }
 
 fn scalar(value: &Value) -> Option<String> {

@@ -13,7 +13,7 @@ use serde_json::{Map, Value, json};
 
 use super::index::{Container, Entry, Index, Place};
 use super::write::write_whole;
-use super::{CheckpointError, EXP_AVG, EXP_AVG_SQ, Meta, Source};
+use super::{CheckpointError, EXP_AVG, EXP_AVG_SQ, Meta, Network, Source};
 
 /// The longest header that the format allows.
 const HEADER_MAX: u64 = 100_000_000;
@@ -22,7 +22,22 @@ const HEADER_MAX: u64 = 100_000_000;
 const BUFFER: usize = 1 << 18;
 
 /// Metadata keys that are fields of [`Meta`] or belong to the format.
-const RESERVED: [&str; 8] = ["format", "ijepa.version", "step", "epoch", "method", "seed", "config", "optimizer.step"];
+const RESERVED: [&str; 11] = [
+    "format",
+    "ijepa.version",
+    "step",
+    "epoch",
+    "method",
+    "seed",
+    "config",
+    "optimizer.step",
+    HEADS,
+    IMAGE,
+    NETWORK,
+];
+const HEADS: &str = "ijepa.heads";
+const IMAGE: &str = "ijepa.image";
+const NETWORK: &str = "ijepa.network";
 
 /// A named tensor somewhere in memory, to be written.
 #[derive(Debug, Clone)]
@@ -53,14 +68,10 @@ pub(super) fn open(mut container: Container) -> Result<Index, CheckpointError> {
     let (meta, optimizer_step) = if ours {
         our_meta(&container, texts)?
     } else {
-        texts.remove("format");
         for entry in &mut entries {
-            if let Some(rest) = entry.name.strip_prefix("module.") {
-                entry.name = rest.to_string();
-            }
+            entry.name = without_prefix(&entry.name).to_string();
         }
-        let meta = Meta { source: Source::Other, other: texts, ..Meta::default() };
-        (meta, None)
+        (other_meta(&container, texts)?, None)
     };
     check_names(&container, &entries)?;
     if ours {
@@ -68,13 +79,12 @@ pub(super) fn open(mut container: Container) -> Result<Index, CheckpointError> {
     }
     Ok(Index {
         format: "safetensors",
-        file_bytes: container.len,
         entries,
         optimizer_step,
         optimizer_problem: None,
         meta: Meta { path: Some(container.path.clone()), ..meta },
         notes: Vec::new(),
-        container,
+        containers: vec![container],
     })
 }
 
@@ -149,6 +159,7 @@ fn entry(container: &Container, name: String, value: &Value, data_start: u64) ->
         shape,
         strides: None,
         first: 0,
+        container: 0,
         place: Place::Plain { at: data_start + begin as u64, len: (end - begin) as u64 },
     })
 }
@@ -194,19 +205,43 @@ fn our_meta(
     };
     let (step, epoch, seed) = (number("step")?, number("epoch")?, number("seed")?);
     let optimizer_step = number("optimizer.step")?;
+    let (version, method) = (texts.remove("ijepa.version"), texts.remove("method"));
+    let meta = Meta { source: Source::Ours, version, step, epoch, method, seed, ..other_meta(container, texts)? };
+    Ok((meta, optimizer_step))
+}
+
+/// What a file may say of an encoder: its sizes where shapes do not tell them, and which one it is.
+fn other_meta(container: &Container, mut texts: BTreeMap<String, String>) -> Result<Meta, CheckpointError> {
     texts.remove("format");
-    let meta = Meta {
-        path: None,
-        source: Source::Ours,
-        version: texts.remove("ijepa.version"),
-        step,
-        epoch,
-        method: texts.remove("method"),
-        seed,
+    let mut read = |key: &str, expected: &str, accepts: &dyn Fn(&str) -> bool| match texts.remove(key) {
+        Some(text) if !accepts(&text) => {
+            let place = format!("header, __metadata__, {key}");
+            Err(container.malformed(place, expected, shorten(format!("{text:?}"))))
+        }
+        text => Ok(text),
+    };
+    let positive = |text: &str| text.parse::<usize>().ok().filter(|n| *n > 0);
+    let image = |text: &str| text.split_once('x').and_then(|(h, w)| Some((positive(h)?, positive(w)?)));
+    let heads = read(HEADS, "a number above 0", &|text| positive(text).is_some())?;
+    let size = read(IMAGE, "height x width, as in 224x224", &|text| image(text).is_some())?;
+    let network = read(NETWORK, "target or context", &|text| Network::named(text).is_some())?;
+    Ok(Meta {
+        source: Source::Other,
+        heads: heads.as_deref().and_then(positive),
+        image: size.as_deref().and_then(image),
+        network: network.as_deref().and_then(Network::named),
         config: texts.remove("config"),
         other: texts,
-    };
-    Ok((meta, optimizer_step))
+        ..Meta::default()
+    })
+}
+
+/// A name without what wrappers put before it: `module.` of DataParallel and DDP, `backbone.` of V-JEPA.
+pub(super) fn without_prefix(mut name: &str) -> &str {
+    while let Some(rest) = name.strip_prefix("module.").or_else(|| name.strip_prefix("backbone.")) {
+        name = rest;
+    }
+    name
 }
 
 /// Dropping `module.` may have made two names one.
@@ -245,6 +280,8 @@ fn check_moments(container: &Container, entries: &[Entry], optimizer_step: Optio
 
 /// Writes a checkpoint from values that lie anywhere, as [`super::write()`] does; `optimizer_step` goes with moments, and only then.
 ///
+/// [`Source::Other`] in `meta` makes a file that does not claim to be a checkpoint of ours: bare names, as timm reads them.
+///
 /// # Panics
 /// When a view has not as many values as its shape says, a name occurs twice, or moments come without their step.
 pub fn write_views(
@@ -257,43 +294,50 @@ pub fn write_views(
     write_whole(path, |file| {
         file.write_all(&(header.len() as u64).to_le_bytes())?;
         file.write_all(header.as_bytes())?;
-        let mut buffer = Vec::with_capacity(BUFFER);
-        for tensor in tensors {
-            for values in tensor.values.chunks(BUFFER / size_of::<f32>()) {
-                buffer.clear();
-                buffer.extend(values.iter().flat_map(|value| value.to_le_bytes()));
-                file.write_all(&buffer)?;
-            }
-        }
-        Ok(())
+        tensors.iter().try_for_each(|tensor| write_values(file, tensor.values))
     })
 }
 
-/// The JSON header, padded with spaces so that the data starts at a multiple of 8.
-fn header(meta: &Meta, optimizer_step: Option<u64>, tensors: &[View<'_>]) -> String {
-    let mut texts: Map<String, Value> = meta
-        .other
-        .iter()
-        .filter(|(key, _)| !RESERVED.contains(&key.as_str()))
-        .map(|(key, text)| (key.clone(), json!(text)))
-        .collect();
+/// Values as little-endian bytes, through one small buffer.
+pub(super) fn write_values(to: &mut impl Write, values: &[f32]) -> std::io::Result<()> {
+    let mut buffer = Vec::with_capacity(BUFFER.min(size_of_val(values)));
+    for values in values.chunks(BUFFER / size_of::<f32>()) {
+        buffer.clear();
+        buffer.extend(values.iter().flat_map(|value| value.to_le_bytes()));
+        to.write_all(&buffer)?;
+    }
+    Ok(())
+}
+
+/// The metadata of a file.
+fn texts(meta: &Meta, optimizer_step: Option<u64>) -> Map<String, Value> {
+    let others = meta.other.iter().filter(|(key, _)| !RESERVED.contains(&key.as_str()));
+    let mut texts: Map<String, Value> = others.map(|(key, text)| (key.clone(), json!(text))).collect();
     let number = |n: Option<u64>| n.map(|n| n.to_string());
     for (key, text) in [
         ("format", Some("pt".to_string())),
-        ("ijepa.version", Some(env!("CARGO_PKG_VERSION").to_string())),
+        ("ijepa.version", (meta.source != Source::Other).then(|| env!("CARGO_PKG_VERSION").to_string())),
         ("step", number(meta.step)),
         ("epoch", number(meta.epoch)),
         ("method", meta.method.clone()),
         ("seed", number(meta.seed)),
         ("config", meta.config.clone()),
         ("optimizer.step", number(optimizer_step)),
+        (HEADS, meta.heads.map(|heads| heads.to_string())),
+        (IMAGE, meta.image.map(|(height, width)| format!("{height}x{width}"))),
+        (NETWORK, meta.network.map(|network| network.name().to_string())),
     ] {
         if let Some(text) = text {
             texts.insert(key.to_string(), json!(text));
         }
     }
+    texts
+}
+
+/// The JSON header, padded with spaces so that the data starts at a multiple of 8.
+fn header(meta: &Meta, optimizer_step: Option<u64>, tensors: &[View<'_>]) -> String {
     let mut map = Map::new();
-    map.insert("__metadata__".to_string(), Value::Object(texts));
+    map.insert("__metadata__".to_string(), Value::Object(texts(meta, optimizer_step)));
     let mut begin = 0;
     for tensor in tensors {
         let elements: usize = tensor.shape.iter().product();

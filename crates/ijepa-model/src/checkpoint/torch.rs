@@ -17,7 +17,7 @@ use super::unpickle::unpickle;
 use super::{CheckpointError, reference};
 
 /// The longest `data.pkl`. That of the largest reference model with optimiser state has about half a megabyte.
-const PICKLE_MAX: u64 = 1 << 24;
+pub(super) const PICKLE_MAX: u64 = 1 << 24;
 
 /// Compressed records may inflate to this many times the file's length, and a little. Weights hardly compress at all.
 const INFLATION_MAX: u64 = 16;
@@ -36,6 +36,15 @@ pub(super) struct Records {
     budget: u64,
 }
 
+impl Records {
+    /// Storages by their keys, wherever they lie in the file.
+    pub(super) fn of_storages(container: Container, storages: HashMap<String, Place>) -> Records {
+        let data: u64 = storages.values().map(|place| place.len()).sum();
+        let places = storages.into_iter().map(|(key, place)| (format!("data/{key}"), place)).collect();
+        Records { container, places, prefix: String::new(), budget: data.saturating_mul(SHARING_MAX) }
+    }
+}
+
 /// Lists the tensors of a PyTorch archive.
 pub(super) fn open(container: Container) -> Result<Index, CheckpointError> {
     let mut records = open_records(container)?;
@@ -48,8 +57,8 @@ pub(super) fn open(container: Container) -> Result<Index, CheckpointError> {
         return Err(records.container.malformed(name, expected, format!("{len} bytes")));
     }
     let bytes = records.container.record(place, &name)?;
-    let pickle = unpickle(&bytes, &records.container.path, &name)?;
-    reference::interpret(&pickle, records)
+    let (pickle, _) = unpickle(&bytes, &records.container.path, &name)?;
+    reference::interpret(&pickle, records, "PyTorch zip archive")
 }
 
 /// Reads the zip's directory.
@@ -210,6 +219,7 @@ impl Records {
             strides: (!dense(&shape, &strides)).then_some(strides),
             shape,
             first: if elements > 0 { first } else { 0 },
+            container: 0,
             place,
         };
         let span = (entry.span() * bits / 8) as u64;

@@ -64,8 +64,8 @@ mod op {
     pub(super) const BINPERSID: u8 = b'Q';
 }
 
-/// Runs the pickle in `bytes`; `path` and `place` are for error messages.
-pub(super) fn unpickle(bytes: &[u8], path: &Path, place: &str) -> Result<Pickle, CheckpointError> {
+/// Runs the pickle at the beginning of `bytes`, and returns its length too; `path` and `place` are for error messages.
+pub(super) fn unpickle(bytes: &[u8], path: &Path, place: &str) -> Result<(Pickle, usize), CheckpointError> {
     let mut machine = Machine {
         bytes,
         at: 0,
@@ -82,8 +82,8 @@ pub(super) fn unpickle(bytes: &[u8], path: &Path, place: &str) -> Result<Pickle,
         let opcode = machine.byte()?;
         if opcode == op::STOP {
             let root = machine.pop()?;
-            let values = machine.values;
-            return Ok(Pickle { values, root });
+            let (values, len) = (machine.values, machine.at);
+            return Ok((Pickle { values, root }, len));
         }
         machine.step(opcode, start)?;
     }

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::fs;
 use std::path::Path;
 
-use ijepa_model::checkpoint::{self, Checkpoint, CheckpointError, Meta, Moments, Source, Tensor, View};
+use ijepa_model::checkpoint::{self, Checkpoint, CheckpointError, Meta, Moments, Reader, Source, Tensor, View};
 use proptest::prelude::*;
 use safetensors::SafeTensors;
 
@@ -269,14 +269,15 @@ fn what_a_killed_process_left_behind_is_removed_but_not_what_a_living_one_holds(
 }
 
 #[test]
-fn only_the_networks_asked_for_are_read() {
+fn one_tensor_is_read_without_the_rest() {
     let folder = tempfile::tempdir().expect("a scratch folder");
     let path = folder.path().join("latest.safetensors");
     checkpoint::write(&path, &example()).expect("written");
-    let read = checkpoint::read_networks(&path, &["target_encoder"]).expect("read");
-    assert_eq!(read.tensors.keys().collect::<Vec<_>>(), ["target_encoder.norm.weight"]);
-    assert_eq!(read.moments, None);
-    assert_eq!(read.meta.step, Some(42));
+    let mut reader = Reader::open(&path).expect("opened");
+    let name = "target_encoder.norm.weight";
+    assert_eq!(reader.shape(name), Some(&[2][..]));
+    assert_eq!(reader.read(name).expect("read"), example().tensors[name]);
+    assert_eq!(reader.meta().step, Some(42));
 }
 
 #[test]
@@ -319,16 +320,18 @@ fn a_file_of_many_gigabytes_is_listed_from_its_header() {
 
 #[test]
 fn requiring_a_model_names_what_is_missing_surplus_and_of_another_shape() {
-    let mut checkpoint = example();
-    checkpoint.meta.path = Some("run/latest.safetensors".into());
+    let folder = tempfile::tempdir().expect("a scratch folder");
+    let path = folder.path().join("latest.safetensors");
+    checkpoint::write(&path, &example()).expect("written");
+    let reader = Reader::open(&path).expect("opened");
     let expect = |pairs: &[(&str, &[usize])]| -> Vec<(String, Vec<usize>)> {
         pairs.iter().map(|(name, shape)| (name.to_string(), shape.to_vec())).collect()
     };
     let fits = expect(&[("encoder.pos_embed", &[1, 4, 2]), ("encoder.norm.weight", &[2])]);
-    checkpoint::require(&checkpoint, &fits).expect("other networks do not matter");
+    reader.require(&fits).expect("other networks do not matter");
 
     let differs = expect(&[("encoder.pos_embed", &[1, 9, 2]), ("encoder.norm.bias", &[2])]);
-    let error = checkpoint::require(&checkpoint, &differs).expect_err("another model");
+    let error = reader.require(&differs).expect_err("another model");
     let CheckpointError::Mismatch(mismatch) = &error else {
         panic!("{error:?}");
     };
@@ -337,14 +340,17 @@ fn requiring_a_model_names_what_is_missing_surplus_and_of_another_shape() {
     assert_eq!(mismatch.differing, [("encoder.pos_embed".to_string(), vec![1, 9, 2], vec![1, 4, 2])]);
     assert_eq!(
         error.to_string(),
-        "run/latest.safetensors: the tensors are not those of this model; \
-         1 of another shape: encoder.pos_embed expected [1, 9, 2] got [1, 4, 2]; 1 missing: encoder.norm.bias; \
-         1 surplus: encoder.norm.weight; use the configuration that the checkpoint was trained with (`ijepa inspect` lists its \
-         tensors), or another checkpoint"
+        format!(
+            "{}: the tensors are not those of this model; \
+             1 of another shape: encoder.pos_embed expected [1, 9, 2] got [1, 4, 2]; 1 missing: encoder.norm.bias; \
+             1 surplus: encoder.norm.weight; use the configuration that the checkpoint was trained with (`ijepa inspect` \
+             lists its tensors), or another checkpoint",
+            path.display()
+        )
     );
 
     let many: Vec<_> = (0..300).map(|i| (format!("encoder.blocks.{i}.norm"), vec![2])).collect();
-    let message = checkpoint::require(&checkpoint, &many).expect_err("another model").to_string();
+    let message = reader.require(&many).expect_err("another model").to_string();
     assert!(message.contains("300 missing: encoder.blocks.0.norm") && message.len() < 600, "{message}");
 }
 

@@ -1,6 +1,6 @@
 //! Pickles that lie, and optimiser states that do not fit. Nothing is executed, whatever they ask for.
 
-use ijepa_model::checkpoint::{self, CheckpointError};
+use ijepa_model::checkpoint::{self, CheckpointError, Reader};
 use zip::CompressionMethod;
 
 use crate::checkpoint_hostile::{malformed, refused};
@@ -200,8 +200,8 @@ fn optimizer_states_that_do_not_fit_are_refused_but_leave_the_networks_readable(
     for (bytes, word) in cases {
         malformed(&bytes, &["opt", word]);
         let file = scratch(&bytes);
-        let read = checkpoint::read_networks(&file.path, &["encoder"]).expect("the networks are honest");
-        assert_eq!(read.tensors.len(), 2);
+        let reader = Reader::open(&file.path).expect("the networks are honest");
+        assert_eq!(reader.shapes().count(), 2);
         let notes = checkpoint::list(&file.path).expect("the networks are honest").notes;
         assert!(notes[0].contains(word), "{notes:?}");
     }

@@ -7,7 +7,7 @@
 //! as the learning rate; weights therefore agree to 1e-4 of a tensor's norm, not to the last bit.
 
 use ijepa_data::{IndexSet, Masks};
-use ijepa_model::checkpoint;
+use ijepa_model::checkpoint::Reader;
 use ijepa_model::jepa::Batch;
 use ijepa_model::params::INIT_STD;
 use ijepa_model::schedule::Schedule;
@@ -28,8 +28,8 @@ fn model() -> Jepa {
 }
 
 fn start(model: &Jepa) -> State {
-    let checkpoint = checkpoint::read(&golden("init.pth.tar")).expect("the golden checkpoint reads");
-    model.restore(&checkpoint).expect("the golden checkpoint fits")
+    let mut file = Reader::open(&golden("init.pth.tar")).expect("the golden checkpoint reads");
+    model.restore(&mut file, None).expect("the golden checkpoint fits")
 }
 
 fn floats(file: &SafeTensors, name: &str) -> (Vec<usize>, Vec<f32>) {

@@ -311,26 +311,27 @@ impl Config {
     pub(crate) fn to_yaml(&self) -> String {
         let mut text = String::new();
         let mut section = "";
-        for (key, field) in self.clone().fields() {
+        for (key, value) in self.values() {
             let (head, name) = key.split_once('.').unwrap_or(("", key));
             if head != section && !head.is_empty() {
                 text.push_str(&format!("{head}:\n"));
             }
             section = head;
             let indent = if head.is_empty() { "" } else { "  " };
-            text.push_str(&format!("{indent}{name}: {}\n", field.shown()));
+            text.push_str(&format!("{indent}{name}: {value}\n"));
         }
         text
     }
 
+    /// Every key and its value as YAML.
+    pub(crate) fn values(&self) -> Vec<(&'static str, String)> {
+        self.clone().fields().into_iter().map(|(key, field)| (key, field.shown())).collect()
+    }
+
     /// Keys whose values differ, with both values as YAML: `(key, self, other)`.
     pub(crate) fn differences(&self, other: &Config) -> Vec<(&'static str, String, String)> {
-        let (mut left, mut right) = (self.clone(), other.clone());
-        let pairs = left.fields().into_iter().zip(right.fields());
-        pairs
-            .map(|((key, left), (_, right))| (key, left.shown(), right.shown()))
-            .filter(|(_, left, right)| left != right)
-            .collect()
+        let pairs = self.values().into_iter().zip(other.values());
+        pairs.filter(|((_, a), (_, b))| a != b).map(|((key, a), (_, b))| (key, a, b)).collect()
     }
 }
 
@@ -341,7 +342,12 @@ pub(crate) struct Origins(BTreeMap<String, String>);
 impl Origins {
     /// `mask.patch_size (configs/a.yaml:31)`, as messages name a key.
     pub(crate) fn of(&self, key: &str) -> String {
-        format!("{key} ({})", self.0.get(key).map_or("default", String::as_str))
+        format!("{key} ({})", self.origin(key))
+    }
+
+    /// Where the value of `key` came from: `configs/a.yaml:31`, `--set`, `default`.
+    pub(crate) fn origin(&self, key: &str) -> &str {
+        self.0.get(key).map_or("default", String::as_str)
     }
 
     /// Whether anyone typed `key`, rather than leaving its default.

@@ -106,7 +106,7 @@ impl Probe {
     pub(crate) fn run(&self, trained: &Encoder, untrained: &Encoder) -> Result<(Vec<Score>, Vec<Neighbours>)> {
         let encoded = |encoder: &Encoder, scenes| encoder.extract(scenes, Pool::Last, BATCH);
         let side = trained.vit.config.image.0;
-        let raw = |scenes| pixels(scenes, side, trained.normalisation, BATCH);
+        let raw = |scenes| pixels(scenes, (side, side), trained.normalisation, BATCH);
 
         let (train, val) = (encoded(trained, &self.train)?, encoded(trained, &self.val)?);
         let neighbours = self.neighbours(&train, &val)?;

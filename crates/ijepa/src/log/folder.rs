@@ -63,6 +63,11 @@ pub(crate) fn latest(folder: &Path) -> PathBuf {
     checkpoints(folder).join("latest.safetensors")
 }
 
+/// The newest checkpoint of a run of the reference, whose files begin with `tag`.
+pub(crate) fn reference_latest(folder: &Path, tag: &str) -> PathBuf {
+    folder.join(format!("{tag}-latest.pth.tar"))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
