@@ -116,7 +116,12 @@ fn optimizer<'a>(
 ///
 /// # Errors
 /// When the disk refuses.
-pub fn write_torch_encoder(path: &Path, encoder: Encoder, network: Network, meta: &Meta) -> Result<(), CheckpointError> {
+pub fn write_torch_encoder(
+    path: &Path,
+    encoder: Encoder,
+    network: Network,
+    meta: &Meta,
+) -> Result<(), CheckpointError> {
     let pairs = encoder.layout.entries.iter().map(|entry| tensor_pair(entry, encoder.params, "encoder."));
     let key = network.prefix().trim_end_matches('.');
     let epoch = Object::Int(meta.epoch.unwrap_or(0) as i64);

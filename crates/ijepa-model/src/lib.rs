@@ -2,7 +2,8 @@
 //!
 //! Reading order: [`variants`] (sizes) → [`params`] (named views into flat blobs) → [`positions`] → [`vit`] and [`predictor`]
 //! (forward only; the tape does the rest) → [`jepa`] (one training step, in the paper's words) → [`schedule`] and
-//! [`optimiser`] → [`checkpoint`] (files), [`saved`] (which tensor of a file is which parameter) and [`export`] (files for other programs).
+//! [`optimiser`] → [`checkpoint`] (files) and [`saved`] (which tensor of a file is which parameter) → [`export`] and [`onnx`] (files
+//! for other programs).
 //!
 //! Parameter names are the reference checkpoints' names. Letters: b images, n patches of an image, c context patches,
 //! t patches of a target block, m target blocks, k context masks, d width.
@@ -10,6 +11,7 @@
 pub mod checkpoint;
 pub mod export;
 pub mod jepa;
+pub mod onnx;
 pub mod optimiser;
 pub mod params;
 pub mod positions;

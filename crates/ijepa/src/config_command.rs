@@ -67,8 +67,7 @@ fn diff(args: &ConfigDiffArgs) -> Result<Exit> {
     let (a, b) = (config::load(Some(&args.a), &[])?.0, config::load(Some(&args.b), &[])?.0);
     let differences = a.differences(&b);
     if args.json {
-        let list: Vec<Value> =
-            differences.iter().map(|(key, a, b)| json!({"key": key, "a": a, "b": b})).collect();
+        let list: Vec<Value> = differences.iter().map(|(key, a, b)| json!({"key": key, "a": a, "b": b})).collect();
         output::json(&json!({"differences": list}))?;
         return Ok(Exit::Done);
     }

@@ -4,9 +4,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use ijepa_model::checkpoint::{Meta, Network, Reader, Source};
-use ijepa_model::export;
 use ijepa_model::saved::predictor_sizes;
-use ijepa_model::{Jepa, State};
+use ijepa_model::{Jepa, State, export, onnx};
 use serde_json::json;
 
 use crate::cli::{ConvertArgs, EncoderArgs, Format, Pool};
@@ -21,9 +20,11 @@ pub(crate) fn run(args: &ConvertArgs) -> Result<Exit> {
     let format = format(args)?;
     refuse_same_place(args)?;
     if args.predictor && format != Format::Onnx {
-        return Err(Failure::usage("--predictor: expected the format onnx; other formats hold encoders, or a whole run")
-            .remedy("--to onnx, or leave --predictor out")
-            .into());
+        return Err(Failure::usage(
+            "--predictor: expected the format onnx; other formats hold encoders, or a whole run",
+        )
+        .remedy("--to onnx, or leave --predictor out")
+        .into());
     }
     let whole = matches!(format, Format::Safetensors | Format::Pth)
         && args.network.is_none()
@@ -38,7 +39,7 @@ pub(crate) fn run(args: &ConvertArgs) -> Result<Exit> {
         "three networks and the optimiser's state".to_owned()
     } else if args.predictor {
         let (model, state, _) = training(args)?;
-        todo_onnx();
+        onnx::write_predictor(&args.out, &model, &state.params)?;
         "the predictor".to_owned()
     } else {
         let (encoder, network) = encoder(args)?;
@@ -92,7 +93,8 @@ fn training(args: &ConvertArgs) -> Result<(Jepa, State, Meta)> {
     let mut file = Reader::open(path)?;
     file.notes().iter().for_each(|note| output::note(&format!("{}: {note}", path.display())));
     let typed = args.config.as_deref().map(|file| config::load(Some(file), &[])).transpose()?.map(|(config, _)| config);
-    let carried = file.meta().config.as_deref().map(|text| config::parse(text, &path.display().to_string())).transpose()?;
+    let carried =
+        file.meta().config.as_deref().map(|text| config::parse(text, &path.display().to_string())).transpose()?;
     let config = typed.or(carried.map(|(config, _)| config));
     let unfit = |problem: String| {
         Failure::new(Exit::Checkpoint, format!("{}: {problem}", path.display()))
@@ -100,7 +102,9 @@ fn training(args: &ConvertArgs) -> Result<(Jepa, State, Meta)> {
     };
     let encoder = extract::sizes(&file, Network::Context.prefix(), args.heads, config.as_ref()).map_err(unfit)?;
     let Some(predictor) = predictor_sizes(&file) else {
-        return Err(unfit("expected a predictor (a tensor predictor.predictor_embed.weight), got none".to_owned()).into());
+        return Err(
+            unfit("expected a predictor (a tensor predictor.predictor_embed.weight), got none".to_owned()).into()
+        );
     };
     let model = Jepa::new(encoder, predictor);
     let state = model.restore(&mut file, None)?;
@@ -160,7 +164,10 @@ fn write_encoder(out: &Path, format: Format, encoder: &Encoder, network: Network
         Format::Pth => export::write_torch_encoder(out, lone, network, meta)?,
         Format::Hf => export::write_hugging_face(out, lone, network, meta, mean_std)?,
         Format::Timm => export::write_timm(out, lone, network, meta)?,
-        Format::Onnx => ijepa_model::onnx::write_encoder(out, &encoder.vit, &encoder.layout, &encoder.params, network.name(), mean_std)?,
+        Format::Onnx => {
+            let about = onnx::About { network: Some(network.name()), normalisation: Some(encoder.normalisation) };
+            onnx::write_encoder(out, encoder.vit.config, &encoder.layout, &encoder.params, about)?;
+        }
     }
     Ok(())
 }

@@ -249,9 +249,7 @@ pub(crate) fn sizes(
 ) -> Result<ijepa_model::VitConfig, String> {
     let width = file.shape(&format!("{prefix}patch_embed.proj.weight")).and_then(|shape| shape.first().copied());
     let configured = config.map(config::encoder_config).filter(|sizes| Some(sizes.width) == width);
-    let hints = Hints {
-        heads: heads.or(configured.map(|sizes| sizes.heads)),
-        image: configured.map(|sizes| sizes.image),
-    };
+    let hints =
+        Hints { heads: heads.or(configured.map(|sizes| sizes.heads)), image: configured.map(|sizes| sizes.image) };
     saved::encoder_sizes(file, prefix, hints)
 }

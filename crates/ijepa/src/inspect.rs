@@ -130,7 +130,10 @@ fn holds(summary: &Summary) -> String {
     if meta.lone {
         return match meta.network {
             Some(network) => format!("the {} encoder", network.name()),
-            None => "one encoder, without saying which; those that Hugging Face and timm publish are the context encoder".to_owned(),
+            None => {
+                "one encoder, without saying which; those that Hugging Face and timm publish are the context encoder"
+                    .to_owned()
+            }
         };
     }
     let names = [

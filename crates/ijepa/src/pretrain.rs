@@ -8,6 +8,7 @@ use ijepa_data::{Dataset, LoaderConfig, Split, TrainLoader};
 use ijepa_model::checkpoint::{self, Meta, Network, Reader, Source};
 use ijepa_model::jepa::{Jepa, State};
 use ijepa_model::saved::{self, Hints, encoder_sizes, predictor_sizes, restore_encoder};
+use ijepa_tensor::Buf;
 
 use crate::batches::Batches;
 use crate::cli::PretrainArgs;
@@ -161,11 +162,7 @@ fn init(run: &Run, model: &Jepa, path: &Path) -> Result<State> {
         ));
     }
     if native.grid() != run.encoder.grid() {
-        output::note(&format!(
-            "positions of {:?} patches are interpolated to {:?}",
-            native.grid(),
-            run.encoder.grid()
-        ));
+        output::note(&format!("positions of {:?} patches are interpolated to {:?}", native.grid(), run.encoder.grid()));
     }
     Ok(state)
 }

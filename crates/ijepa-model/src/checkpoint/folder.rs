@@ -75,7 +75,12 @@ fn shards(folder: &Path) -> Result<Index, CheckpointError> {
         for tensor in tensors {
             let tensor = super::safetensors::without_prefix(tensor);
             if !shard.entries.iter().any(|entry| entry.name == tensor) {
-                return Err(malformed(&path, &format!("weight_map, {tensor}"), &format!("it in {name}"), "no such tensor"));
+                return Err(malformed(
+                    &path,
+                    &format!("weight_map, {tensor}"),
+                    &format!("it in {name}"),
+                    "no such tensor",
+                ));
             }
         }
         match &mut whole {
@@ -148,8 +153,7 @@ pub fn write_json(path: &Path, value: &Value) -> Result<(), CheckpointError> {
 }
 
 fn json(path: &Path) -> Result<Value, CheckpointError> {
-    let read_error =
-        |source| CheckpointError::Read { path: path.to_path_buf(), action: "read it".to_string(), source };
+    let read_error = |source| CheckpointError::Read { path: path.to_path_buf(), action: "read it".to_string(), source };
     let len = std::fs::metadata(path).map_err(read_error)?.len();
     if len > JSON_MAX {
         return Err(malformed(path, "the file", &format!("at most {JSON_MAX} bytes"), &len.to_string()));

@@ -15,8 +15,7 @@ use super::unpickle::unpickle;
 use super::{CheckpointError, reference};
 
 /// The pickles of the magic number 0x1950a86a20f9469cfc6c and of the version, byte for byte as protocol 2 has them.
-const BEGINNING: &[u8] =
-    b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19.\x80\x02M\xe9\x03.";
+const BEGINNING: &[u8] = b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19.\x80\x02M\xe9\x03.";
 
 /// Whether a file begins like one.
 pub(super) fn is(head: &[u8]) -> bool {

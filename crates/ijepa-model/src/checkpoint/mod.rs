@@ -29,6 +29,7 @@ pub use self::error::{CheckpointError, Mismatch};
 pub use self::folder::write_json;
 pub use self::safetensors::{View, write_views};
 pub use self::torch_write::{Object, write_torch};
+pub(crate) use self::write::write_whole;
 pub use ::safetensors::Dtype;
 
 use self::dialect::Located;
@@ -262,7 +263,8 @@ impl Reader {
                 Some(_) => {}
             }
         }
-        let surplus = self.tensors.keys().filter(|name| parts.contains(part_of(name)) && !names.contains(name.as_str()));
+        let surplus =
+            self.tensors.keys().filter(|name| parts.contains(part_of(name)) && !names.contains(name.as_str()));
         mismatch.surplus = surplus.cloned().collect();
         let same = mismatch.missing.is_empty() && mismatch.surplus.is_empty() && mismatch.differing.is_empty();
         if same { Ok(()) } else { Err(CheckpointError::Mismatch(Box::new(mismatch))) }

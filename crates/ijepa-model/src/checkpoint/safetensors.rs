@@ -22,19 +22,8 @@ const HEADER_MAX: u64 = 100_000_000;
 const BUFFER: usize = 1 << 18;
 
 /// Metadata keys that are fields of [`Meta`] or belong to the format.
-const RESERVED: [&str; 11] = [
-    "format",
-    "ijepa.version",
-    "step",
-    "epoch",
-    "method",
-    "seed",
-    "config",
-    "optimizer.step",
-    HEADS,
-    IMAGE,
-    NETWORK,
-];
+const RESERVED: [&str; 11] =
+    ["format", "ijepa.version", "step", "epoch", "method", "seed", "config", "optimizer.step", HEADS, IMAGE, NETWORK];
 const HEADS: &str = "ijepa.heads";
 const IMAGE: &str = "ijepa.image";
 const NETWORK: &str = "ijepa.network";
