@@ -39,6 +39,17 @@ impl Batches {
         }
     }
 
+    /// A replay without the batches of its first `steps` steps.
+    pub(crate) fn after(self, steps: u64) -> Batches {
+        match self {
+            Batches::Replay(mut rest) => {
+                rest.truncate(rest.len().saturating_sub(usize::try_from(steps).unwrap_or(usize::MAX)));
+                Batches::Replay(rest)
+            }
+            loader @ Batches::Loader(_) => loader,
+        }
+    }
+
     /// All batches of a replay file, for images of (3, `image.0`, `image.1`) in patches of which an image has `patches`.
     pub(crate) fn replay(path: &Path, image: (usize, usize), patches: usize) -> Result<Batches> {
         let unreadable = |what: String| {

@@ -80,10 +80,10 @@ pub(crate) struct PretrainArgs {
     /// Change a value of the configuration; may be given many times.
     #[arg(long, value_name = "SECTION.KEY=VALUE")]
     pub(crate) set: Vec<String>,
-    /// Go on from the newest checkpoint of the run folder.
-    #[arg(long, conflicts_with_all = ["init", "replay"])]
+    /// Go on from the newest checkpoint of the run folder, or from the TAG-latest.pth.tar of a run that the reference began there.
+    #[arg(long, conflicts_with = "init")]
     pub(crate) resume: bool,
-    /// Begin with the weights of a checkpoint (ours, or .pth.tar of the reference).
+    /// Begin with the weights of a checkpoint of any known format; of one without a predictor, with its encoder.
     #[arg(long, value_name = "CHECKPOINT")]
     pub(crate) init: Option<PathBuf>,
     /// Train on exactly these batches: step{i}.images, step{i}.context{k}, step{i}.target{j}.
@@ -160,7 +160,7 @@ pub(crate) struct LinearArgs {
 /// Which features are measured on which images.
 #[derive(Args, Clone, Debug)]
 pub(crate) struct EvalSource {
-    /// Checkpoint: ours, or .pth.tar of the reference.
+    /// Checkpoint: a file or folder of any known format.
     #[arg(long, value_name = "FILE")]
     pub(crate) checkpoint: PathBuf,
     /// Labelled images to learn from: a folder of class folders, a .safetensors, or scenes:N.
@@ -266,7 +266,7 @@ Labels are written where the images have them: sub-folders are classes, in the o
 Example:
   ijepa embed --checkpoint runs/photos/checkpoints/latest.safetensors --data photos/ --out photos.parquet")]
 pub(crate) struct EmbedArgs {
-    /// Checkpoint: ours, or .pth.tar of the reference.
+    /// Checkpoint: a file or folder of any known format.
     #[arg(long, value_name = "FILE")]
     pub(crate) checkpoint: PathBuf,
     /// Images: a folder (its train/ if it has one), a .safetensors with `images` (n,3,h,w), or scenes:N.
@@ -292,7 +292,7 @@ Example:
   ijepa inspect runs/photos/checkpoints/latest.safetensors
   ijepa inspect IN1K-vit.h.14-300e.pth.tar --json")]
 pub(crate) struct InspectArgs {
-    /// Checkpoint: ours, or .pth.tar of the reference; known by its content.
+    /// Checkpoint: a file or folder of any known format, known by its content.
     pub(crate) file: PathBuf,
     /// Print one JSON object.
     #[arg(long)]

@@ -68,7 +68,10 @@ pub(crate) fn pretrain(settings: &Settings, replay: Option<&Path>) -> Result<Don
             let folder = run.folder.display();
             output::note(&match replay {
                 None => format!("stopped and saved; go on with: ijepa pretrain --resume --out {folder}"),
-                Some(_) => "stopped and saved; a replay cannot go on: repeat the command with another --out".to_owned(),
+                Some(file) => format!(
+                    "stopped and saved; go on with: ijepa pretrain --resume --out {folder} --replay {}",
+                    file.display()
+                ),
             });
         }
     }
@@ -235,7 +238,7 @@ fn epochs_in_steps(run: &Run, path: &Path, meta: &Meta, optimizer_step: u64) -> 
 
 fn batches(run: &Run, input: Input, start_step: u64) -> Result<Batches> {
     let dataset = match input {
-        Input::Replay(batches) => return Ok(batches),
+        Input::Replay(batches) => return Ok(batches.after(start_step)),
         Input::Dataset(dataset) => dataset,
     };
     let config = LoaderConfig {

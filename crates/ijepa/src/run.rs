@@ -122,13 +122,6 @@ pub(crate) fn settings_of(args: &PretrainArgs, (mut config, mut origins): (Confi
         refuse_nothing(&folder, &start)?;
     }
     if start.goes_on() {
-        if args.replay.is_some() {
-            return Err(Failure::usage(
-                "--replay takes its batches from step 0, and meta.load_checkpoint goes on from a later one",
-            )
-            .remedy("--set meta.load_checkpoint=false, with --init CHECKPOINT for its weights")
-            .into());
-        }
         refuse_changes(&config, &folder)?;
     }
     // A run that goes on has said it before.
