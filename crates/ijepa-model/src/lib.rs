@@ -3,13 +3,14 @@
 //! Reading order: [`variants`] (sizes) → [`params`] (named views into flat blobs) → [`vit`] and [`predictor`]
 //! (forward only; the tape does the rest) → [`jepa`] (one training step, in the paper's words) → [`schedule`] and
 //! [`optimiser`] → [`checkpoint`] (files) and
-//! [`saved`] (which tensor of a file is which parameter).
+//! [`saved`] (which tensor of a file is which parameter) → [`onnx`] (models for other runtimes).
 //!
 //! Parameter names are the reference checkpoints' names. Letters: b images, n patches of an image, c context patches,
 //! t patches of a target block, m target blocks, k context masks, d width.
 
 pub mod checkpoint;
 pub mod jepa;
+pub mod onnx;
 pub mod optimiser;
 pub mod params;
 pub mod predictor;

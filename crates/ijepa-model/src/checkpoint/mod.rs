@@ -23,6 +23,7 @@ use std::path::{Path, PathBuf};
 
 pub use self::error::{CheckpointError, Mismatch};
 pub use self::safetensors::{View, write_views};
+pub(crate) use self::write::write_whole;
 pub use ::safetensors::Dtype;
 
 use self::index::Index;

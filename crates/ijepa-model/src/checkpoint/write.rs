@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use super::CheckpointError;
 
 /// Writes `path` through `content`; on any error the old file is as it was and the temporary one is gone.
-pub(super) fn write_whole(
+pub(crate) fn write_whole(
     path: &Path,
     content: impl FnOnce(&mut File) -> io::Result<()>,
 ) -> Result<(), CheckpointError> {

@@ -6,5 +6,6 @@ mod checkpoint_hostile_pickle;
 mod checkpoint_hostile_safetensors;
 mod checkpoint_pickle;
 mod checkpoint_torch;
+mod onnx;
 mod reference_tiny;
 mod step;
