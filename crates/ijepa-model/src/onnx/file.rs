@@ -24,7 +24,7 @@ const ALIGNMENT: u64 = 4096;
 ///
 /// A linear layer's weight, (outputs, inputs) in checkpoints, is stored transposed, as `MatMul` takes it. With `Transpose` nodes
 /// instead, onnxruntime computes the same numbers as fast once its optimiser has folded them, but needs a quarter more memory
-/// to start, and half as long again for an image where the optimiser is off. Positions are (n, d), without the 1 of checkpoints.
+/// to start, and a quarter more time for an image where the optimiser is off. Positions are (n, d), without the 1 of checkpoints.
 pub(super) struct Weight<'a> {
     name: String,
     dims: Vec<usize>,
