@@ -207,9 +207,8 @@ pub fn write_hugging_face(
         "image_processor_type": "BitImageProcessor",
         "do_convert_rgb": true,
         "do_resize": true,
-        // The shorter side 8/7 of the crop, as 256 is of 224.
-        "size": {"shortest_edge": (side * 8).div_ceil(7)},
-        "resample": 3,
+        "size": {"shortest_edge": side * 256 / 224},
+        "resample": BILINEAR,
         "do_center_crop": true,
         "crop_size": size(height, width),
         "do_rescale": true,
@@ -221,6 +220,8 @@ pub fn write_hugging_face(
     write_json(&folder.join("preprocessor_config.json"), &preprocessor)
 }
 
+/// Pillow's number of the filter.
+const BILINEAR: u8 = 2;
 const NORM_EPS_TEXT: f64 = 1e-6;
 const _: () = assert!(NORM_EPS_TEXT as f32 == NORM_EPS);
 

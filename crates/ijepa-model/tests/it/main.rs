@@ -6,6 +6,7 @@ mod checkpoint_hostile_pickle;
 mod checkpoint_hostile_safetensors;
 mod checkpoint_pickle;
 mod checkpoint_torch;
+mod interop;
 mod onnx;
 mod reference_tiny;
 mod step;
