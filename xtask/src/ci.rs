@@ -36,6 +36,7 @@ pub(crate) fn run() -> Result<()> {
         }
         command(&program, &["demo", "--steps", DEMO_STEPS, "--out", demo_folder, "--json"])
     })?;
+    step("interop", &|| crate::interop::run(&[]))?;
 
     println!();
     for (name, time) in &times {

@@ -1,8 +1,9 @@
-//! Developer commands: `cargo xtask ci | tidy | goldens | peers`.
+//! Developer commands: `cargo xtask ci | tidy | goldens | interop | peers`.
 #![expect(clippy::print_stdout, reason = "printing is what these commands do")]
 
 mod ci;
 mod goldens;
+mod interop;
 mod peers;
 mod tidy;
 
@@ -15,6 +16,7 @@ usage: cargo xtask COMMAND
   ci        everything a change must pass, in order, with the time of each step
   tidy      the rules of the code base that a machine can hold (also a test)
   goldens   how the files in goldens/ were made, and whether they are still those
+  interop   our checkpoints in PyTorch, transformers, timm and onnxruntime, and theirs here (--python PYTHON)
   peers     our training step and PyTorch's, in turn on this machine (--python PYTHON, --shapes, --modes, --rounds, --avx2)";
 
 fn main() -> ExitCode {
@@ -23,6 +25,7 @@ fn main() -> ExitCode {
         ["ci"] => ci::run(),
         ["tidy"] => tidy::run(),
         ["goldens"] => goldens::run(),
+        ["interop", arguments @ ..] => interop::run(arguments),
         ["peers", arguments @ ..] => peers::run(arguments),
         _ => {
             eprintln!("{USAGE}");

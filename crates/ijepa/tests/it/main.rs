@@ -1,5 +1,6 @@
 //! The program as its users meet it: the real binary, its output, its exit codes.
 
+mod convert;
 mod embed;
 mod evaluate;
 mod help;
@@ -7,6 +8,7 @@ mod looking;
 mod masks;
 mod refusals;
 mod resuming;
+mod run_files;
 mod training;
 
 use std::path::Path;

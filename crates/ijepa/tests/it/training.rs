@@ -147,7 +147,7 @@ fn a_signal_saves_and_ends_with_75() {
 
 #[cfg(unix)]
 #[test]
-fn a_replay_that_is_stopped_does_not_promise_to_go_on() {
+fn a_replay_that_is_stopped_goes_on_with_the_same_file_only() {
     let dir = scratch();
     let images = vec![0; 3 * 32 * 32 * 4];
     let patches: Vec<u8> = (0..8i64).flat_map(i64::to_le_bytes).collect();
@@ -161,9 +161,11 @@ fn a_replay_that_is_stopped_does_not_promise_to_go_on() {
     });
     safetensors::serialize_to_file(tensors, None, &dir.path().join("a.safetensors")).expect("it can be written");
     let said = stopped(dir.path(), &["--replay", "a.safetensors", "--out", "run"]);
-    assert!(said.contains("repeat the command") && !said.contains("--resume"), "{said}");
-    let on = ["pretrain", "--resume", "--out", "run", "--data", "scenes:16"];
-    ijepa(dir.path(), &on).refused(2, &["began with a replay"]);
+    assert!(said.contains("--resume --out run --replay a.safetensors"), "{said}");
+    let on = ["pretrain", "--resume", "--out", "run"];
+    ijepa(dir.path(), &[&on[..], &["--data", "scenes:16"]].concat()).refused(2, &["began with a replay"]);
+    let said = ijepa(dir.path(), &[&on[..], &["--replay", "a.safetensors", "--steps", "1"]].concat());
+    assert!(said.code == Some(0) && said.stderr.contains("has done all"), "{said:?}");
 }
 
 /// Starts `pretrain small.yaml` into `run`, sends SIGTERM after a few steps, and returns what it said.
