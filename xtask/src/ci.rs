@@ -12,7 +12,7 @@ const DEMO_STEPS: &str = "30";
 /// Runs all steps.
 pub(crate) fn run() -> Result<()> {
     let began = Instant::now();
-    let cargo = |arguments: &[&str]| command(&std::env::var("CARGO").unwrap_or_else(|_| "cargo".into()), arguments);
+    let cargo = |arguments: &[&str]| command(&std::env::var("CARGO").unwrap_or_else(|_| "cargo".into()), arguments, &[]);
     let folder = crate::root().join("target/ci-demo");
     let demo_folder = folder.to_str().context("the path of the repository is UTF-8")?;
     let program = format!("target/release/ijepa{}", std::env::consts::EXE_SUFFIX);
@@ -34,7 +34,11 @@ pub(crate) fn run() -> Result<()> {
         if folder.exists() {
             std::fs::remove_dir_all(&folder)?;
         }
-        command(&program, &["demo", "--steps", DEMO_STEPS, "--out", demo_folder, "--json"])
+        command(&program, &["demo", "--steps", DEMO_STEPS, "--out", demo_folder, "--json"], &[])
+    })?;
+    step("large files", &|| {
+        let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".into());
+        command(&cargo, &["test", "-q", "-p", "ijepa", "--test", "it", "large"], &[("IJEPA_LARGE", "1")])
     })?;
     step("interop", &|| crate::interop::run(&[]))?;
 
@@ -46,8 +50,8 @@ pub(crate) fn run() -> Result<()> {
     Ok(())
 }
 
-/// Runs a program in the root of the repository; its output is shown as it comes.
-fn command(program: &str, arguments: &[&str]) -> Result<()> {
+/// Runs a program in the root of the repository, with variables set; its output is shown as it comes.
+fn command(program: &str, arguments: &[&str], variables: &[(&str, &str)]) -> Result<()> {
     let root = crate::root();
     // A path with a folder is meant from the root, a bare name from PATH.
     let path = if Path::new(program).components().count() > 1 { root.join(program) } else { program.into() };
@@ -56,6 +60,7 @@ fn command(program: &str, arguments: &[&str]) -> Result<()> {
         .current_dir(&root)
         // One cargo inside another would take this build's settings for its own.
         .env_remove("CARGO_MANIFEST_DIR")
+        .envs(variables.iter().copied())
         .status()
         .with_context(|| format!("cannot start {}", path.display()))?;
     if !status.success() {

@@ -4,6 +4,7 @@ mod convert;
 mod embed;
 mod evaluate;
 mod help;
+mod large;
 mod looking;
 mod masks;
 mod refusals;
