@@ -12,7 +12,8 @@ const DEMO_STEPS: &str = "30";
 /// Runs all steps.
 pub(crate) fn run() -> Result<()> {
     let began = Instant::now();
-    let cargo = |arguments: &[&str]| command(&std::env::var("CARGO").unwrap_or_else(|_| "cargo".into()), arguments, &[]);
+    let cargo =
+        |arguments: &[&str]| command(&std::env::var("CARGO").unwrap_or_else(|_| "cargo".into()), arguments, &[]);
     let folder = crate::root().join("target/ci-demo");
     let demo_folder = folder.to_str().context("the path of the repository is UTF-8")?;
     let program = format!("target/release/ijepa{}", std::env::consts::EXE_SUFFIX);

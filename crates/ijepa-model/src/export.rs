@@ -165,18 +165,17 @@ pub fn write_hugging_face(
         source,
     })?;
     let sizes = encoder.vit.config;
-    let mut views = Vec::new();
+    let mut parts: Vec<(String, Vec<usize>, &[f32])> = Vec::new();
     for entry in &encoder.layout.entries {
         let names = hugging_face(bare(entry)).expect("every parameter of an encoder has a name there");
         let values = &encoder.params.as_slice()[entry.slot.range()];
         let mut shape = entry.shape.clone();
         shape[0] /= names.len();
-        let shape = std::rc::Rc::new(shape);
-        let parts = values.chunks_exact(values.len() / names.len());
-        views.extend(names.into_iter().zip(parts).map(|(name, values)| (name, std::rc::Rc::clone(&shape), values)));
+        let each = values.chunks_exact(values.len() / names.len());
+        parts.extend(names.into_iter().zip(each).map(|(name, values)| (name, shape.clone(), values)));
     }
     let views: Vec<View> =
-        views.iter().map(|(name, shape, values)| View { name: name.clone(), shape, values }).collect();
+        parts.iter().map(|(name, shape, values)| View { name: name.clone(), shape, values }).collect();
     let meta = Meta { source: Source::Other, ..described(encoder, network, meta) };
     write_views(&folder.join("model.safetensors"), &meta, None, &views)?;
     let (height, width) = sizes.image;

@@ -5,7 +5,7 @@
 //! dictionaries of one encoder under timm's names, and folders of Hugging Face's libraries. All values become f32, once, and go from
 //! the file to their place tensor by tensor; nothing is read that is not asked for, and nothing in a file is executed.
 //!
-//! Tensor names are the reference's: `encoder.blocks.0.attn.qkv.weight`; [`dialect`] knows the others'. In our own files the
+//! Tensor names are the reference's: `encoder.blocks.0.attn.qkv.weight`; `dialect.rs` knows the others'. In our own files the
 //! optimiser's moments stand beside them as `optimizer.exp_avg.<name>` and `optimizer.exp_avg_sq.<name>`.
 
 mod dialect;
