@@ -17,6 +17,7 @@ use ijepa_tensor::{Buf, Tape, View};
 use crate::cli::{EncoderArgs, Network, Pool};
 use crate::config::{self, Config};
 use crate::exit::{Exit, Failure};
+use crate::hub;
 use crate::log::progress::Progress;
 
 /// Side in pixels of the pictures that stand for raw pixels: larger ones are made smaller, which costs a linear probe nothing and saves
@@ -37,6 +38,7 @@ impl Encoder {
     /// One of the encoders of a checkpoint. Sizes are those of its tensors; the number of heads and the normalisation come from
     /// `args.config`, else from the configuration that the checkpoint carries, else from the reference's table and ImageNet.
     pub(crate) fn load(path: &Path, args: &EncoderArgs) -> Result<Encoder> {
+        let path = &hub::locate(path)?;
         let network = match args.network {
             Network::Target => TARGET,
             Network::Context => CONTEXT,

@@ -13,6 +13,7 @@ mod embed;
 mod eval;
 mod exit;
 mod extract;
+mod hub;
 mod inspect;
 mod log;
 mod output;

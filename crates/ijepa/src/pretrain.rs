@@ -12,6 +12,7 @@ use ijepa_tensor::Buf;
 use crate::batches::Batches;
 use crate::cli::PretrainArgs;
 use crate::exit::{Exit, Failure};
+use crate::hub;
 use crate::log::{Log, folder};
 use crate::output;
 use crate::run::{self, Run, Settings, Start};
@@ -122,6 +123,7 @@ fn begin(run: &Run, model: &Jepa) -> Result<State> {
     match &run.start {
         Start::Fresh => Ok(model.init(run.config.meta.seed, run.config.meta.init_std)),
         Start::Init(path) => {
+            let path = &hub::locate(path)?;
             let mut state = restore(model, &checkpoint::read(path)?, path)?;
             for moments in [&mut state.exp_avg, &mut state.exp_avg_sq] {
                 *moments = Buf::zeros(model.layout.len);
