@@ -83,7 +83,7 @@ pub(crate) struct PretrainArgs {
     /// Go on from the newest checkpoint of the run folder, or from the TAG-latest.pth.tar of a run that the reference began there.
     #[arg(long, conflicts_with = "init")]
     pub(crate) resume: bool,
-    /// Begin with the weights of a checkpoint of any known format; of one without a predictor, with its encoder.
+    /// Begin with the weights of a checkpoint, named as anywhere (see inspect); of one without a predictor, with its encoder.
     #[arg(long, value_name = "CHECKPOINT")]
     pub(crate) init: Option<PathBuf>,
     /// Train on exactly these batches: step{i}.images, step{i}.context{k}, step{i}.target{j}.
@@ -160,7 +160,7 @@ pub(crate) struct LinearArgs {
 /// Which features are measured on which images.
 #[derive(Args, Clone, Debug)]
 pub(crate) struct EvalSource {
-    /// Checkpoint: a file or folder of any known format.
+    /// Checkpoint: a file or folder of any known format, hf:OWNER/NAME, or a download name of the reference.
     #[arg(long, value_name = "FILE")]
     pub(crate) checkpoint: PathBuf,
     /// Labelled images to learn from: a folder of class folders, a .safetensors, or scenes:N.
@@ -266,7 +266,7 @@ Labels are written where the images have them: sub-folders are classes, in the o
 Example:
   ijepa embed --checkpoint runs/photos/checkpoints/latest.safetensors --data photos/ --out photos.parquet")]
 pub(crate) struct EmbedArgs {
-    /// Checkpoint: a file or folder of any known format.
+    /// Checkpoint: a file or folder of any known format, hf:OWNER/NAME, or a download name of the reference.
     #[arg(long, value_name = "FILE")]
     pub(crate) checkpoint: PathBuf,
     /// Images: a folder (its train/ if it has one), a .safetensors with `images` (n,3,h,w), or scenes:N.
@@ -288,11 +288,24 @@ pub(crate) struct EmbedArgs {
 /// Options of `inspect`.
 #[derive(Args, Clone, Debug)]
 #[command(after_help = "\
+Names, here and wherever a checkpoint is named: hf:OWNER/NAME or hf:OWNER/NAME@REVISION is fetched from the
+Hugging Face Hub; IN1K-vit.h.14-300e, IN1K-vit.h.16-448px-300e, IN22K-vit.h.14-900e and IN22K-vit.g.16-600e
+are the reference's downloads. Fetched once, then taken from the caches that other programs share.
+
+Environment:
+  HF_HOME, HF_HUB_CACHE   cache of hf: names [default: ~/.cache/huggingface]
+  HF_TOKEN                token for private and gated repositories [default: that of `hf auth login`]
+  HF_ENDPOINT             address of the Hub [default: https://huggingface.co]
+  HF_HUB_OFFLINE=1        never use the network
+  TORCH_HOME              cache of download names [default: ~/.cache/torch]
+  IJEPA_REFERENCE_URL     address of the downloads [default: https://dl.fbaipublicfiles.com/ijepa]
+
 Example:
   ijepa inspect runs/photos/checkpoints/latest.safetensors
-  ijepa inspect IN1K-vit.h.14-300e.pth.tar --json")]
+  ijepa inspect hf:facebook/ijepa_vith14_1k
+  ijepa inspect IN1K-vit.h.14-300e --json")]
 pub(crate) struct InspectArgs {
-    /// Checkpoint: a file or folder of any known format, known by its content.
+    /// Checkpoint: a file or folder of any known format, hf:OWNER/NAME, or a download name of the reference.
     pub(crate) file: PathBuf,
     /// Print one JSON object.
     #[arg(long)]
@@ -326,7 +339,7 @@ Example:
   ijepa convert latest.safetensors encoder.onnx --image-size 224x336
   ijepa convert latest.safetensors predictor.onnx --predictor")]
 pub(crate) struct ConvertArgs {
-    /// Checkpoint to read: a file or folder of any known format.
+    /// Checkpoint to read: a file or folder of any known format, hf:OWNER/NAME, or a download name of the reference.
     #[arg(value_name = "IN")]
     pub(crate) input: PathBuf,
     /// File, or folder with --to hf, to write.

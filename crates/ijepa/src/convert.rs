@@ -12,12 +12,14 @@ use crate::cli::{ConvertArgs, EncoderArgs, Format, Pool};
 use crate::config;
 use crate::exit::{Exit, Failure};
 use crate::extract::{self, Encoder};
+use crate::hub;
 use crate::inspect::bytes;
 use crate::output;
 
 /// Runs `convert`.
 pub(crate) fn run(args: &ConvertArgs) -> Result<Exit> {
     let format = format(args)?;
+    let args = &ConvertArgs { input: hub::locate(&args.input)?, ..args.clone() };
     refuse_same_place(args)?;
     if args.predictor && format != Format::Onnx {
         return Err(Failure::usage(

@@ -8,6 +8,7 @@ use sysinfo::{Disks, System};
 
 use crate::cli::DoctorArgs;
 use crate::exit::Exit;
+use crate::hub;
 use crate::inspect::bytes;
 use crate::output;
 
@@ -30,6 +31,8 @@ struct Findings {
     folder: String,
     /// Space left on the disk of `folder`; absent where the system does not say.
     disk_free_bytes: Option<u64>,
+    /// Checkpoints that were fetched by name.
+    models: hub::Held,
     stdout_terminal: bool,
     stderr_terminal: bool,
     device: &'static str,
@@ -80,6 +83,7 @@ fn look() -> Findings {
         memory_available_bytes: memory.map(|(_, available)| available),
         disk_free_bytes: disk_free(&folder),
         folder: folder.display().to_string(),
+        models: hub::held(),
         stdout_terminal: std::io::stdout().is_terminal(),
         stderr_terminal: std::io::stderr().is_terminal(),
         device: "cpu",
@@ -91,7 +95,7 @@ fn look() -> Findings {
 }
 
 /// Space left on the disk that holds `folder`: of the mount points above it, the deepest.
-fn disk_free(folder: &Path) -> Option<u64> {
+pub(crate) fn disk_free(folder: &Path) -> Option<u64> {
     let disks = Disks::new_with_refreshed_list().ok()?;
     let above = disks.iter().filter(|disk| folder.starts_with(disk.mount_point()));
     above.max_by_key(|disk| disk.mount_point().components().count()).map(sysinfo::Disk::available_space)
@@ -135,6 +139,13 @@ fn table(findings: &Findings) -> String {
         format!("vectors   {instructions}"),
         format!("memory    {} free of {}", known(findings.memory_available_bytes), known(findings.memory_bytes)),
         format!("disk      {} free in {}", known(findings.disk_free_bytes), findings.folder),
+        format!(
+            "models    {} in {} and {}; {}",
+            findings.models.bytes.map_or("many files".to_owned(), bytes),
+            findings.models.hub,
+            findings.models.torch,
+            if findings.models.offline { "HF_HUB_OFFLINE forbids the network" } else { "HF_HUB_OFFLINE is not set" }
+        ),
         format!("output    stdout is {}, stderr is {}", yes(findings.stdout_terminal), yes(findings.stderr_terminal)),
         "device    this build runs on the CPU".to_owned(),
         String::new(),

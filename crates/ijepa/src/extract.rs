@@ -15,6 +15,7 @@ use ijepa_tensor::{Buf, Tape, View};
 use crate::cli::{EncoderArgs, Pool};
 use crate::config::{self, Config};
 use crate::exit::{Exit, Failure};
+use crate::hub;
 use crate::log::progress::Progress;
 use crate::output;
 
@@ -40,6 +41,7 @@ impl Encoder {
     /// One of the encoders of a checkpoint. Sizes are those of its tensors; the number of heads and the normalisation come from
     /// `args`, else from the configuration that the checkpoint carries, else from the reference's table and ImageNet.
     pub(crate) fn load(path: &Path, args: &EncoderArgs) -> Result<Encoder> {
+        let path = &hub::locate(path)?;
         let mut file = Reader::open(path)?;
         file.notes().iter().for_each(|note| output::note(&format!("{}: {note}", path.display())));
         let (prefix, network) = choose_network(&file, args.network.map(Into::into), path)?;

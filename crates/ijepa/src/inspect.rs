@@ -7,6 +7,7 @@ use ijepa_model::checkpoint::{self, Network, Source, Summary};
 
 use crate::cli::InspectArgs;
 use crate::exit::Exit;
+use crate::hub;
 use crate::output;
 
 /// The JSON of `inspect`.
@@ -50,7 +51,7 @@ struct Tensor<'s> {
 
 /// Runs `inspect`.
 pub(crate) fn run(args: &InspectArgs) -> Result<Exit> {
-    let summary = checkpoint::list(&args.file)?;
+    let summary = checkpoint::list(&hub::locate(&args.file)?)?;
     if args.json {
         output::json(&shown(args, &summary))?;
     } else {

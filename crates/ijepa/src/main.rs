@@ -15,6 +15,7 @@ mod embed;
 mod eval;
 mod exit;
 mod extract;
+mod hub;
 mod inspect;
 mod log;
 mod output;

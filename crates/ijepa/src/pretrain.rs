@@ -14,6 +14,7 @@ use crate::batches::Batches;
 use crate::cli::PretrainArgs;
 use crate::exit::{Exit, Failure};
 use crate::extract::choose_network;
+use crate::hub;
 use crate::log::{Log, folder};
 use crate::output;
 use crate::run::{self, Run, Settings, Start};
@@ -126,7 +127,7 @@ fn resolve(settings: &Settings, replay: Option<&Path>) -> Result<(Run, Input)> {
 fn begin(run: &Run, model: &Jepa) -> Result<State> {
     match &run.start {
         Start::Fresh => Ok(model.init(run.config.meta.seed, run.config.meta.init_std)),
-        Start::Init(path) => init(run, model, path),
+        Start::Init(path) => init(run, model, &hub::locate(path)?),
         Start::Resume if !latest(run).exists() => {
             output::note(&format!("{} holds no checkpoint yet; starting from step 0", run.folder.display()));
             Ok(model.init(run.config.meta.seed, run.config.meta.init_std))

@@ -16,6 +16,8 @@ const LINE_EVERY: Duration = Duration::from_secs(10);
 /// Progress of a run, or of any work that counts up to `total`.
 pub(crate) struct Progress {
     bar: Option<ProgressBar>,
+    /// How a count is written in a plain line.
+    shown: fn(u64) -> String,
     total: u64,
     first: u64,
     began: Instant,
@@ -27,16 +29,25 @@ pub(crate) struct Progress {
 impl Progress {
     /// Begins to count at `first`, towards `total`.
     pub(crate) fn start(total: u64, first: u64) -> Progress {
+        Progress::new(total, first, "{bar:30} {pos}/{len}  {elapsed} < {eta}  {msg}", |count| count.to_string())
+    }
+
+    /// Progress in bytes.
+    pub(crate) fn bytes(total: u64, first: u64) -> Progress {
+        let template = "{bar:30} {decimal_bytes}/{decimal_total_bytes}  {elapsed} < {eta}  {msg}";
+        Progress::new(total, first, template, crate::inspect::bytes)
+    }
+
+    fn new(total: u64, first: u64, template: &str, shown: fn(u64) -> String) -> Progress {
         let bar = (output::wants(0) && std::io::stderr().is_terminal()).then(|| {
             let bar = ProgressBar::with_draw_target(Some(total), ProgressDrawTarget::stderr());
-            let style = ProgressStyle::with_template("{bar:30} {pos}/{len}  {elapsed} < {eta}  {msg}")
-                .expect("the template is right");
+            let style = ProgressStyle::with_template(template).expect("the template is right");
             bar.set_style(style);
             bar.set_position(first);
             bar.reset_eta();
             bar
         });
-        Progress { bar, total, first, began: Instant::now(), last_line: None, loss: (0.0, 0) }
+        Progress { bar, shown, total, first, began: Instant::now(), last_line: None, loss: (0.0, 0) }
     }
 
     /// A step is done.
@@ -65,7 +76,8 @@ impl Progress {
             bar.set_message(message.to_owned());
             bar.set_position(done);
         } else if self.line_is_due(done) {
-            output::note(&format!("{done}/{}  {message}  {} left", self.total, self.left(done)));
+            let shown = self.shown;
+            output::note(&format!("{}/{}  {message}  {} left", shown(done), shown(self.total), self.left(done)));
         }
     }
 

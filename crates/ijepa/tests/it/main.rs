@@ -4,6 +4,7 @@ mod convert;
 mod embed;
 mod evaluate;
 mod help;
+mod hub;
 mod large;
 mod looking;
 mod masks;
@@ -25,11 +26,17 @@ struct Said {
 
 /// Runs the program in `folder`.
 fn ijepa(folder: &Path, arguments: &[&str]) -> Said {
+    ijepa_in(folder, &[], arguments)
+}
+
+/// The same, with variables of the environment.
+fn ijepa_in(folder: &Path, variables: &[(&str, &str)], arguments: &[&str]) -> Said {
     let output = Command::new(env!("CARGO_BIN_EXE_ijepa"))
         .args(arguments)
         .current_dir(folder)
         .env_remove("COLUMNS")
         .env("NO_COLOR", "1")
+        .envs(variables.iter().copied())
         .output()
         .expect("the program starts");
     let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("it speaks UTF-8");
