@@ -5,12 +5,14 @@ use std::path::Path;
 use serde_json::json;
 
 use crate::checkpoint::{
-    CheckpointError, Meta, Network, Object, Source, View, hugging_face, write_json, write_torch, write_views,
+    CONFIG, CheckpointError, HEADS, IMAGE, Meta, Network, Object, Source, View, hugging_face, write_json, write_torch,
+    write_views,
 };
 use crate::jepa::{Jepa, State};
 use crate::optimiser::{BETAS, EPS};
 use crate::params::{Entry, Layout};
 use crate::saved::{bare, view};
+use crate::variants::VitConfig;
 use crate::vit::{NORM_EPS, Vit};
 use ijepa_tensor::Buf;
 
@@ -49,7 +51,7 @@ pub fn write_reference(path: &Path, model: &Jepa, state: &State, meta: &Meta) ->
     let counters = [("growth_interval", 2000), ("_growth_tracker", 0)]
         .map(|(key, value)| (key, Object::Int(int(&format!("scaler.{key}"), value))));
     let step = [state.step as f32];
-    let object = Object::dict([
+    let object = [
         ("encoder", network(&encoder, &state.params, "encoder.")),
         ("predictor", network(&predictor, &state.params, "predictor.")),
         ("opt", optimizer(&[&encoder, &predictor], state, &step, (float("lr"), float("weight_decay")))),
@@ -60,8 +62,17 @@ pub fn write_reference(path: &Path, model: &Jepa, state: &State, meta: &Meta) ->
         ("batch_size", Object::Int(int("batch_size", 0))),
         ("world_size", Object::Int(int("world_size", 1))),
         ("lr", float("lr").map_or(Object::None, Object::Float)),
-    ]);
-    write_torch(path, &object)
+    ];
+    // Keys that the reference does not look at.
+    write_torch(path, &Object::dict(object.into_iter().chain(own_keys(&described(model.encoder.config, meta)))))
+}
+
+/// What neither shapes nor the reference's keys tell.
+fn own_keys<'a>(meta: &Meta) -> Vec<(&'static str, Object<'a>)> {
+    let heads = meta.heads.map(|heads| (HEADS, Object::Int(heads as i64)));
+    let image = meta.image.map(|(height, width)| (IMAGE, Object::Text(format!("{height}x{width}"))));
+    let config = meta.config.clone().map(|config| (CONFIG, Object::Text(config)));
+    [heads, image, config].into_iter().flatten().collect()
 }
 
 /// AdamW's state: four groups, each of encoder and predictor with weight decay, then each without, parameters numbered through them.
@@ -124,8 +135,9 @@ pub fn write_torch_encoder(
 ) -> Result<(), CheckpointError> {
     let pairs = encoder.layout.entries.iter().map(|entry| tensor_pair(entry, encoder.params, "encoder."));
     let key = network.prefix().trim_end_matches('.');
-    let epoch = Object::Int(meta.epoch.unwrap_or(0) as i64);
-    write_torch(path, &Object::dict([(key, Object::Dict(pairs.collect())), ("epoch", epoch)]))
+    let epoch = meta.epoch.map(|epoch| ("epoch", Object::Int(epoch as i64)));
+    let object = [(key, Object::Dict(pairs.collect()))].into_iter().chain(epoch);
+    write_torch(path, &Object::dict(object.chain(own_keys(&described(encoder.vit.config, meta)))))
 }
 
 /// Writes one encoder as a checkpoint of ours.
@@ -133,7 +145,7 @@ pub fn write_torch_encoder(
 /// # Errors
 /// When the disk refuses.
 pub fn write_encoder(path: &Path, encoder: Encoder, network: Network, meta: &Meta) -> Result<(), CheckpointError> {
-    let meta = Meta { source: Source::Ours, ..described(encoder, network, meta) };
+    let meta = Meta { source: Source::Ours, network: Some(network), ..described(encoder.vit.config, meta) };
     let prefix = network.prefix();
     write_views(path, &meta, None, &views(encoder, |name| format!("{prefix}{name}")))
 }
@@ -143,7 +155,7 @@ pub fn write_encoder(path: &Path, encoder: Encoder, network: Network, meta: &Met
 /// # Errors
 /// When the disk refuses.
 pub fn write_timm(path: &Path, encoder: Encoder, network: Network, meta: &Meta) -> Result<(), CheckpointError> {
-    let meta = Meta { source: Source::Other, ..described(encoder, network, meta) };
+    let meta = Meta { source: Source::Other, network: Some(network), ..described(encoder.vit.config, meta) };
     write_views(path, &meta, None, &views(encoder, str::to_owned))
 }
 
@@ -176,7 +188,7 @@ pub fn write_hugging_face(
     }
     let views: Vec<View> =
         parts.iter().map(|(name, shape, values)| View { name: name.clone(), shape, values }).collect();
-    let meta = Meta { source: Source::Other, ..described(encoder, network, meta) };
+    let meta = Meta { source: Source::Other, network: Some(network), ..described(encoder.vit.config, meta) };
     write_views(&folder.join("model.safetensors"), &meta, None, &views)?;
     let (height, width) = sizes.image;
     let image_size = if height == width { json!(height) } else { json!([height, width]) };
@@ -192,7 +204,7 @@ pub fn write_hugging_face(
         "hidden_dropout_prob": 0.0,
         "attention_probs_dropout_prob": 0.0,
         "initializer_range": 0.02,
-        "layer_norm_eps": NORM_EPS_TEXT,
+        "layer_norm_eps": NORM_EPS_F64,
         "image_size": image_size,
         "patch_size": sizes.patch,
         "num_channels": sizes.channels,
@@ -200,8 +212,8 @@ pub fn write_hugging_face(
         "torch_dtype": "float32",
     });
     write_json(&folder.join("config.json"), &config)?;
-    let size = |height: usize, width: usize| json!({"height": height, "width": width});
-    let side = height.min(width);
+    // A picture whose shorter side is as long as the crop's longer one covers it; a shorter one would be padded with black.
+    let side = height.max(width);
     let preprocessor = json!({
         "image_processor_type": "BitImageProcessor",
         "do_convert_rgb": true,
@@ -209,7 +221,7 @@ pub fn write_hugging_face(
         "size": {"shortest_edge": side * 256 / 224},
         "resample": BILINEAR,
         "do_center_crop": true,
-        "crop_size": size(height, width),
+        "crop_size": {"height": height, "width": width},
         "do_rescale": true,
         "rescale_factor": 1.0 / 255.0,
         "do_normalize": true,
@@ -221,18 +233,17 @@ pub fn write_hugging_face(
 
 /// Pillow's number of the filter.
 const BILINEAR: u8 = 2;
-const NORM_EPS_TEXT: f64 = 1e-6;
-const _: () = assert!(NORM_EPS_TEXT as f32 == NORM_EPS);
+const NORM_EPS_F64: f64 = 1e-6;
+const _: () = assert!(NORM_EPS_F64 as f32 == NORM_EPS);
 
 /// The shortest decimal that is this f32, as an f64: 0.485 instead of 0.48500001430511475.
 fn decimal(value: f32) -> f64 {
     value.to_string().parse().unwrap_or(f64::from(value))
 }
 
-/// What others cannot know from the tensors.
-fn described(encoder: Encoder, network: Network, meta: &Meta) -> Meta {
-    let sizes = encoder.vit.config;
-    Meta { network: Some(network), heads: Some(sizes.heads), image: Some(sizes.image), ..meta.clone() }
+/// With what others cannot know from the tensors.
+fn described(sizes: VitConfig, meta: &Meta) -> Meta {
+    Meta { heads: Some(sizes.heads), image: Some(sizes.image), ..meta.clone() }
 }
 
 fn views<'a>(encoder: Encoder<'a>, name: impl Fn(&str) -> String) -> Vec<View<'a>> {

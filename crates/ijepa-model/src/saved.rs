@@ -24,38 +24,50 @@ impl Jepa {
         self.layout.entries.iter().filter(|entry| entry.slot.offset < self.encoder_len)
     }
 
-    /// Everything that a checkpoint holds, as a state.
-    ///
-    /// Moments are zeros where the file has none; the step is the optimiser's, 0 without one. Tables of positions are interpolated
-    /// from the grid `from`, where one is given.
+    /// Everything that a checkpoint holds, as a state. Moments are zeros where the file has none; the step is the optimiser's, 0 without
+    /// one.
     ///
     /// # Errors
     /// When tensors are missing, surplus or of another shape, in the networks or in the optimiser's state.
-    pub fn restore(&self, file: &mut Reader, from: Option<(usize, usize)>) -> Result<State, CheckpointError> {
-        let grid = self.encoder.config.grid();
-        let mut networks: Vec<(String, &Entry)> =
+    pub fn restore(&self, file: &mut Reader) -> Result<State, CheckpointError> {
+        let mut state = self.restore_weights(file, None)?;
+        let Some(step) = file.optimizer_step()? else { return Ok(state) };
+        let named = |prefix: &str| -> Vec<(String, &Entry)> {
+            let learnt = self.layout.entries.iter().filter(|entry| entry.learnt());
+            learnt.map(|entry| (format!("{prefix}{}", entry.name), entry)).collect()
+        };
+        let (exp_avg, exp_avg_sq) = (named(EXP_AVG), named(EXP_AVG_SQ));
+        require(file, exp_avg.iter().chain(&exp_avg_sq), None)?;
+        let (len, grid) = (self.layout.len, self.encoder.config.grid());
+        state.exp_avg = fill(file, &exp_avg, len, None, grid)?;
+        state.exp_avg_sq = fill(file, &exp_avg_sq, len, None, grid)?;
+        state.step = step;
+        Ok(state)
+    }
+
+    /// The three networks of a checkpoint as the state of step 0. Tables of positions are interpolated from the grid `from`, where one is
+    /// given.
+    ///
+    /// # Errors
+    /// When tensors are missing, surplus or of another shape.
+    pub fn restore_weights(&self, file: &mut Reader, from: Option<(usize, usize)>) -> Result<State, CheckpointError> {
+        let networks: Vec<(String, &Entry)> =
             self.layout.entries.iter().map(|entry| (entry.name.clone(), entry)).collect();
         let targets: Vec<(String, &Entry)> =
             self.encoder_entries().map(|entry| (renamed(entry, Network::Target.prefix()), entry)).collect();
-        let steps = file.optimizer_step()?;
-        let learnt = self.layout.entries.iter().filter(|entry| entry.learnt() && steps.is_some());
-        let (exp_avg, exp_avg_sq): (Vec<_>, Vec<_>) = learnt
-            .map(|entry| ((format!("{EXP_AVG}{}", entry.name), entry), (format!("{EXP_AVG_SQ}{}", entry.name), entry)))
-            .unzip();
-        let everything = [&networks, &targets, &exp_avg, &exp_avg_sq].into_iter().flatten();
-        file.require(&everything.map(|(name, entry)| (name.clone(), held_shape(entry, from))).collect::<Vec<_>>())?;
-
-        let mut fill = |names: &[(String, &Entry)], len| fill(file, names, len, from, grid);
+        require(file, networks.iter().chain(&targets), from)?;
+        let grid = self.encoder.config.grid();
+        let zeros = || Buf::zeros(self.layout.len);
         Ok(State {
-            params: fill(&std::mem::take(&mut networks), self.layout.len)?,
-            target: fill(&targets, self.encoder_len)?,
-            exp_avg: fill(&exp_avg, self.layout.len)?,
-            exp_avg_sq: fill(&exp_avg_sq, self.layout.len)?,
-            step: steps.unwrap_or(0),
+            params: fill(file, &networks, self.layout.len, from, grid)?,
+            target: fill(file, &targets, self.encoder_len, from, grid)?,
+            exp_avg: zeros(),
+            exp_avg_sq: zeros(),
+            step: 0,
         })
     }
 
-    /// Writes a state as one checkpoint file, whole or not at all.
+    /// Writes a state as one checkpoint file, whole or not at all; without moments before the first step.
     ///
     /// # Errors
     /// When the disk refuses; an older file of that name is then untouched.
@@ -67,11 +79,11 @@ impl Jepa {
         for entry in self.encoder_entries() {
             views.push(view(renamed(entry, Network::Target.prefix()), entry, &state.target));
         }
-        for entry in self.layout.entries.iter().filter(|entry| entry.learnt()) {
+        for entry in self.layout.entries.iter().filter(|entry| entry.learnt() && state.step > 0) {
             views.push(view(format!("{EXP_AVG}{}", entry.name), entry, &state.exp_avg));
             views.push(view(format!("{EXP_AVG_SQ}{}", entry.name), entry, &state.exp_avg_sq));
         }
-        write_views(path, meta, Some(state.step), &views)
+        write_views(path, meta, (state.step > 0).then_some(state.step), &views)
     }
 }
 
@@ -87,8 +99,7 @@ pub fn restore_encoder(
     from: (usize, usize),
 ) -> Result<Buf, CheckpointError> {
     let names: Vec<(String, &Entry)> = layout.entries.iter().map(|entry| (renamed(entry, prefix), entry)).collect();
-    let expected = names.iter().map(|(name, entry)| (name.clone(), held_shape(entry, Some(from))));
-    file.require(&expected.collect::<Vec<_>>())?;
+    require(file, &names, Some(from))?;
     fill(file, &names, layout.len, Some(from), vit.config.grid())
 }
 
@@ -118,6 +129,16 @@ fn held_shape(entry: &Entry, from: Option<(usize, usize)>) -> Vec<usize> {
     shape
 }
 
+/// Holds a file against parameters and the names that it should have them under.
+fn require<'a>(
+    file: &Reader,
+    names: impl IntoIterator<Item = &'a (String, &'a Entry)>,
+    from: Option<(usize, usize)>,
+) -> Result<(), CheckpointError> {
+    let expected = names.into_iter().map(|(name, entry)| (name.clone(), held_shape(entry, from)));
+    file.require(&expected.collect::<Vec<_>>())
+}
+
 fn fill(
     file: &mut Reader,
     names: &[(String, &Entry)],
@@ -139,7 +160,7 @@ fn fill(
     Ok(blob)
 }
 
-/// What shapes do not tell of an encoder, from a configuration.
+/// What shapes do not tell of an encoder.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Hints {
     /// Attention heads.
@@ -148,19 +169,19 @@ pub struct Hints {
     pub image: Option<(usize, usize)>,
 }
 
-/// An encoder's sizes from its tensors' shapes. Heads and image are `hints`, else what the file says, else the reference's heads for
-/// that width and a square image.
+/// An encoder's sizes from its tensors' shapes. Heads and image are what was `typed`, else what the file says of this encoder, else
+/// what a configuration that it `carries` says, else the reference's heads for that width and a square image.
 ///
 /// # Errors
 /// A sentence that says what does not fit, and what to do.
-pub fn encoder_sizes(file: &Reader, prefix: &str, hints: Hints) -> Result<VitConfig, String> {
+pub fn encoder_sizes(file: &Reader, prefix: &str, typed: Hints, carries: Hints) -> Result<VitConfig, String> {
     let shape = |name: &str| file.shape(&format!("{prefix}{name}"));
     let wrong = |name: &str, expected: &str| match shape(name) {
         Some(held) => format!("{prefix}{name}: expected the shape {expected}, got {held:?}"),
         None => format!("expected a tensor {prefix}{name} {expected}, got none of that name"),
     };
     let (width, patch) = match shape("patch_embed.proj.weight") {
-        Some(&[width, 3, patch, other]) if patch == other && patch > 0 => (width, patch),
+        Some(&[width, 3, patch, other]) if patch == other && patch > 0 && width > 0 => (width, patch),
         _ => return Err(wrong("patch_embed.proj.weight", "(d, 3, p, p)")),
     };
     let patches = match shape("pos_embed") {
@@ -173,7 +194,7 @@ pub fn encoder_sizes(file: &Reader, prefix: &str, hints: Hints) -> Result<VitCon
     };
     let depth = (0..).take_while(|block| shape(&format!("blocks.{block}.norm1.weight")).is_some()).count();
     let known = || VARIANTS.iter().find(|variant| variant.width == width).map(|variant| variant.heads);
-    let Some(heads) = hints.heads.or(file.meta().heads).or_else(known) else {
+    let Some(heads) = typed.heads.or(file.meta().heads).or(carries.heads).or_else(known) else {
         return Err(format!(
             "the number of attention heads is not in the file, and width {width} is none of the reference's: say it with --heads N, \
              or name the run file that the encoder was trained with (--config FILE)"
@@ -183,9 +204,14 @@ pub fn encoder_sizes(file: &Reader, prefix: &str, hints: Hints) -> Result<VitCon
     let fits = |&(height, width): &(usize, usize)| {
         height % patch == 0 && width % patch == 0 && (height / patch) * (width / patch) == patches
     };
-    let image = hints.image.filter(fits).or(file.meta().image.filter(fits));
+    if let Some((height, width)) = file.meta().image.filter(|image| !fits(image)) {
+        return Err(format!(
+            "the file says that images are {height}×{width} pixels, which is not its {patches} patches of {patch}×{patch}"
+        ));
+    }
     let square = (side * side == patches).then_some((side * patch, side * patch));
-    let Some(image) = image.or(square) else {
+    let image = typed.image.filter(fits).or(file.meta().image).or(carries.image.filter(fits)).or(square);
+    let Some(image) = image else {
         return Err(format!(
             "{patches} positions are not a square grid, and neither the file nor a configuration says the size of an image: \
              name the run file that the encoder was trained with (--config FILE)"

@@ -1,5 +1,8 @@
 //! The sizes of encoders and predictors, by the reference's names.
 
+/// Most patches of an image: several times those of the largest that anyone has trained on.
+pub const PATCHES_MAX: usize = 65_536;
+
 /// Sizes of a vision transformer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct VitConfig {
@@ -43,6 +46,12 @@ impl VitConfig {
                 image.0, image.1
             ));
         }
+        if self.patches() > PATCHES_MAX {
+            return Err(format!("{} patches of an image: expected at most {PATCHES_MAX}", self.patches()));
+        }
+        if self.hidden == 0 {
+            return Err("an MLP of width 0".to_owned());
+        }
         if self.depth == 0 || width == 0 || heads == 0 || width % heads != 0 || width % 4 != 0 {
             return Err(format!(
                 "an encoder of width {width} with {heads} heads and {} blocks: the width must be a multiple of the heads and of 4, the depth at least 1",
@@ -60,6 +69,22 @@ pub struct PredictorConfig {
     pub width: usize,
     /// Number of blocks.
     pub depth: usize,
+}
+
+impl PredictorConfig {
+    /// Why the sizes do not fit each other, if they do not; `heads` are the encoder's.
+    ///
+    /// # Errors
+    /// A sentence with the numbers.
+    pub fn validate(&self, heads: usize) -> Result<(), String> {
+        let PredictorConfig { width, depth } = *self;
+        if depth == 0 || width == 0 || width % heads != 0 || width % 4 != 0 {
+            return Err(format!(
+                "a predictor of width {width} with {heads} heads and {depth} blocks: the width must be a multiple of the heads and of 4, the depth at least 1"
+            ));
+        }
+        Ok(())
+    }
 }
 
 /// What a name fixes; image and patch are chosen freely.

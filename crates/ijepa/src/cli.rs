@@ -373,7 +373,7 @@ pub(crate) struct ConvertArgs {
 pub(crate) enum ConfigCommand {
     /// Every value of a run file, defaults included.
     Show(ConfigShowArgs),
-    /// Whether run files can be run; all their faults at once if not.
+    /// Whether run files can be run, and what is wrong with those that cannot.
     Validate(ConfigValidateArgs),
     /// The values in which two run files differ.
     Diff(ConfigDiffArgs),

@@ -3,13 +3,14 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
+use clap::ValueEnum;
+use clap::builder::PossibleValue;
 use ijepa_model::checkpoint::{Meta, Network, Reader, Source};
 use ijepa_model::saved::predictor_sizes;
 use ijepa_model::{Jepa, State, export, onnx};
 use serde_json::json;
 
 use crate::cli::{ConvertArgs, EncoderArgs, Format, Pool};
-use crate::config;
 use crate::exit::{Exit, Failure};
 use crate::extract::{self, Encoder};
 use crate::hub;
@@ -20,7 +21,7 @@ use crate::output;
 pub(crate) fn run(args: &ConvertArgs) -> Result<Exit> {
     let format = format(args)?;
     let args = &ConvertArgs { input: hub::locate(&args.input)?, ..args.clone() };
-    refuse_same_place(args)?;
+    refuse_same_place(args, format)?;
     if args.predictor && format != Format::Onnx {
         return Err(Failure::usage(
             "--predictor: expected the format onnx; other formats hold encoders, or a whole run",
@@ -28,30 +29,37 @@ pub(crate) fn run(args: &ConvertArgs) -> Result<Exit> {
         .remedy("--to onnx, or leave --predictor out")
         .into());
     }
-    let whole = matches!(format, Format::Safetensors | Format::Pth)
-        && args.network.is_none()
-        && args.image_size.is_none()
-        && predictor_sizes(&Reader::open(&args.input)?).is_some();
+    let mut file = Reader::open(&args.input)?;
+    file.notes().iter().for_each(|note| output::note(&format!("{}: {note}", args.input.display())));
+    let whole = matches!(format, Format::Safetensors | Format::Pth) && args.network.is_none();
+    if whole {
+        refuse_half(args, &file)?;
+    }
+    let whole = whole && predictor_sizes(&file).is_some();
+    let mut beside = None;
     let written = if whole {
-        let (model, state, meta) = training(args)?;
+        let (model, state, meta) = training(args, &mut file)?;
         match format {
             Format::Pth => reference(&args.out, &model, &state, &meta)?,
             _ => model.save(&args.out, &state, &meta)?,
         }
-        "three networks and the optimiser's state".to_owned()
+        if state.step > 0 { "three networks and the optimiser's state" } else { "three networks" }.to_owned()
     } else if args.predictor {
-        let (model, state, _) = training(args)?;
-        onnx::write_predictor(&args.out, &model, &state.params)?;
+        let (model, from) = model(args, &file)?;
+        let state = model.restore_weights(&mut file, Some(from))?;
+        beside = onnx::write_predictor(&args.out, &model, &state.params)?;
         "the predictor".to_owned()
     } else {
+        drop(file);
         let (encoder, network) = encoder(args)?;
-        write_encoder(&args.out, format, &encoder, network)?;
+        beside = write_encoder(&args.out, format, &encoder, network)?;
         format!("the {} encoder", network.name())
     };
-    let size = size(&args.out);
+    let size = size(&args.out) + beside.as_deref().map_or(0, size);
     if args.json {
-        let out = args.out.display().to_string();
-        output::json(&json!({"out": out, "format": format_name(format), "holds": written, "bytes": size}))?;
+        let (out, value) = (args.out.display().to_string(), format.to_possible_value());
+        let name = value.as_ref().map_or("", PossibleValue::get_name);
+        output::json(&json!({"out": out, "format": name, "holds": written, "bytes": size}))?;
     } else {
         output::result(&format!("{}: {written}, {}", args.out.display(), bytes(size)))?;
     }
@@ -77,11 +85,21 @@ fn format(args: &ConvertArgs) -> Result<Format> {
     })
 }
 
-/// Reading goes on while writing: the one must not be the other.
-fn refuse_same_place(args: &ConvertArgs) -> Result<()> {
-    let real = |path: &Path| path.canonicalize().ok();
-    let (input, out) = (real(&args.input), real(&args.out));
-    if input.is_some() && input == out {
+/// Nothing that is read may be written over.
+fn refuse_same_place(args: &ConvertArgs, format: Format) -> Result<()> {
+    let of_folder = ["model.safetensors", "config.json", "preprocessor_config.json"];
+    let written: Vec<PathBuf> = match format {
+        Format::Hf => of_folder.iter().map(|name| args.out.join(name)).collect(),
+        _ => vec![args.out.clone()],
+    };
+    let read: Vec<PathBuf> = match std::fs::read_dir(&args.input) {
+        Ok(entries) => entries.flatten().map(|entry| entry.path()).collect(),
+        Err(_) => vec![args.input.clone()],
+    };
+    let real =
+        |paths: &[PathBuf]| -> Vec<PathBuf> { paths.iter().filter_map(|path| path.canonicalize().ok()).collect() };
+    let read = real(&read);
+    if real(&written).iter().any(|path| read.contains(path)) {
         return Err(Failure::usage(format!("{} would be written over itself", args.input.display()))
             .remedy("another name to write to")
             .into());
@@ -89,33 +107,48 @@ fn refuse_same_place(args: &ConvertArgs) -> Result<()> {
     Ok(())
 }
 
-/// A whole training state and its model, sizes taken from its tensors.
-fn training(args: &ConvertArgs) -> Result<(Jepa, State, Meta)> {
-    let path = &args.input;
-    let mut file = Reader::open(path)?;
-    file.notes().iter().for_each(|note| output::note(&format!("{}: {note}", path.display())));
-    let typed = args.config.as_deref().map(|file| config::load(Some(file), &[])).transpose()?.map(|(config, _)| config);
-    let carried =
-        file.meta().config.as_deref().map(|text| config::parse(text, &path.display().to_string())).transpose()?;
-    let config = typed.or(carried.map(|(config, _)| config));
-    let unfit = |problem: String| {
-        Failure::new(Exit::Checkpoint, format!("{}: {problem}", path.display()))
-            .remedy("see what the file holds: ijepa inspect FILE")
+/// What would be left out without a word.
+fn refuse_half(args: &ConvertArgs, file: &Reader) -> Result<()> {
+    let both = [Network::Target, Network::Context]
+        .into_iter()
+        .all(|network| file.shape(&format!("{}patch_embed.proj.weight", network.prefix())).is_some());
+    let (input, predictor) = (args.input.display(), predictor_sizes(file).is_some());
+    let problem = match () {
+        () if args.image_size.is_some() && predictor => {
+            format!("--image-size takes one encoder, and {input} holds a whole training state")
+        }
+        () if both && !predictor => format!("{input} holds two encoders and no predictor"),
+        () => return Ok(()),
     };
-    let encoder = extract::sizes(&file, Network::Context.prefix(), args.heads, config.as_ref()).map_err(unfit)?;
-    let Some(predictor) = predictor_sizes(&file) else {
-        return Err(
-            unfit("expected a predictor (a tensor predictor.predictor_embed.weight), got none".to_owned()).into()
-        );
+    Err(Failure::usage(problem).remedy("say which encoder to write: --network target, or --network context").into())
+}
+
+/// The model of a training state, sizes taken from its tensors, and its grid of patches.
+fn model(args: &ConvertArgs, file: &Reader) -> Result<(Jepa, (usize, usize))> {
+    let prefix = Network::Context.prefix();
+    let config = extract::configuration(file, args.config.as_deref(), prefix, &args.input)?;
+    let encoder = extract::sizes(file, prefix, args.heads, &config, &args.input)?;
+    let problem = match predictor_sizes(file) {
+        None => "expected a predictor (a tensor predictor.predictor_embed.weight), got none".to_owned(),
+        Some(predictor) => match predictor.validate(encoder.heads) {
+            Ok(()) => return Ok((Jepa::new(encoder, predictor), encoder.grid())),
+            Err(problem) => problem,
+        },
     };
-    let model = Jepa::new(encoder, predictor);
-    let state = model.restore(&mut file, None)?;
-    let held = file.meta();
+    Err(extract::unfit(&args.input, problem, "see what the file holds: ijepa inspect FILE"))
+}
+
+/// A whole training state and its model.
+fn training(args: &ConvertArgs, file: &mut Reader) -> Result<(Jepa, State, Meta)> {
+    let (model, _) = model(args, file)?;
+    let state = model.restore(file)?;
+    let config = extract::configuration(file, args.config.as_deref(), Network::Context.prefix(), &args.input)?;
+    let (held, encoder) = (file.meta(), model.encoder.config);
     let meta = Meta {
         source: Source::Ours,
-        step: Some(state.step),
+        step: held.step.or((state.step > 0).then_some(state.step)),
         method: held.method.clone().or(Some("ijepa".to_owned())),
-        config: config.map(|config| config.to_yaml()),
+        config: config.any().map(|config| config.to_yaml()),
         heads: Some(encoder.heads),
         image: Some(encoder.image),
         ..held.clone()
@@ -157,7 +190,8 @@ fn encoder(args: &ConvertArgs) -> Result<(Encoder, Network)> {
     Ok((encoder, network))
 }
 
-fn write_encoder(out: &Path, format: Format, encoder: &Encoder, network: Network) -> Result<()> {
+/// Writes an encoder; returns the file beside it, if there is one.
+fn write_encoder(out: &Path, format: Format, encoder: &Encoder, network: Network) -> Result<Option<PathBuf>> {
     let lone = export::Encoder { layout: &encoder.layout, vit: &encoder.vit, params: &encoder.params };
     let mean_std = (encoder.normalisation.mean, encoder.normalisation.std);
     let meta = &encoder.meta;
@@ -168,20 +202,10 @@ fn write_encoder(out: &Path, format: Format, encoder: &Encoder, network: Network
         Format::Timm => export::write_timm(out, lone, network, meta)?,
         Format::Onnx => {
             let about = onnx::About { network: Some(network.name()), normalisation: Some(encoder.normalisation) };
-            onnx::write_encoder(out, encoder.vit.config, &encoder.layout, &encoder.params, about)?;
+            return Ok(onnx::write_encoder(out, encoder.vit.config, &encoder.layout, &encoder.params, about)?);
         }
     }
-    Ok(())
-}
-
-fn format_name(format: Format) -> &'static str {
-    match format {
-        Format::Safetensors => "safetensors",
-        Format::Pth => "pth",
-        Format::Hf => "hf",
-        Format::Timm => "timm",
-        Format::Onnx => "onnx",
-    }
+    Ok(None)
 }
 
 /// Bytes of a file, or of the files of a folder.

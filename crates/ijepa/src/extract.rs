@@ -45,13 +45,8 @@ impl Encoder {
         let mut file = Reader::open(path)?;
         file.notes().iter().for_each(|note| output::note(&format!("{}: {note}", path.display())));
         let (prefix, network) = choose_network(&file, args.network.map(Into::into), path)?;
-        let config = match (args.config.as_deref(), &file.meta().config) {
-            (Some(file), _) => Some(config::load(Some(file), &[])?.0),
-            (None, Some(text)) => Some(config::parse(text, &format!("the configuration in {}", path.display()))?.0),
-            (None, None) => None,
-        };
-        let native = sizes(&file, prefix, args.heads, config.as_ref())
-            .map_err(|problem| unfit(path, problem, "see what the file holds: ijepa inspect FILE"))?;
+        let config = configuration(&file, args.config.as_deref(), prefix, path)?;
+        let native = sizes(&file, prefix, args.heads, &config, path)?;
         let sizes = ijepa_model::VitConfig { image: args.image_size.map_or(native.image, Into::into), ..native };
         sizes.validate().map_err(|problem| Failure::usage(format!("--image-size: {problem}")))?;
         if layers(args.pool) > sizes.depth {
@@ -61,9 +56,10 @@ impl Encoder {
         }
         let (layout, vit) = saved::encoder(sizes);
         let params = saved::restore_encoder((&layout, &vit), &mut file, prefix, native.grid())?;
-        let config = config.unwrap_or_default();
+        let mut meta = file.meta().clone();
+        meta.config = config.any().map(Config::to_yaml);
+        let config = config.any().cloned().unwrap_or_default();
         let (normalisation, init_std) = (config::normalisation(&config), config.meta.init_std);
-        let meta = file.meta().clone();
         if let Some((mean, std)) = meta.mean_std.filter(|pair| *pair != (normalisation.mean, normalisation.std)) {
             output::note(&format!(
                 "{}: preprocessor_config.json normalises by mean {mean:?} and deviation {std:?}; the encoder was trained with {:?} \
@@ -238,20 +234,75 @@ pub(crate) fn choose_network(
     }
 }
 
-fn unfit(path: &Path, problem: String, remedy: &str) -> anyhow::Error {
+pub(crate) fn unfit(path: &Path, problem: String, remedy: &str) -> anyhow::Error {
     Failure::new(Exit::Checkpoint, format!("{}: {problem}", path.display())).remedy(remedy).into()
 }
 
-/// An encoder's sizes, from its tensors' shapes, `--heads` and a configuration.
+/// The configurations that speak of a checkpoint.
+pub(crate) struct Configuration {
+    /// `--config`
+    typed: Option<Config>,
+    /// The one in the file.
+    carried: Option<Config>,
+}
+
+impl Configuration {
+    /// The one that counts.
+    pub(crate) fn any(&self) -> Option<&Config> {
+        self.typed.as_ref().or(self.carried.as_ref())
+    }
+}
+
+/// Reads the configuration that was typed, which must be of the encoder in the file, and the one that the file carries.
+pub(crate) fn configuration(file: &Reader, typed: Option<&Path>, prefix: &str, path: &Path) -> Result<Configuration> {
+    let carried = file.meta().config.as_deref();
+    let carried =
+        carried.map(|text| config::parse(text, &format!("the configuration in {}", path.display()))).transpose()?;
+    let typed = match typed {
+        None => None,
+        Some(name) => {
+            let config = config::load(Some(name), &[])?.0;
+            let of = config::encoder_config(&config);
+            let held = file.shape(&format!("{prefix}patch_embed.proj.weight"));
+            if held.is_some_and(|held| *held != [of.width, of.channels, of.patch, of.patch]) {
+                let problem = format!(
+                    "--config {}: its encoder is {} wide with patches of {}, the one in {} has a patch embedding of {:?}",
+                    name.display(),
+                    of.width,
+                    of.patch,
+                    path.display(),
+                    held.unwrap_or_default()
+                );
+                return Err(Failure::usage(problem).remedy("the run file that the encoder was trained with").into());
+            }
+            Some(config)
+        }
+    };
+    Ok(Configuration { typed, carried: carried.map(|(config, _)| config) })
+}
+
+/// An encoder's sizes, from its tensors' shapes, `--heads` and its configurations.
 pub(crate) fn sizes(
     file: &Reader,
     prefix: &str,
     heads: Option<usize>,
-    config: Option<&Config>,
-) -> Result<ijepa_model::VitConfig, String> {
+    config: &Configuration,
+    path: &Path,
+) -> Result<ijepa_model::VitConfig> {
     let width = file.shape(&format!("{prefix}patch_embed.proj.weight")).and_then(|shape| shape.first().copied());
-    let configured = config.map(config::encoder_config).filter(|sizes| Some(sizes.width) == width);
-    let hints =
-        Hints { heads: heads.or(configured.map(|sizes| sizes.heads)), image: configured.map(|sizes| sizes.image) };
-    saved::encoder_sizes(file, prefix, hints)
+    if let (Some(heads), Some(width)) = (heads, width)
+        && width % heads != 0
+    {
+        return Err(
+            Failure::usage(format!("--heads {heads}: expected a divisor of the encoder's width, {width}")).into()
+        );
+    }
+    let hints = |config: Option<&Config>| {
+        let sizes = config.map(config::encoder_config).filter(|sizes| Some(sizes.width) == width);
+        Hints { heads: sizes.map(|sizes| sizes.heads), image: sizes.map(|sizes| sizes.image) }
+    };
+    let typed = hints(config.typed.as_ref());
+    let typed = Hints { heads: heads.or(typed.heads), ..typed };
+    saved::encoder_sizes(file, prefix, typed, hints(config.carried.as_ref()))
+        .map_err(|problem| unfit(path, problem, "see what the file holds: ijepa inspect FILE"))
 }

@@ -80,7 +80,7 @@ fn shown<'s>(args: &InspectArgs, summary: &'s Summary) -> Shown<'s> {
         seed: meta.seed,
         optimizer_step: summary.optimizer_step,
         holds: holds(summary),
-        network: meta.network.map(Network::name),
+        network: network(summary),
         heads: meta.heads,
         image: meta.image,
         parts: summary.parts.iter().map(part).collect(),
@@ -103,6 +103,8 @@ fn table(args: &InspectArgs, summary: &Summary) -> String {
     facts.extend(meta.step.map(|step| format!("step {step}")));
     facts.extend(meta.epoch.map(|epoch| format!("epoch {epoch}")));
     facts.extend(meta.seed.map(|seed| format!("seed {seed}")));
+    facts.extend(meta.heads.map(|heads| format!("{heads} heads")));
+    facts.extend(meta.image.map(|(height, width)| format!("images of {height}×{width}")));
     facts.extend(summary.optimizer_step.map(|step| format!("optimiser after {step} steps")));
     facts.extend(meta.other.iter().map(|(key, value)| format!("{key} {value}")));
     lines.push(facts.join(", "));
@@ -123,6 +125,17 @@ fn table(args: &InspectArgs, summary: &Summary) -> String {
         lines.push(format!("\nconfiguration:\n{}", config.trim_end()));
     }
     lines.join("\n")
+}
+
+/// Which encoder it is, where there is but one.
+fn network(summary: &Summary) -> Option<&'static str> {
+    let has = |name: &str| summary.parts.iter().any(|part| part.name == name);
+    let named = match (has("encoder"), has("target_encoder")) {
+        (true, false) if !summary.meta.lone => Some(Network::Context),
+        (false, true) => Some(Network::Target),
+        _ => None,
+    };
+    summary.meta.network.or(named).map(Network::name)
 }
 
 /// Which networks there are, in words.

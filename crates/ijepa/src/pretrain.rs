@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use ijepa_data::{Dataset, LoaderConfig, Split, TrainLoader};
+use ijepa_model::VitConfig;
 use ijepa_model::checkpoint::{self, Meta, Network, Reader, Source};
 use ijepa_model::jepa::{Jepa, State};
 use ijepa_model::saved::{self, Hints, encoder_sizes, predictor_sizes, restore_encoder};
@@ -13,7 +14,7 @@ use ijepa_tensor::Buf;
 use crate::batches::Batches;
 use crate::cli::PretrainArgs;
 use crate::exit::{Exit, Failure};
-use crate::extract::choose_network;
+use crate::extract::{self, choose_network, configuration};
 use crate::hub;
 use crate::log::{Log, folder};
 use crate::output;
@@ -137,38 +138,58 @@ fn begin(run: &Run, model: &Jepa) -> Result<State> {
     }
 }
 
-/// Weights of a checkpoint and everything else fresh. A file with one encoder gives both encoders theirs, and no predictor.
+/// Weights of a checkpoint and everything else fresh. A file with one encoder gives it to both, a file without a predictor leaves that
+/// fresh.
 fn init(run: &Run, model: &Jepa, path: &Path) -> Result<State> {
     let mut file = Reader::open(path)?;
-    let whole = predictor_sizes(&file).is_some();
-    let (prefix, network) = match whole {
-        true => (Network::Context.prefix(), Some(Network::Context)),
+    let has = |network: Network| file.shape(&format!("{}patch_embed.proj.weight", network.prefix())).is_some();
+    let both = !file.meta().lone && has(Network::Target) && has(Network::Context);
+    let (prefix, network) = match both {
+        true => (Network::Context.prefix(), None),
         false => choose_network(&file, None, path)?,
     };
-    let hints = Hints { heads: Some(run.encoder.heads), image: Some(run.encoder.image) };
-    let native = encoder_sizes(&file, prefix, hints).map_err(|problem| {
-        Failure::new(Exit::Checkpoint, format!("{}: {problem}", path.display()))
-            .remedy("see what the file holds: ijepa inspect FILE")
-    })?;
+    let native = native(run, &file, prefix, path)?;
     let mut state = model.init(run.config.meta.seed, run.config.meta.init_std);
+    let whole = predictor_sizes(&file).is_some();
     if whole {
-        let held = model.restore(&mut file, Some(native.grid())).with_context(|| unfit(path))?;
-        (state.params, state.target) = (held.params, held.target);
+        state = model.restore_weights(&mut file, Some(native.grid())).with_context(|| unfit(path))?;
     } else {
         let (layout, vit) = saved::encoder(run.encoder);
-        let held = restore_encoder((&layout, &vit), &mut file, prefix, native.grid()).with_context(|| unfit(path))?;
-        state.target.as_mut_slice().copy_from_slice(held.as_slice());
-        state.params.as_mut_slice()[..model.encoder_len].copy_from_slice(held.as_slice());
-        let which = network.map_or("one encoder".to_owned(), |network| format!("the {} encoder alone", network.name()));
-        output::note(&format!(
-            "{} holds {which}: both encoders begin with it, the predictor with fresh weights",
-            path.display()
-        ));
+        let mut held =
+            |prefix| restore_encoder((&layout, &vit), &mut file, prefix, native.grid()).with_context(|| unfit(path));
+        let context = held(prefix)?;
+        let target = if both { held(Network::Target.prefix())? } else { context.clone() };
+        state.target.as_mut_slice().copy_from_slice(target.as_slice());
+        state.params.as_mut_slice()[..model.encoder_len].copy_from_slice(context.as_slice());
+        let held = match (both, network) {
+            (true, _) => "both encoders: they begin with them".to_owned(),
+            (false, Some(network)) => format!("the {} encoder alone: both begin with it", network.name()),
+            (false, None) => "one encoder: both begin with it".to_owned(),
+        };
+        output::note(&format!("{} holds {held}, the predictor with fresh weights", path.display()));
     }
     if native.grid() != run.encoder.grid() {
-        output::note(&format!("positions of {:?} patches are interpolated to {:?}", native.grid(), run.encoder.grid()));
+        let (from, to) = (native.grid(), run.encoder.grid());
+        output::note(&format!("positions of {}×{} patches are interpolated to {}×{}", from.0, from.1, to.0, to.1));
     }
     Ok(state)
+}
+
+/// The sizes of the encoder in a file, as far as possible by its own word; it must have the run's heads, which no shape tells.
+fn native(run: &Run, file: &Reader, prefix: &str, path: &Path) -> Result<VitConfig> {
+    let run_hints = Hints { heads: Some(run.encoder.heads), image: Some(run.encoder.image) };
+    let carried = configuration(file, None, prefix, path)?;
+    let carried = carried.any().map(crate::config::encoder_config);
+    let hints = carried.map_or(run_hints, |sizes| Hints { heads: Some(sizes.heads), image: Some(sizes.image) });
+    let advice = "see what the file holds: ijepa inspect FILE";
+    let native = encoder_sizes(file, prefix, Hints::default(), hints)
+        .map_err(|problem| extract::unfit(path, problem, advice))?;
+    if native.heads != run.encoder.heads {
+        let problem =
+            format!("its encoder has {} attention heads, the configuration {}", native.heads, run.encoder.heads);
+        return Err(extract::unfit(path, problem, &format!("--set meta.enc_heads={}", native.heads)));
+    }
+    Ok(native)
 }
 
 fn unfit(path: &Path) -> String {
@@ -192,9 +213,10 @@ fn go_on(run: &Run, model: &Jepa, path: &Path) -> Result<State> {
         ))
         .into());
     }
-    let mut state = model.restore(&mut file, None).with_context(|| unfit(path))?;
+    let mut state = model.restore(&mut file).with_context(|| unfit(path))?;
     if file.meta().source == Source::Reference {
         state.step = epochs_in_steps(run, path, file.meta(), state.step)?;
+        output::note(&format!("going on from {}, after {} steps", path.display(), state.step));
     }
     let newest = latest(run);
     if newest.exists() {
@@ -219,12 +241,13 @@ fn go_on(run: &Run, model: &Jepa, path: &Path) -> Result<State> {
 /// scaled gradients overflow (quirk Q21).
 fn epochs_in_steps(run: &Run, path: &Path, meta: &Meta, optimizer_step: u64) -> Result<u64> {
     let epochs = meta.epoch.unwrap_or(0);
-    let steps = epochs * run.steps_per_epoch;
+    let steps = epochs.saturating_mul(run.steps_per_epoch);
     if optimizer_step <= steps && optimizer_step >= steps - steps / 100 {
         return Ok(steps);
     }
     let number = |key: &str| meta.other.get(key).and_then(|text| text.parse::<u64>().ok());
-    let batch = number("batch_size").zip(number("world_size")).map(|(images, processes)| images * processes);
+    let batch =
+        number("batch_size").zip(number("world_size")).map(|(images, processes)| images.saturating_mul(processes));
     Err(Failure::usage(format!(
         "{} was written after {epochs} epochs and {optimizer_step} steps; with this data and data.batch_size={}, {epochs} epochs are {steps} steps",
         path.display(),

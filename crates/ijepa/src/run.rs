@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use ijepa_data::{MaskConfig, TrainTransform};
+use ijepa_model::checkpoint;
 use ijepa_model::schedule::Schedule;
 use ijepa_model::{PredictorConfig, VitConfig};
 
@@ -117,7 +118,7 @@ pub(crate) fn settings_of(args: &PretrainArgs, (mut config, mut origins): (Confi
     if args.out.is_some() {
         origins.set("logging.folder", "--out");
     }
-    let start = start(args, &config, &folder);
+    let start = start(args, &config, &folder)?;
     if args.resume {
         refuse_nothing(&folder, &start)?;
     }
@@ -247,18 +248,37 @@ fn is_placeholder(text: &str) -> bool {
     text.starts_with("$replace_this")
 }
 
-fn start(args: &PretrainArgs, config: &Config, folder: &Path) -> Start {
-    let theirs = reference_latest(folder, &config.logging.write_tag);
-    match (&args.init, args.resume, config.meta.load_checkpoint, &config.meta.read_checkpoint) {
-        (Some(init), ..) => Start::Init(init.clone()),
-        // A run that the reference began, and that has not been here yet.
-        (None, true, ..) | (None, false, true, None) if !latest(folder).exists() && theirs.exists() => {
-            Start::ResumeFrom(theirs)
-        }
-        (None, true, ..) | (None, false, true, None) => Start::Resume,
+fn start(args: &PretrainArgs, config: &Config, folder: &Path) -> Result<Start> {
+    let meta = &config.meta;
+    match (&args.init, args.resume, meta.load_checkpoint, &meta.read_checkpoint) {
+        (Some(init), ..) => Ok(Start::Init(init.clone())),
+        (None, true, ..) | (None, false, true, None) => newest(config, folder),
         // As in the reference, the name is relative to the run folder.
-        (None, false, true, Some(name)) => Start::ResumeFrom(folder.join(name)),
-        (None, false, false, _) => Start::Fresh,
+        (None, false, true, Some(name)) => Ok(Start::ResumeFrom(folder.join(name))),
+        (None, false, false, _) => Ok(Start::Fresh),
+    }
+}
+
+/// The run's newest checkpoint: ours, or that of the reference where it began the run or went on with it.
+fn newest(config: &Config, folder: &Path) -> Result<Start> {
+    let (ours, theirs) = (latest(folder), reference_latest(folder, &config.logging.write_tag));
+    if theirs.exists() {
+        let steps = |path: &Path| -> Result<u64> { Ok(checkpoint::list(path)?.optimizer_step.unwrap_or(0)) };
+        let newer = !ours.exists() || steps(&theirs)? > steps(&ours)?;
+        return Ok(if newer { Start::ResumeFrom(theirs) } else { Start::Resume });
+    }
+    let other = std::fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path());
+    let other = other.filter(|_| !ours.exists()).find(|path| path.to_string_lossy().ends_with("-latest.pth.tar"));
+    match other {
+        None => Ok(Start::Resume),
+        Some(other) => Err(Failure::usage(format!(
+            "{} holds {}, and logging.write_tag is {}",
+            folder.display(),
+            other.display(),
+            config.logging.write_tag
+        ))
+        .remedy("--set logging.write_tag=TAG, the first part of that name, to go on from it")
+        .into()),
     }
 }
 

@@ -33,23 +33,25 @@ pub(super) fn translate(index: &mut Index) -> Result<BTreeMap<String, Located>, 
     let mut parts: BTreeMap<String, [Option<usize>; 3]> = BTreeMap::new();
     let mut left_out = Vec::new();
     for (number, entry) in index.entries.iter().enumerate() {
+        let bad =
+            |expected: &str, got: String| index.containers[entry.container].malformed("tensor names", expected, got);
         match part(&entry.name) {
             Some((name, part)) => {
                 let slot = &mut parts.entry(format!("{prefix}{name}")).or_default()[part];
                 if let Some(first) = slot.replace(number) {
-                    let container = &index.containers[entry.container];
                     let got = format!("{} and {}", index.entries[first].name, entry.name);
-                    return Err(container.malformed(name, "one tensor with this meaning", got));
+                    return Err(bad("one tensor for each part of an encoder", got));
                 }
             }
-            None => left_out.push(entry.name.as_str()),
+            None if is_head(&entry.name) => left_out.push(entry.name.as_str()),
+            // A class token, registers or scales of layers: computing without them would give other features.
+            None => {
+                return Err(bad("an encoder of I-JEPA's kind, and at most a classifier beside it", entry.name.clone()));
+            }
         }
     }
     if !left_out.is_empty() {
-        const SHOWN: usize = 5;
-        let more = if left_out.len() > SHOWN { ", …" } else { "" };
-        let shown = left_out[..left_out.len().min(SHOWN)].join(", ");
-        index.notes.push(format!("{} tensors are not an encoder's and are not read: {shown}{more}", left_out.len()));
+        index.notes.push(format!("not read, since no part of the encoder: {}", left_out.join(", ")));
     }
     parts.into_iter().map(|(name, parts)| Ok((name.clone(), join(index, &name, parts)?))).collect()
 }
@@ -71,12 +73,24 @@ fn join(index: &Index, name: &str, parts: [Option<usize>; 3]) -> Result<Located,
     };
     let mut shape = entry(first).shape.clone();
     if entries.len() > 1 {
-        let Some(rows) = shape.first_mut() else {
-            return Err(index.containers[0].malformed(name, "query, key and value with rows", "single numbers"));
-        };
-        *rows *= entries.len();
+        match shape.first_mut().and_then(|rows| rows.checked_mul(entries.len()).map(|all| *rows = all)) {
+            Some(()) => {}
+            None => {
+                return Err(index.containers[0].malformed(
+                    name,
+                    "query, key and value with rows",
+                    format!("{shape:?}"),
+                ));
+            }
+        }
     }
     Ok(Located { shape, entries })
+}
+
+/// What stands behind an encoder and changes none of its tokens: classifiers, poolers, the token for masked images.
+fn is_head(name: &str) -> bool {
+    let name = name.strip_prefix("ijepa.").unwrap_or(name);
+    ["head.", "classifier.", "pooler."].iter().any(|prefix| name.starts_with(prefix)) || name == "embeddings.mask_token"
 }
 
 fn is_query(name: &str) -> bool {

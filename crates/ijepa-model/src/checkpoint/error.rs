@@ -158,14 +158,12 @@ impl std::fmt::Display for Mismatch {
 fn advice(source: &io::Error) -> &'static str {
     match source.kind() {
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
-            "; free some space on that disk or choose another folder with --out"
+            "; free some space on that disk or choose another folder"
         }
         io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
-            "; choose a folder that you may write to with --out"
+            "; choose a folder that you may write to"
         }
-        io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => {
-            "; create the folder first or choose another with --out"
-        }
-        _ => "; check the disk, or choose another folder with --out",
+        io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => "; create the folder first or choose another",
+        _ => "; check the disk, or choose another folder",
     }
 }

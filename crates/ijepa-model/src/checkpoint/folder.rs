@@ -45,7 +45,7 @@ pub(super) fn open(folder: &Path) -> Result<Index, CheckpointError> {
     Ok(index)
 }
 
-/// Opens every file that the list of shards names, and takes from each the tensors that it names there.
+/// Opens every file that the list of shards names, and finds in each the tensors that it names there.
 fn shards(folder: &Path) -> Result<Index, CheckpointError> {
     let path = folder.join(SHARDS);
     let list = json(&path)?;
@@ -71,7 +71,11 @@ fn shards(folder: &Path) -> Result<Index, CheckpointError> {
     }
     let mut whole: Option<Index> = None;
     for (name, tensors) in files {
-        let mut shard = Index::open(&folder.join(name))?;
+        let file = folder.join(name);
+        if file.is_dir() {
+            return Err(malformed(&path, &format!("weight_map, {name}"), "a file of this folder", "a folder"));
+        }
+        let mut shard = Index::open(&file)?;
         for tensor in tensors {
             let tensor = super::safetensors::without_prefix(tensor);
             if !shard.entries.iter().any(|entry| entry.name == tensor) {
@@ -87,7 +91,7 @@ fn shards(folder: &Path) -> Result<Index, CheckpointError> {
             None => whole = Some(shard),
             Some(whole) => {
                 for entry in &mut shard.entries {
-                    entry.container = whole.containers.len();
+                    entry.container += whole.containers.len();
                 }
                 whole.entries.append(&mut shard.entries);
                 whole.containers.append(&mut shard.containers);

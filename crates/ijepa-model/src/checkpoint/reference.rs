@@ -11,9 +11,12 @@ use std::collections::HashMap;
 
 use super::index::{Entry, Index};
 use super::pickle::{Id, Pickle, Value};
-use super::safetensors::{check_names, without_prefix};
+use super::safetensors::{HEADS, IMAGE, check_names, image_size, without_prefix};
 use super::torch::Records;
 use super::{CheckpointError, EXP_AVG, EXP_AVG_SQ, Meta, NETWORKS, Source};
+
+/// The key under which files of ours carry the configuration.
+pub const CONFIG: &str = "ijepa.config";
 
 /// AdamW keeps three things for a parameter, four with amsgrad.
 const STATE_MAX: usize = 16;
@@ -55,6 +58,14 @@ pub(super) fn interpret(pickle: &Pickle, mut records: Records, format: &'static 
     if index.meta.source == Source::Reference
         && let Some(state) = pickle.lookup(root, "opt")
     {
+        // What the reference's next step sets anew, and other readers may want.
+        let groups = pickle.lookup(state, "param_groups");
+        if let Some(Value::List(groups)) = groups
+            && let Some(decay) = groups.first().and_then(|group| pickle.lookup(pickle.get(*group), "weight_decay"))
+            && let Some(text) = scalar(decay)
+        {
+            index.meta.other.insert("weight_decay".to_string(), text);
+        }
         match moments(pickle, &mut records, &index.entries, state) {
             Ok(Some((entries, step))) => {
                 index.entries.extend(entries);
@@ -86,9 +97,11 @@ struct Part {
 /// A state dictionary: tensors under their names, perhaps numbers beside them. Some trainers put it under a key of its own.
 fn plain(pickle: &Pickle, records: &mut Records, index: &mut Part) -> Result<(), CheckpointError> {
     let root = pickle.root();
-    let inner = ["state_dict", "model"].into_iter().find_map(|key| pickle.lookup(root, key));
-    let root = inner.filter(|inner| matches!(inner, Value::Dict(_))).unwrap_or(root);
-    for (name, value) in named(pickle, root) {
+    let inner =
+        ["state_dict", "model"].into_iter().find(|key| matches!(pickle.lookup(root, key), Some(Value::Dict(_))));
+    let beside = named(pickle, root).into_iter().filter(|(key, _)| Some(key.as_str()) != inner);
+    let within = inner.and_then(|key| pickle.lookup(root, key)).map_or_else(Vec::new, |inner| named(pickle, inner));
+    for (name, value) in within.into_iter().chain(beside) {
         if let Value::Tensor(tensor) = value {
             let name = without_prefix(&name).to_string();
             index.entries.push(records.resolve(&name, tensor)?);
@@ -120,6 +133,9 @@ fn extra(
 ) -> Result<(), CheckpointError> {
     match (key, value) {
         ("opt", _) => {}
+        (HEADS, Value::Int(heads)) if *heads > 0 => index.meta.heads = usize::try_from(*heads).ok(),
+        (IMAGE, Value::Text(size)) if image_size(size).is_some() => index.meta.image = image_size(size),
+        (CONFIG, Value::Text(config)) => index.meta.config = Some(config.to_string()),
         ("epoch", Value::Int(epoch)) if *epoch >= 0 => index.meta.epoch = Some(*epoch as u64),
         ("epoch", other) => {
             let expected = "the number of completed epochs";

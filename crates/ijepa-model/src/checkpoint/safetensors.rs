@@ -24,8 +24,10 @@ const BUFFER: usize = 1 << 18;
 /// Metadata keys that are fields of [`Meta`] or belong to the format.
 const RESERVED: [&str; 11] =
     ["format", "ijepa.version", "step", "epoch", "method", "seed", "config", "optimizer.step", HEADS, IMAGE, NETWORK];
-const HEADS: &str = "ijepa.heads";
-const IMAGE: &str = "ijepa.image";
+/// Keys of what shapes do not tell, in the metadata of safetensors files and the dictionaries of PyTorch's.
+pub const HEADS: &str = "ijepa.heads";
+/// Height x width.
+pub const IMAGE: &str = "ijepa.image";
 const NETWORK: &str = "ijepa.network";
 
 /// A named tensor somewhere in memory, to be written.
@@ -210,19 +212,36 @@ fn other_meta(container: &Container, mut texts: BTreeMap<String, String>) -> Res
         text => Ok(text),
     };
     let positive = |text: &str| text.parse::<usize>().ok().filter(|n| *n > 0);
-    let image = |text: &str| text.split_once('x').and_then(|(h, w)| Some((positive(h)?, positive(w)?)));
     let heads = read(HEADS, "a number above 0", &|text| positive(text).is_some())?;
-    let size = read(IMAGE, "height x width, as in 224x224", &|text| image(text).is_some())?;
+    let size = read(IMAGE, "height x width, as in 224x224", &|text| image_size(text).is_some())?;
     let network = read(NETWORK, "target or context", &|text| Network::named(text).is_some())?;
+    // Others may mean something else by these words: what is no number stays as it is.
+    let mut number = |key: &str| {
+        let number = texts.get(key)?.parse::<u64>().ok()?;
+        texts.remove(key);
+        Some(number)
+    };
+    let (step, epoch, seed) = (number("step"), number("epoch"), number("seed"));
     Ok(Meta {
         source: Source::Other,
+        step,
+        epoch,
+        seed,
+        method: texts.remove("method"),
         heads: heads.as_deref().and_then(positive),
-        image: size.as_deref().and_then(image),
+        image: size.as_deref().and_then(image_size),
         network: network.as_deref().and_then(Network::named),
         config: texts.remove("config"),
         other: texts,
         ..Meta::default()
     })
+}
+
+/// Height and width from `224x336`.
+pub(super) fn image_size(text: &str) -> Option<(usize, usize)> {
+    let side = |text: &str| text.parse().ok().filter(|side| (1..=1 << 20).contains(side));
+    let (height, width) = text.split_once('x')?;
+    Some((side(height)?, side(width)?))
 }
 
 /// A name without what wrappers put before it: `module.` of DataParallel and DDP, `backbone.` of V-JEPA.
@@ -288,7 +307,7 @@ pub fn write_views(
 }
 
 /// Values as little-endian bytes, through one small buffer.
-pub(super) fn write_values(to: &mut impl Write, values: &[f32]) -> std::io::Result<()> {
+pub(crate) fn write_values(to: &mut impl Write, values: &[f32]) -> std::io::Result<()> {
     let mut buffer = Vec::with_capacity(BUFFER.min(size_of_val(values)));
     for values in values.chunks(BUFFER / size_of::<f32>()) {
         buffer.clear();

@@ -11,7 +11,7 @@ use ijepa_tensor::Buf;
 use prost::Message;
 
 use super::proto::{EXTERNAL, FLOAT, ModelProto, StringStringEntryProto, TensorProto};
-use crate::checkpoint::{CheckpointError, write_whole};
+use crate::checkpoint::{CheckpointError, write_values, write_whole};
 use crate::params::Entry;
 
 /// Values that are put in order at a time.
@@ -78,11 +78,6 @@ impl<'a> Weight<'a> {
         }
         Ok(())
     }
-}
-
-fn write_values(out: &mut impl Write, values: &[f32]) -> io::Result<()> {
-    let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
-    out.write_all(&bytes)
 }
 
 /// Writes a model whose graph lacks `weights` yet: inside the file when they have at most `inline_bytes` bytes together, else

@@ -20,7 +20,8 @@ fn tokens(path: &Path, images: &str, size: (usize, usize)) -> Vec<f32> {
     let mut file = Reader::open(path).expect("it is a checkpoint");
     let prefix = file.meta().network.unwrap_or(Network::Context).prefix();
     // timm's file does not say how many heads there are.
-    let native = saved::encoder_sizes(&file, prefix, Hints { heads: Some(4), image: None }).expect("an encoder");
+    let native = saved::encoder_sizes(&file, prefix, Hints { heads: Some(4), image: None }, Hints::default())
+        .expect("an encoder");
     let (layout, vit) = saved::encoder(VitConfig { image: size, ..native });
     let params = saved::restore_encoder((&layout, &vit), &mut file, prefix, native.grid()).expect("its weights");
     let images = Reader::open(&golden("case.safetensors")).expect("the case").read(images).expect("its images");
@@ -93,7 +94,7 @@ fn a_state_written_as_the_reference_writes_it_reads_back_bit_for_bit() {
     let mut file = Reader::open(&path).expect("read");
     assert_eq!((file.meta().source, file.meta().epoch), (Source::Reference, Some(3)));
     assert_eq!(file.meta().other["lr"], "0.5");
-    let back = model.restore(&mut file, None).expect("it fits");
+    let back = model.restore(&mut file).expect("it fits");
     assert_eq!(back.step, 7);
     for (a, b) in [
         (&back.params, &state.params),
@@ -123,12 +124,7 @@ fn an_encoder_goes_through_every_format_without_losing_a_bit_its_name_or_its_siz
             if file.meta().lone {
                 assert_eq!(file.meta().network, Some(network), "{name}");
             }
-            // The reference's format has neither heads nor the shape of an image.
-            let hints = match name {
-                "pth" => Hints { heads: Some(3), image: Some((16, 24)) },
-                _ => Hints::default(),
-            };
-            let sizes = saved::encoder_sizes(&file, network.prefix(), hints).expect(name);
+            let sizes = saved::encoder_sizes(&file, network.prefix(), Hints::default(), Hints::default()).expect(name);
             assert_eq!(sizes, model.encoder.config, "{name}");
             let params =
                 saved::restore_encoder((&layout, &vit), &mut file, network.prefix(), sizes.grid()).expect(name);

@@ -29,7 +29,7 @@ fn model() -> Jepa {
 
 fn start(model: &Jepa) -> State {
     let mut file = Reader::open(&golden("init.pth.tar")).expect("the golden checkpoint reads");
-    model.restore(&mut file, None).expect("the golden checkpoint fits")
+    model.restore(&mut file).expect("the golden checkpoint fits")
 }
 
 fn floats(file: &SafeTensors, name: &str) -> (Vec<usize>, Vec<f32>) {

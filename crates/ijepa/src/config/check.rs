@@ -2,14 +2,14 @@
 //!
 //! Masks that a grid cannot give are the sampler's own business (`MaskConfig::validate` of ijepa-data); everything else is here.
 
+use ijepa_model::variants::PATCHES_MAX;
+
 use super::{Config, Origins, encoder_config};
 
 /// Widest network, of tokens: several times the widest that anyone has trained.
 const WIDTH_MAX: usize = 16_384;
 /// Deepest network, of blocks.
 const DEPTH_MAX: usize = 1000;
-/// Most patches of an image.
-const PATCHES_MAX: usize = 65_536;
 
 /// One line a problem, with the numbers and where they came from; empty when all is well.
 pub(super) fn problems(config: &Config, origins: &Origins) -> Vec<String> {

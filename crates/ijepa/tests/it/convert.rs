@@ -80,8 +80,71 @@ fn another_size_of_image_is_taken_and_can_be_written_into_the_file() {
     assert_eq!(expected.0, [3, 120, 192]);
     convert(dir.path(), &[&original, "hf", "--to", "hf", "--image-size", "40x48"]);
     assert!(tokens(dir.path(), "hf", &[]) == expected);
+    // The size that was typed counts, not that of the configuration in the file.
+    let config = ["--config", "tiny.yaml"];
+    std::fs::write(dir.path().join("tiny.yaml"), TINY).expect("it can be written");
+    convert(dir.path(), &[&[original.as_str(), "whole.safetensors"][..], &config].concat());
+    convert(dir.path(), &["whole.safetensors", "wide.safetensors", "--network", "target", "--image-size", "16x64"]);
+    assert!(
+        tokens(dir.path(), "wide.safetensors", &["--image-size", "16x64"])
+            == tokens(dir.path(), "wide.safetensors", &[])
+    );
     embed(dir.path(), &original, &["--image-size", "30"]).refused(USAGE, &["--image-size", "30×30", "4×4"]);
     embed(dir.path(), &original, &["--image-size", "0x9"]).refused(USAGE, &["--image-size"]);
+}
+
+const TINY: &str = "\
+data: {crop_size: 32, mean: [0.5, 0.5, 0.5]}
+mask: {patch_size: 4, min_keep: 4}
+meta: {model_name: vit_tiny, enc_depth: 2, pred_depth: 2, pred_emb_dim: 96}
+optimization: {epochs: 2, warmup: 1}
+";
+
+#[test]
+fn the_configuration_goes_along_and_must_be_of_the_encoder() {
+    let dir = scratch();
+    std::fs::write(dir.path().join("tiny.yaml"), TINY).expect("it can be written");
+    let original = golden("reference_tiny/init.pth.tar");
+    let lone = ["--network", "target", "--config", "tiny.yaml"];
+    convert(dir.path(), &[&[original.as_str(), "hf", "--to", "hf"][..], &lone].concat());
+    let said = embed(dir.path(), "hf", &[]);
+    assert!(said.code == Some(0) && !said.stderr.contains("preprocessor_config.json"), "{said:?}");
+    let config = ijepa(dir.path(), &["inspect", "hf", "--json"]).json();
+    assert!(config["config"].as_str().is_some_and(|text| text.contains("mean: [0.5, 0.5, 0.5]")), "{config}");
+    embed(dir.path(), &original, &["--config", "small.yaml"]).refused(USAGE, &["small.yaml", "48 wide"]);
+    embed(dir.path(), &original, &["--heads", "5"]).refused(USAGE, &["--heads 5", "192"]);
+}
+
+#[test]
+fn nothing_is_left_out_without_a_word() {
+    let dir = scratch();
+    let original = golden("reference_tiny/init.pth.tar");
+    let resized = ["convert", &original, "a.safetensors", "--image-size", "40"];
+    ijepa(dir.path(), &resized).refused(USAGE, &["--image-size", "--network"]);
+    // Without moments no state of the optimiser is made up.
+    let written = ijepa(dir.path(), &["convert", &original, "a.safetensors", "--json"]).json();
+    assert_eq!(written["holds"], "three networks");
+    let shown = ijepa(dir.path(), &["inspect", "a.safetensors", "--json"]).json();
+    assert_eq!(shown["optimizer_step"], serde_json::Value::Null);
+}
+
+#[test]
+fn an_encoder_of_another_kind_is_refused_by_the_name_of_what_it_has() {
+    let dir = scratch();
+    let file = checkpoint::read(Path::new(&golden("interop/timm.pth"))).expect("read");
+    let mut tensors = file.tensors.clone();
+    for (name, tensor) in file.tensors {
+        tensors.remove(&name);
+        tensors.insert(name.trim_start_matches("encoder.").to_owned(), tensor);
+    }
+    tensors.insert("reg_token".to_owned(), checkpoint::Tensor { shape: vec![1, 1, 32], values: vec![0.5; 32] });
+    let views: Vec<_> = tensors
+        .iter()
+        .map(|(name, tensor)| checkpoint::View { name: name.clone(), shape: &tensor.shape, values: &tensor.values })
+        .collect();
+    let meta = checkpoint::Meta { source: checkpoint::Source::Other, ..Default::default() };
+    checkpoint::write_views(&dir.path().join("a.safetensors"), &meta, None, &views).expect("it can be written");
+    embed(dir.path(), "a.safetensors", &["--heads", "4"]).refused(CHECKPOINT, &["reg_token"]);
 }
 
 #[test]
@@ -106,6 +169,9 @@ fn a_file_is_not_written_over_itself_nor_without_a_format() {
     let before = std::fs::read(dir.path().join("a.safetensors")).expect("it was written");
     ijepa(dir.path(), &["convert", "a.safetensors", "./a.safetensors"]).refused(USAGE, &["over itself"]);
     assert!(std::fs::read(dir.path().join("a.safetensors")).expect("it is there") == before);
+    convert(dir.path(), &["a.safetensors", "hf", "--to", "hf"]);
+    ijepa(dir.path(), &["convert", "hf", "hf/model.safetensors"]).refused(USAGE, &["over itself"]);
+    ijepa(dir.path(), &["convert", "hf/model.safetensors", "hf", "--to", "hf"]).refused(USAGE, &["over itself"]);
     ijepa(dir.path(), &["convert", "a.safetensors", "b"]).refused(USAGE, &["--to"]);
     ijepa(dir.path(), &["convert", "a.safetensors", "b", "--to", "hf", "--predictor"]).refused(USAGE, &["--predictor"]);
     ijepa(dir.path(), &["convert", "nothing.pth", "b.onnx"]).refused(CHECKPOINT, &["nothing.pth"]);
@@ -143,6 +209,27 @@ fn a_run_that_the_reference_began_goes_on_as_if_it_had_begun_here() {
         checkpoint::read(&dir.path().join(run).join("checkpoints/latest.safetensors")).expect("it was written")
     });
     assert!(a.tensors == b.tensors && a.moments == b.moments && a.meta.step == b.meta.step);
+}
+
+#[test]
+fn the_newer_of_two_checkpoints_is_gone_on_from_and_another_tag_is_pointed_out() {
+    let dir = scratch();
+    run_of_the_reference(dir.path());
+    let resume = ["pretrain", "--resume", "--out", "theirs", "--data", "scenes:16"];
+    assert_eq!(ijepa(dir.path(), &[&resume[..], &["--steps", "3"]].concat()).code, Some(0));
+    // Theirs is at step 2, ours at 3; then theirs goes on to 4.
+    let said = ijepa(dir.path(), &[&resume[..], &["--steps", "3"]].concat());
+    assert!(said.stderr.contains("has done all its 3 steps"), "{said:?}");
+    convert(dir.path(), &["whole/checkpoints/latest.safetensors", "theirs/jepa-latest.pth.tar"]);
+    let said = ijepa(dir.path(), &resume);
+    assert!(said.stderr.contains("jepa-latest.pth.tar, after 4 steps"), "{said:?}");
+    std::fs::create_dir(dir.path().join("tagged")).expect("a folder");
+    std::fs::copy(dir.path().join("small.yaml"), dir.path().join("tagged/params-ijepa.yaml"))
+        .expect("it can be copied");
+    std::fs::copy(dir.path().join("theirs/jepa-latest.pth.tar"), dir.path().join("tagged/photo-latest.pth.tar"))
+        .expect("it can be copied");
+    ijepa(dir.path(), &["pretrain", "--resume", "--out", "tagged", "--data", "scenes:16"])
+        .refused(USAGE, &["photo-latest.pth.tar", "logging.write_tag"]);
 }
 
 #[test]

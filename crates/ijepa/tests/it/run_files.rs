@@ -75,6 +75,36 @@ fn every_key_of_the_reference_is_known_and_what_is_shown_reads_back_the_same() {
     assert_eq!(values["mask.sampler"], serde_json::json!({"value": "reference", "origin": "default"}));
 }
 
+/// Model, blocks of the predictor, side of image and patch, images of a process, epochs and warm-up of the four published runs.
+const PUBLISHED: [[&str; 7]; 4] = [
+    ["vit_huge", "12", "224", "14", "128", "300", "40"],
+    ["vit_huge", "12", "448", "16", "16", "300", "40"],
+    ["vit_huge", "12", "224", "14", "32", "66", "3"],
+    ["vit_giant", "16", "224", "16", "16", "44", "3"],
+];
+
+#[test]
+fn all_four_published_runs_of_the_reference_can_be_run() {
+    let dir = scratch();
+    for [model, depth, image, patch, batch, epochs, warmup] in PUBLISHED {
+        let text = REFERENCE_KEYS
+            .replace("vit_giant", model)
+            .replace("pred_depth: 16", &format!("pred_depth: {depth}"))
+            .replace("crop_size: 448", &format!("crop_size: {image}"))
+            .replace("patch_size: 16", &format!("patch_size: {patch}"))
+            .replace("batch_size: 16", &format!("batch_size: {batch}"))
+            .replace("epochs: 44", &format!("epochs: {epochs}"))
+            .replace("warmup: 3", &format!("warmup: {warmup}"));
+        std::fs::write(dir.path().join("theirs.yaml"), text).expect("it can be written");
+        assert_eq!(ijepa(dir.path(), &["config", "validate", "theirs.yaml"]).code, Some(0));
+        let values = ijepa(dir.path(), &["config", "show", "theirs.yaml", "--json"]).json();
+        assert_eq!(
+            (&values["meta.model_name"]["value"], &values["data.crop_size"]["value"]),
+            (&model.into(), &image.into())
+        );
+    }
+}
+
 #[test]
 fn validating_says_of_every_file_what_is_wrong_with_it() {
     let dir = scratch();
