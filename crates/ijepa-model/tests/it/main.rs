@@ -2,6 +2,7 @@
 
 mod checkpoint;
 mod checkpoint_hostile;
+mod checkpoint_hostile_legacy;
 mod checkpoint_hostile_pickle;
 mod checkpoint_hostile_safetensors;
 mod checkpoint_pickle;
