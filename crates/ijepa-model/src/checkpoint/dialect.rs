@@ -59,7 +59,9 @@ fn join(index: &Index, name: &str, parts: [Option<usize>; 3]) -> Result<Located,
     let entry = |number: usize| &index.entries[number];
     let (first, entries) = match parts {
         [Some(first), None, None] if !is_query(&entry(first).name) => (first, vec![first]),
-        [Some(q), Some(k), Some(v)] if entry(q).shape == entry(k).shape && entry(q).shape == entry(v).shape => {
+        [Some(q), Some(k), Some(v)]
+            if is_query(&entry(q).name) && [k, v].iter().all(|&part| entry(part).shape == entry(q).shape) =>
+        {
             (q, vec![q, k, v])
         }
         _ => {
@@ -71,10 +73,14 @@ fn join(index: &Index, name: &str, parts: [Option<usize>; 3]) -> Result<Located,
     };
     let mut shape = entry(first).shape.clone();
     if entries.len() > 1 {
-        let Some(rows) = shape.first_mut() else {
-            return Err(index.containers[0].malformed(name, "query, key and value with rows", "single numbers"));
+        // Of a tensor without elements an extent may be any number.
+        let rows = shape.first().and_then(|rows| rows.checked_mul(entries.len()));
+        let elements = rows.and_then(|rows| shape[1..].iter().try_fold(rows, |n, extent| n.checked_mul(*extent)));
+        let (Some(rows), Some(_)) = (rows, elements) else {
+            let expected = "query, key and value with rows, three times which fit 64 bits";
+            return Err(index.containers[0].malformed(name, expected, format!("shape {shape:?}")));
         };
-        *rows *= entries.len();
+        shape[0] = rows;
     }
     Ok(Located { shape, entries })
 }
