@@ -1,6 +1,7 @@
 //! Integration tests of the model crate, in one binary.
 
 mod checkpoint;
+mod checkpoint_dialect;
 mod checkpoint_folder;
 mod checkpoint_hostile;
 mod checkpoint_hostile_folder;
