@@ -2,6 +2,7 @@
 
 mod checkpoint;
 mod checkpoint_dialect;
+mod checkpoint_export;
 mod checkpoint_folder;
 mod checkpoint_hostile;
 mod checkpoint_hostile_folder;
