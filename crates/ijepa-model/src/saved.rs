@@ -160,7 +160,7 @@ pub fn encoder_sizes(file: &Reader, prefix: &str, hints: Hints) -> Result<VitCon
         None => format!("expected a tensor {prefix}{name} {expected}, got none of that name"),
     };
     let (width, patch) = match shape("patch_embed.proj.weight") {
-        Some(&[width, 3, patch, other]) if patch == other && patch > 0 => (width, patch),
+        Some(&[width, 3, patch, other]) if patch == other && patch > 0 && width > 0 => (width, patch),
         _ => return Err(wrong("patch_embed.proj.weight", "(d, 3, p, p)")),
     };
     let patches = match shape("pos_embed") {
@@ -181,7 +181,9 @@ pub fn encoder_sizes(file: &Reader, prefix: &str, hints: Hints) -> Result<VitCon
     };
     let side = (patches as f64).sqrt().round() as usize;
     let fits = |&(height, width): &(usize, usize)| {
-        height % patch == 0 && width % patch == 0 && (height / patch) * (width / patch) == patches
+        // What the file says may be any numbers.
+        let fitting = (height / patch).checked_mul(width / patch) == Some(patches);
+        height % patch == 0 && width % patch == 0 && fitting
     };
     let image = hints.image.filter(fits).or(file.meta().image.filter(fits));
     let square = (side * side == patches).then_some((side * patch, side * patch));

@@ -1,10 +1,12 @@
 //! Others' names for an encoder's tensors: all of them mean ours, each tensor once.
 
 use ijepa_model::checkpoint::{self, Network, Reader, hugging_face};
-use serde_json::json;
+use ijepa_model::saved::{Hints, encoder_sizes};
+use serde_json::{Value, json};
 
 use crate::checkpoint_folder::{Weight, weights, weights_with};
 use crate::checkpoint_hostile::malformed;
+use crate::checkpoint_hostile_safetensors::safetensors;
 use crate::checkpoint_pickle::scratch;
 
 const WIDTH: usize = 2;
@@ -187,6 +189,33 @@ fn sizes_and_networks_that_a_file_cannot_mean_are_refused() {
             }
         }
     }
+}
+
+#[test]
+fn sizes_that_no_image_or_encoder_has_are_not_computed_with() {
+    let sizes = |bytes: &[u8]| {
+        let file = scratch(bytes);
+        encoder_sizes(&Reader::open(&file.path).expect("as far as the format goes"), "encoder.", Hints::default())
+    };
+    let tensors: [Weight; 4] = [
+        ("patch_embed.proj.weight", &[4, 3, 1, 1], 0.0),
+        ("pos_embed", &[1, 4, 4], 0.0),
+        ("blocks.0.norm1.weight", &[4], 0.0),
+        ("blocks.0.mlp.fc1.weight", &[8, 4], 0.0),
+    ];
+    let image = |text: String| sizes(&weights_with(&tensors, json!({"ijepa.heads": "2", "ijepa.image": text})));
+    assert_eq!(image("1x4".to_string()).expect("fits").image, (1, 4));
+    // Taken for a square, as if the file did not say it.
+    assert_eq!(image(format!("{0}x{0}", u64::MAX)).expect("square").image, (2, 2));
+
+    let empty = |shape: Value| json!({"dtype": "F32", "shape": shape, "data_offsets": [0, 0]});
+    let header = json!({
+        "patch_embed.proj.weight": empty(json!([0, 3, 1, 1])),
+        "pos_embed": empty(json!([1, u64::MAX, 0])),
+        "blocks.0.mlp.fc1.weight": empty(json!([8, 0])),
+    });
+    let problem = sizes(&safetensors(&header.to_string(), b"")).expect_err("an encoder without width");
+    assert!(problem.contains("expected the shape (d, 3, p, p), got [0, 3, 1, 1]"), "{problem}");
 }
 
 #[test]
