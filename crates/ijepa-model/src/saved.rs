@@ -202,7 +202,9 @@ pub fn encoder_sizes(file: &Reader, prefix: &str, typed: Hints, carries: Hints) 
     };
     let side = (patches as f64).sqrt().round() as usize;
     let fits = |&(height, width): &(usize, usize)| {
-        height % patch == 0 && width % patch == 0 && (height / patch) * (width / patch) == patches
+        // What the file says may be any numbers.
+        let fitting = (height / patch).checked_mul(width / patch) == Some(patches);
+        height % patch == 0 && width % patch == 0 && fitting
     };
     if let Some((height, width)) = file.meta().image.filter(|image| !fits(image)) {
         return Err(format!(

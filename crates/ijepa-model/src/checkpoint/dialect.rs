@@ -51,7 +51,11 @@ pub(super) fn translate(index: &mut Index) -> Result<BTreeMap<String, Located>, 
         }
     }
     if !left_out.is_empty() {
-        index.notes.push(format!("not read, since no part of the encoder: {}", left_out.join(", ")));
+        const SHOWN: usize = 5;
+        let more = left_out.len().saturating_sub(SHOWN);
+        let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+        let shown = left_out[..left_out.len().min(SHOWN)].join(", ");
+        index.notes.push(format!("not read, since no part of the encoder: {shown}{more}"));
     }
     parts.into_iter().map(|(name, parts)| Ok((name.clone(), join(index, &name, parts)?))).collect()
 }
@@ -61,7 +65,9 @@ fn join(index: &Index, name: &str, parts: [Option<usize>; 3]) -> Result<Located,
     let entry = |number: usize| &index.entries[number];
     let (first, entries) = match parts {
         [Some(first), None, None] if !is_query(&entry(first).name) => (first, vec![first]),
-        [Some(q), Some(k), Some(v)] if entry(q).shape == entry(k).shape && entry(q).shape == entry(v).shape => {
+        [Some(q), Some(k), Some(v)]
+            if is_query(&entry(q).name) && [k, v].iter().all(|&part| entry(part).shape == entry(q).shape) =>
+        {
             (q, vec![q, k, v])
         }
         _ => {
@@ -73,16 +79,14 @@ fn join(index: &Index, name: &str, parts: [Option<usize>; 3]) -> Result<Located,
     };
     let mut shape = entry(first).shape.clone();
     if entries.len() > 1 {
-        match shape.first_mut().and_then(|rows| rows.checked_mul(entries.len()).map(|all| *rows = all)) {
-            Some(()) => {}
-            None => {
-                return Err(index.containers[0].malformed(
-                    name,
-                    "query, key and value with rows",
-                    format!("{shape:?}"),
-                ));
-            }
-        }
+        // Of a tensor without elements an extent may be any number.
+        let rows = shape.first().and_then(|rows| rows.checked_mul(entries.len()));
+        let elements = rows.and_then(|rows| shape[1..].iter().try_fold(rows, |n, extent| n.checked_mul(*extent)));
+        let (Some(rows), Some(_)) = (rows, elements) else {
+            let expected = "query, key and value with rows, three times which fit 64 bits";
+            return Err(index.containers[0].malformed(name, expected, format!("shape {shape:?}")));
+        };
+        shape[0] = rows;
     }
     Ok(Located { shape, entries })
 }

@@ -4,7 +4,7 @@
 //! `pytorch_model.bin`, and perhaps `preprocessor_config.json` (how images were normalised). timm's folders hold the same files with
 //! another `config.json`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::io::Write;
 use std::path::Path;
 
@@ -14,8 +14,9 @@ use super::index::Index;
 use super::write::write_whole;
 use super::{CheckpointError, Source};
 
-/// The longest JSON file that is read; the index of the largest published model has a few hundred kilobytes.
-const JSON_MAX: u64 = 1 << 24;
+/// The longest JSON file that is read; the index of the largest published model has a few hundred kilobytes. In memory it may be
+/// thirty times as large.
+const JSON_MAX: u64 = 1 << 22;
 /// Shards of one model.
 const SHARDS_MAX: usize = 1000;
 
@@ -28,11 +29,11 @@ const PICKLED: &str = "pytorch_model.bin";
 /// Lists the tensors of a folder.
 pub(super) fn open(folder: &Path) -> Result<Index, CheckpointError> {
     let mut index = if folder.join(WEIGHTS).is_file() {
-        Index::open(&folder.join(WEIGHTS))?
+        Index::open_file(&folder.join(WEIGHTS))?
     } else if folder.join(SHARDS).is_file() {
         shards(folder)?
     } else if folder.join(PICKLED).is_file() {
-        Index::open(&folder.join(PICKLED))?
+        Index::open_file(&folder.join(PICKLED))?
     } else {
         let found = "a folder without any of them";
         return Err(CheckpointError::NotAModelFolder { path: folder.to_path_buf(), found: found.to_string() });
@@ -45,18 +46,21 @@ pub(super) fn open(folder: &Path) -> Result<Index, CheckpointError> {
     Ok(index)
 }
 
-/// Opens every file that the list of shards names, and finds in each the tensors that it names there.
+/// Opens every file that the list of shards names; the tensors that it names in each must be there.
 fn shards(folder: &Path) -> Result<Index, CheckpointError> {
     let path = folder.join(SHARDS);
     let list = json(&path)?;
-    let Some(Value::Object(map)) = list.get("weight_map") else {
-        return Err(malformed(&path, "weight_map", "an object from tensors to files", "none"));
+    let Some(map) = list.get("weight_map").and_then(Value::as_object) else {
+        let got = list.get("weight_map").map_or("none".to_string(), Value::to_string);
+        return Err(malformed(&path, "weight_map", "an object from tensors to files", &got));
     };
     let mut files: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
     for (tensor, file) in map {
         match file.as_str() {
             // A plain name: the list must not lead out of its folder.
-            Some(name) if Path::new(name).file_name().is_some_and(|last| last == name) => {
+            Some(name)
+                if Path::new(name).file_name().is_some_and(|last| last == name) && !folder.join(name).is_dir() =>
+            {
                 files.entry(name).or_default().push(tensor);
             }
             _ => {
@@ -71,14 +75,20 @@ fn shards(folder: &Path) -> Result<Index, CheckpointError> {
     }
     let mut whole: Option<Index> = None;
     for (name, tensors) in files {
-        let file = folder.join(name);
-        if file.is_dir() {
-            return Err(malformed(&path, &format!("weight_map, {name}"), "a file of this folder", "a folder"));
+        let mut shard = Index::open_file(&folder.join(name))?;
+        if shard.meta.source != Source::Other {
+            let got = "a checkpoint of a whole training";
+            return Err(malformed(
+                &folder.join(name),
+                "the file",
+                "tensors of one model, since it is one of its shards",
+                got,
+            ));
         }
-        let mut shard = Index::open(&file)?;
+        let held: HashSet<&str> = shard.entries.iter().map(|entry| entry.name.as_str()).collect();
         for tensor in tensors {
             let tensor = super::safetensors::without_prefix(tensor);
-            if !shard.entries.iter().any(|entry| entry.name == tensor) {
+            if !held.contains(tensor) {
                 return Err(malformed(
                     &path,
                     &format!("weight_map, {tensor}"),
@@ -95,6 +105,7 @@ fn shards(folder: &Path) -> Result<Index, CheckpointError> {
                 }
                 whole.entries.append(&mut shard.entries);
                 whole.containers.append(&mut shard.containers);
+                whole.notes.append(&mut shard.notes);
             }
         }
     }
@@ -124,14 +135,31 @@ fn describe(folder: &Path, index: &mut Index) -> Result<(), CheckpointError> {
     let path = folder.join(PREPROCESSOR);
     if path.is_file() {
         let preprocessor = json(&path)?;
-        let three = |key: &str| -> Option<[f32; 3]> {
-            let list = preprocessor.get(key)?.as_array()?;
-            let numbers: Option<Vec<f32>> = list.iter().map(|x| x.as_f64().map(|x| x as f32)).collect();
-            numbers?.try_into().ok()
-        };
-        index.meta.mean_std = three("image_mean").zip(three("image_std"));
+        let mean = three(&path, &preprocessor, "image_mean", "a number", &|_| true)?;
+        // Images are divided by it.
+        let deviation = three(&path, &preprocessor, "image_std", "a number above 0", &|x| x > 0.0)?;
+        index.meta.mean_std = mean.zip(deviation);
     }
     Ok(())
+}
+
+/// A number for each channel, if there is anything under that key.
+fn three(
+    path: &Path,
+    preprocessor: &Value,
+    key: &str,
+    expected: &str,
+    accepts: &dyn Fn(f32) -> bool,
+) -> Result<Option<[f32; 3]>, CheckpointError> {
+    let Some(value) = preprocessor.get(key).filter(|value| !value.is_null()) else {
+        return Ok(None);
+    };
+    let number = |value: &Value| value.as_f64().map(|x| x as f32).filter(|x| x.is_finite() && accepts(*x));
+    let numbers: Option<Vec<f32>> = value.as_array().and_then(|list| list.iter().map(number).collect());
+    match numbers.and_then(|numbers| numbers.try_into().ok()) {
+        Some(three) => Ok(Some(three)),
+        None => Err(malformed(path, key, &format!("{expected} for each of three channels"), &value.to_string())),
+    }
 }
 
 /// One number for both sides, or height and width.

@@ -100,9 +100,11 @@ pub(super) struct Index {
 impl Index {
     /// Opens a file or folder, tells its format by content, and reads its list of tensors.
     pub(super) fn open(path: &Path) -> Result<Index, CheckpointError> {
-        if path.is_dir() {
-            return super::folder::open(path);
-        }
+        if path.is_dir() { super::folder::open(path) } else { Index::open_file(path) }
+    }
+
+    /// Opens one file.
+    pub(super) fn open_file(path: &Path) -> Result<Index, CheckpointError> {
         let (container, head) = Container::open(path)?;
         if head.starts_with(b"PK\x03\x04") || head.starts_with(b"PK\x05\x06") {
             super::torch::open(container)

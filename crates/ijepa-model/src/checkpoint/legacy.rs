@@ -35,13 +35,20 @@ pub(super) fn open(mut container: Container) -> Result<Index, CheckpointError> {
     let machine = next("pickle of the machine")?;
     let objects = next("pickle of the objects")?;
     let keys = next("pickle of the storage keys")?;
-    if let Some(Value::Bool(false)) = machine.lookup(machine.root(), "little_endian") {
-        return Err(CheckpointError::Unsupported {
-            path: container.path.clone(),
-            place: "pickle of the machine".to_string(),
-            found: "big-endian numbers".to_string(),
-            supported: "little-endian ones",
-        });
+    match machine.lookup(machine.root(), "little_endian") {
+        Some(Value::Bool(true)) => {}
+        Some(Value::Bool(false)) => {
+            return Err(CheckpointError::Unsupported {
+                path: container.path.clone(),
+                place: "pickle of the machine".to_string(),
+                found: "big-endian numbers".to_string(),
+                supported: "little-endian ones",
+            });
+        }
+        other => {
+            let got = other.map_or("none".to_string(), Value::describe);
+            return Err(container.malformed("pickle of the machine", "little_endian, true or false", got));
+        }
     }
     let storages = storages(&mut container, &objects, &keys, at as u64)?;
     reference::interpret(&objects, Records::of_storages(container, storages), "PyTorch file from before 1.6")
@@ -54,12 +61,20 @@ fn storages(
     keys: &Pickle,
     mut at: u64,
 ) -> Result<HashMap<String, Place>, CheckpointError> {
-    let known: HashMap<&str, (Dtype, i64)> = objects.values.iter().filter_map(storage).collect();
+    let mut known: HashMap<&str, (Dtype, i64)> = HashMap::new();
+    for (key, storage) in objects.values.iter().filter_map(storage) {
+        let first = *known.entry(key).or_insert(storage);
+        if first != storage {
+            let said = |(dtype, elements): (Dtype, i64)| format!("{elements} elements of {dtype}");
+            return Err(container.malformed(format!("storage {key}"), said(first), said(storage)));
+        }
+    }
     let Value::List(list) = keys.root() else {
         let got = keys.root().describe();
         return Err(container.malformed("pickle of the storage keys", "a list of texts", got));
     };
-    let mut places = HashMap::with_capacity(list.len());
+    // Not with room for the whole list, which may name one key many million times.
+    let mut places = HashMap::with_capacity(list.len().min(known.len()));
     for key in list {
         let known = match keys.get(*key) {
             Value::Text(key) => known.get(&**key).map(|storage| (key, *storage)),

@@ -25,6 +25,10 @@ const INFLATION_MAX: u64 = 16;
 /// Tensors may use each number this many times on average, as networks that share weights do.
 const SHARING_MAX: u64 = 4;
 
+/// Tensors that a pickle may name, so that a short one cannot describe many large shapes. The largest reference model has some
+/// five thousand with its optimiser's state.
+const TENSORS_MAX: usize = 1 << 16;
+
 /// The records of an archive, and the tensors resolved over them so far.
 pub(super) struct Records {
     pub(super) container: Container,
@@ -34,6 +38,8 @@ pub(super) struct Records {
     prefix: String,
     /// Bytes that the tensors still to come may span together.
     budget: u64,
+    /// Tensors resolved so far.
+    resolved: usize,
 }
 
 impl Records {
@@ -41,7 +47,7 @@ impl Records {
     pub(super) fn of_storages(container: Container, storages: HashMap<String, Place>) -> Records {
         let data: u64 = storages.values().map(|place| place.len()).sum();
         let places = storages.into_iter().map(|(key, place)| (format!("data/{key}"), place)).collect();
-        Records { container, places, prefix: String::new(), budget: data.saturating_mul(SHARING_MAX) }
+        Records { container, places, prefix: String::new(), budget: data.saturating_mul(SHARING_MAX), resolved: 0 }
     }
 }
 
@@ -97,7 +103,7 @@ fn open_records(mut container: Container) -> Result<Records, CheckpointError> {
     let numbers = format!("{prefix}data/");
     let data: u64 = places.iter().filter(|(name, _)| name.starts_with(&numbers)).map(|(_, place)| place.len()).sum();
     container.archive = Some(archive);
-    Ok(Records { container, places, prefix, budget: data.saturating_mul(SHARING_MAX) })
+    Ok(Records { container, places, prefix, budget: data.saturating_mul(SHARING_MAX), resolved: 0 })
 }
 
 /// Where the bytes of a record lie.
@@ -179,6 +185,10 @@ impl Records {
     /// Holds what the pickle says about the tensor `name` against its record, axis by axis.
     pub(super) fn resolve(&mut self, name: &str, tensor: &TensorRef) -> Result<Entry, CheckpointError> {
         let what = format!("tensor {name}");
+        self.resolved += 1;
+        if self.resolved > TENSORS_MAX {
+            return Err(self.container.malformed(what, format!("at most {TENSORS_MAX} tensors"), "more"));
+        }
         let (place, stored) = self.storage(&what, &tensor.storage)?;
         let bad = |expected: &str| {
             let got = format!("first element {}, shape {:?}, strides {:?}", tensor.first, tensor.shape, tensor.strides);

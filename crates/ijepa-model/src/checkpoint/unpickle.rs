@@ -13,11 +13,14 @@ use super::CheckpointError;
 use super::pickle::{Callable, Id, Pickle, Storage, TensorRef, Value};
 
 /// Values that a pickle may describe. A checkpoint of the largest reference model describes some hundred thousand.
-const VALUES_MAX: usize = 1 << 22;
+const VALUES_MAX: usize = 1 << 20;
 
 /// The longest list of arguments or axes and the longest name that a call may be given: calls copy these, so that long ones
 /// would let a small file ask for much memory.
 const SHORT: usize = 64;
+
+/// Numbers and characters that all calls together may copy. A tensor needs a dozen.
+const COPIED_MAX: usize = 1 << 23;
 
 /// Opcodes under the names of `pickletools`.
 mod op {
@@ -74,6 +77,7 @@ pub(super) fn unpickle(bytes: &[u8], path: &Path, place: &str) -> Result<(Pickle
         stack: Vec::new(),
         marks: Vec::new(),
         memo: HashMap::new(),
+        copied: 0,
         path,
         place,
     };
@@ -121,6 +125,8 @@ struct Machine<'a> {
     /// Heights of the stack at open marks.
     marks: Vec<usize>,
     memo: HashMap<u32, Id>,
+    /// Numbers and characters that calls have copied.
+    copied: usize,
     path: &'a Path,
     place: &'a str,
 }
@@ -322,6 +328,13 @@ impl Machine<'_> {
             }
         };
         let given: Vec<&Value> = ids.iter().map(|&id| self.value(id)).collect();
+        let copied = match given.as_slice() {
+            [Value::Storage(storage), _, Value::Tuple(shape), Value::Tuple(strides), ..] => {
+                storage.key.len() + shape.len() + strides.len()
+            }
+            [Value::Text(text), ..] => text.len(),
+            _ => 0,
+        };
         let result = match (callable, given.as_slice()) {
             (Callable::OrderedDict, []) => Value::Dict(Vec::new()),
             // A size is its tuple, a parameter its tensor.
@@ -354,7 +367,16 @@ impl Machine<'_> {
                 return Err(self.bad(&format!("the arguments of {callable:?}"), got));
             }
         };
+        self.count_copied(copied)?;
         self.push(result)
+    }
+
+    fn count_copied(&mut self, more: usize) -> Outcome<()> {
+        self.copied += more;
+        if self.copied <= COPIED_MAX {
+            return Ok(());
+        }
+        Err(self.bad(&format!("calls that copy at most {COPIED_MAX} numbers and characters"), "more"))
     }
 
     fn numpy_scalar(&self, dtype: &str, bytes: &[u8]) -> Outcome<Value> {
@@ -394,7 +416,7 @@ impl Machine<'_> {
     fn storage(&mut self) -> Outcome<()> {
         let id = self.pop()?;
         let parts: Vec<&Value> = match self.value(id) {
-            Value::Tuple(items) => items.iter().map(|&id| self.value(id)).collect(),
+            Value::Tuple(items) => items.iter().take(8).map(|&id| self.value(id)).collect(),
             other => vec![other],
         };
         let storage = match parts.as_slice() {
@@ -404,16 +426,18 @@ impl Machine<'_> {
                 Value::Text(key),
                 Value::Text(_),
                 Value::Int(elements),
-                ..,
-            ] if &**word == "storage" && key.len() <= SHORT => {
+                // Files from before PyTorch 1.6 have a sixth: which stretch of a larger storage this is. None is the whole.
+                view @ ..,
+            ] if &**word == "storage" && key.len() <= SHORT && matches!(view, [] | [Value::None]) => {
                 Storage { dtype: *dtype, key: key.clone(), elements: *elements }
             }
             other => {
-                let got: Vec<String> = other.iter().take(8).map(|value| value.describe()).collect();
-                let expected = "('storage', type, key, device, number of elements)";
+                let got: Vec<String> = other.iter().map(|value| value.describe()).collect();
+                let expected = "('storage', type, key, device, number of elements), and no view of a larger storage";
                 return Err(self.bad(expected, format!("({})", got.join(", "))));
             }
         };
+        self.count_copied(storage.key.len())?;
         self.push(Value::Storage(Box::new(storage)))
     }
 

@@ -6,7 +6,7 @@ use zip::CompressionMethod;
 use crate::checkpoint_hostile::{malformed, refused};
 use crate::checkpoint_pickle::{
     Claim, Code, HONEST, archive, call, dict, f32s, float, global, int, list, named, pickle, scratch, six, tensor,
-    text, tuple, zip,
+    tensor_with, text, tuple, zip,
 };
 
 #[test]
@@ -85,8 +85,42 @@ fn a_million_nested_lists_do_not_overflow_the_stack() {
 
 #[test]
 fn more_values_than_any_checkpoint_describes_are_refused() {
-    malformed(&archive(&vec![b']'; 1 << 23], &six()), &["at most 4194304 values"]);
+    malformed(&archive(&vec![b']'; 1 << 23], &six()), &["at most 1048576 values"]);
     malformed(&archive(&[b"N".as_slice(), &vec![0x94; 1 << 23]].concat(), &six()), &["memo slots"]);
+}
+
+#[test]
+fn a_short_pickle_cannot_make_many_tensors_with_many_axes() {
+    let (shape, strides) = (vec![1; 64], vec![1; 64]);
+    let claim = Claim { shape, strides, ..HONEST() };
+    // function; memo[0] = function; arguments; memo[1] = arguments; call; call again and again
+    let made = tensor(&claim);
+    let arguments = made.len() - 1;
+    let function = global("torch._utils", "_rebuild_tensor_v2");
+    let mut body = [b"](", function.as_slice(), b"q\x00", &made[function.len()..arguments], b"q\x01R"].concat();
+    body.extend(b"h\x00h\x01R".repeat(1 << 17));
+    body.push(b'e');
+    malformed(&archive(&body, &six()), &["calls that copy at most 8388608"]);
+}
+
+#[test]
+fn a_short_pickle_cannot_name_one_tensor_a_hundred_thousand_times() {
+    // One without elements, which takes nothing of what tensors may share.
+    let empty = Claim { shape: vec![0, 3], ..HONEST() };
+    let mut body = [b"}(".as_slice(), &text("first"), &tensor(&empty), b"q\x00"].concat();
+    (0..100_000).for_each(|number| body.extend([text(&number.to_string()).as_slice(), b"h\x00"].concat()));
+    body.push(b'u');
+    malformed(&archive(&body, &six()), &["at most 65536 tensors"]);
+}
+
+#[test]
+fn storages_of_which_a_stretch_is_meant_are_refused() {
+    for further in [tuple(&[text("1"), int(2), int(3)]), int(0), text("cpu")] {
+        let body = named(&[("weight", tensor_with(&HONEST(), &[further]))]);
+        malformed(&archive(&body, &six()), &["data.pkl, byte", "no view of a larger storage"]);
+    }
+    let many = vec![b"N".to_vec(); 1 << 20];
+    malformed(&archive(&named(&[("weight", tensor_with(&HONEST(), &many))]), &six()), &["no view of a larger"]);
 }
 
 #[test]

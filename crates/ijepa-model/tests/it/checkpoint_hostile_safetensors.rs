@@ -6,7 +6,7 @@ use serde_json::json;
 use crate::checkpoint_hostile::malformed;
 use crate::checkpoint_pickle::{scratch, six};
 
-fn safetensors(header: &str, data: &[u8]) -> Vec<u8> {
+pub(crate) fn safetensors(header: &str, data: &[u8]) -> Vec<u8> {
     [&(header.len() as u64).to_le_bytes()[..], header.as_bytes(), data].concat()
 }
 

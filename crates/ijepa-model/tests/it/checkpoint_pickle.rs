@@ -68,8 +68,13 @@ pub(crate) const HONEST: fn() -> Claim =
     || Claim { storage: "FloatStorage", key: "0", elements: 6, first: 0, shape: vec![2, 3], strides: vec![3, 1] };
 
 pub(crate) fn tensor(claim: &Claim) -> Code {
-    let storage =
-        tuple(&[text("storage"), global("torch", claim.storage), text(claim.key), text("cpu"), int(claim.elements)]);
+    tensor_with(claim, &[])
+}
+
+/// With further parts of the storage's identity, of which files from before PyTorch 1.6 have one.
+pub(crate) fn tensor_with(claim: &Claim, further: &[Code]) -> Code {
+    let identity = [text("storage"), global("torch", claim.storage), text(claim.key), text("cpu"), int(claim.elements)];
+    let storage = tuple(&[&identity, further].concat());
     let integers = |numbers: &[i64]| tuple(&numbers.iter().map(|&n| int(n)).collect::<Vec<_>>());
     call(
         global("torch._utils", "_rebuild_tensor_v2"),

@@ -239,7 +239,12 @@ fn values<'a>(read: &'a Checkpoint, name: &str, shape: &[usize]) -> &'a [f32] {
 
 #[test]
 fn a_plain_state_dictionary_of_every_layout_and_type_is_read_as_pytorch_means_it() {
-    for file in ["torch_files/variety.pt", "torch_files/variety_protocol4.pt"] {
+    const ZIP: &str = "PyTorch zip archive";
+    for (file, format) in [
+        ("torch_files/variety.pt", ZIP),
+        ("torch_files/variety_protocol4.pt", ZIP),
+        ("torch_files/variety_legacy.pt", "PyTorch file from before 1.6"),
+    ] {
         let read = checkpoint::read(&golden(file)).expect("written by PyTorch");
         assert_eq!(read.meta.source, Source::Other);
         // Views of 0, 1, …, 23 as (2, 3, 4).
@@ -268,7 +273,8 @@ fn a_plain_state_dictionary_of_every_layout_and_type_is_read_as_pytorch_means_it
         assert_eq!(read.tensors.len(), 12);
         assert_eq!(read.meta.other["best"], "0.75");
         assert_eq!(read.meta.other["big"], "1099511627776");
-        let notes = checkpoint::list(&golden(file)).expect("listed").notes;
-        assert_eq!(notes, ["`size` is not read: a tuple of 2"]);
+        let summary = checkpoint::list(&golden(file)).expect("listed");
+        assert_eq!(summary.format, format);
+        assert_eq!(summary.notes, ["`size` is not read: a tuple of 2"]);
     }
 }

@@ -68,6 +68,11 @@ pub(crate) struct YamlError {
     pub(crate) what: String,
 }
 
+/// Sections within sections, of which run files have one level. Each costs stack, and makes its keys longer.
+const DEPTH_MAX: usize = 16;
+/// Keys of a file. Each is compared with all before it.
+const ENTRIES_MAX: usize = 1000;
+
 /// All entries of a file, in order.
 pub(crate) fn entries(text: &str) -> Result<Vec<Entry>, YamlError> {
     let mut events = Events::open(text)?;
@@ -75,7 +80,7 @@ pub(crate) fn entries(text: &str) -> Result<Vec<Entry>, YamlError> {
     match events.next()? {
         (Event::MappingStart(anchor, _), span) => {
             refuse_anchor(anchor, &span)?;
-            mapping(&mut events, "", &mut entries)?;
+            mapping(&mut events, "", 0, &mut entries)?;
         }
         (Event::Scalar(text, ..), _) if text.trim().is_empty() => {}
         (Event::StreamEnd, _) => return Ok(entries),
@@ -129,8 +134,8 @@ impl<'t> Events<'t> {
     }
 }
 
-/// Reads the rest of a mapping whose keys get `prefix` in front.
-fn mapping(events: &mut Events<'_>, prefix: &str, entries: &mut Vec<Entry>) -> Result<(), YamlError> {
+/// Reads the rest of a mapping, `depth` levels down, whose keys get `prefix` in front.
+fn mapping(events: &mut Events<'_>, prefix: &str, depth: usize, entries: &mut Vec<Entry>) -> Result<(), YamlError> {
     loop {
         let (key, span) = match events.next()? {
             (Event::MappingEnd, _) => return Ok(()),
@@ -141,14 +146,21 @@ fn mapping(events: &mut Events<'_>, prefix: &str, entries: &mut Vec<Entry>) -> R
             (_, span) => return Err(wrong(&span, "expected a key")),
         };
         let line = span.start.line();
-        if let Some(first) = entries.iter().find(|entry| entry.key == key || entry.key.starts_with(&format!("{key}.")))
-        {
+        let again =
+            |entry: &&Entry| entry.key.strip_prefix(&key).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'));
+        if let Some(first) = entries.iter().find(again) {
             return Err(wrong(&span, &format!("{key} stands here a second time; the first is on line {}", first.line)));
         }
         match events.next()? {
             (Event::MappingStart(anchor, _), span) => {
                 refuse_anchor(anchor, &span)?;
-                mapping(events, &format!("{key}."), entries)?;
+                if depth == DEPTH_MAX {
+                    return Err(wrong(&span, &format!("more than {DEPTH_MAX} sections within each other")));
+                }
+                mapping(events, &format!("{key}."), depth + 1, entries)?;
+            }
+            (_, span) if entries.len() == ENTRIES_MAX => {
+                return Err(wrong(&span, &format!("more than {ENTRIES_MAX} keys")));
             }
             event => entries.push(Entry { value: node(events, event, &key)?, key, line }),
         }
@@ -235,6 +247,28 @@ mod tests {
             assert_eq!(error.line, line, "{text:?}: {error}");
             assert!(error.what.contains(part), "{text:?}: {error}");
         }
+    }
+
+    #[test]
+    fn sections_nested_too_deep_are_refused_and_not_followed() {
+        let in_braces = |depth: usize| "{a: ".repeat(depth) + "1" + &"}".repeat(depth);
+        let in_lines = |depth: usize| (0..depth).map(|level| " ".repeat(level) + "a:\n").collect::<String>();
+        assert_eq!(entries(&in_braces(17)).expect("deep, but followed").len(), 1);
+        assert_eq!(entries(&in_lines(17)).expect("deep, but followed").len(), 1);
+        for text in [in_braces(18), in_lines(18), in_lines(1000)] {
+            let error = entries(&text).expect_err("too deep");
+            assert!(error.what.contains("16 sections within each other"), "{error}");
+        }
+        // Here the parser refuses first.
+        assert!(entries(&in_braces(100_000)).is_err());
+    }
+
+    #[test]
+    fn a_hundred_thousand_keys_are_refused_before_they_are_all_compared() {
+        let text: String = (0..100_000).map(|number| format!("key{number}: 1\n")).collect();
+        let error = entries(&text).expect_err("too many");
+        assert_eq!(error.line, 1001);
+        assert!(error.what.contains("more than 1000 keys"), "{error}");
     }
 
     #[test]
