@@ -244,21 +244,12 @@ impl Product<'_> {
         let width = kernels.columns();
         for columns in blocks(columns, NC, width) {
             for sums in blocks(0..k, KC, 1) {
-                let b =
-                    Panels::of(b, fused.map_b, columns.clone(), sums.clone(), width, rows.len(), false, &mut scratch.b);
+                let b = Panels::of(b, fused.map_b, columns.clone(), sums.clone(), width, rows.len(), &mut scratch.b);
                 for rows in blocks(rows.clone(), MC, kernels.rows) {
                     // Tiles of equal height, rather than a thin one at the end.
                     let height = rows.len().div_ceil(rows.len().div_ceil(kernels.rows));
-                    let a = Panels::of(
-                        a,
-                        fused.map_a,
-                        rows.clone(),
-                        sums.clone(),
-                        height,
-                        columns.len(),
-                        true,
-                        &mut scratch.a,
-                    );
+                    let a =
+                        Panels::of(a, fused.map_a, rows.clone(), sums.clone(), height, columns.len(), &mut scratch.a);
                     for column in columns.clone().step_by(width) {
                         let columns = column..(column + width).min(columns.end);
                         for row in rows.clone().step_by(height) {
@@ -332,9 +323,7 @@ struct Panels<'a> {
 }
 
 impl<'a> Panels<'a> {
-    /// Panels of `width` outer indices, each of which meets `uses` values of the other operand; `by_rows` where the micro-kernel takes
-    /// the operand with adjacent steps too.
-    #[allow(clippy::too_many_arguments)]
+    /// Panels of `width` outer indices, each of which meets `uses` values of the other operand.
     fn of(
         matrix: Matrix<'a>,
         map: Map,
@@ -342,28 +331,17 @@ impl<'a> Panels<'a> {
         inner: Range<usize>,
         width: usize,
         uses: usize,
-        by_rows: bool,
         scratch: &'a mut Vec<f32>,
     ) -> Panels<'a> {
-        let (first, depth) = (outer.start, inner.len());
-        let as_it_lies = uses <= DIRECT && (by_rows || matrix.adjacent == Adjacent::Rows);
-        let (values, outer_step, inner_step): (&[f32], _, _) = match map {
-            Map::Plain if as_it_lies => {
-                let at = outer.start * matrix.row_stride + inner.start * matrix.column_stride;
-                (&matrix.values[at..], matrix.row_stride, matrix.column_stride)
-            }
-            map if as_it_lies && matrix.adjacent == Adjacent::Columns => {
-                let rows = room(scratch, outer.len() * depth);
-                pack::rows(rows, matrix, map, outer, inner);
-                (rows, depth, 1)
-            }
-            map => {
-                let panels = room(scratch, outer.len().next_multiple_of(width) * depth);
-                pack::pack(panels, matrix, map, outer, inner, width);
-                return Panels { values: panels, first, panel: width * depth, width, outer_step: 1, inner_step: width };
-            }
-        };
-        Panels { values, first, panel: width * outer_step, width, outer_step, inner_step }
+        let first = outer.start;
+        if matches!(map, Map::Plain) && uses <= DIRECT && matrix.adjacent == Adjacent::Rows {
+            let values = &matrix.values[outer.start * matrix.row_stride + inner.start * matrix.column_stride..];
+            let (outer_step, inner_step) = (matrix.row_stride, matrix.column_stride);
+            return Panels { values, first, panel: width * outer_step, width, outer_step, inner_step };
+        }
+        let panels = room(scratch, outer.len().next_multiple_of(width) * inner.len());
+        pack::pack(panels, matrix, map, outer, inner.clone(), width);
+        Panels { values: panels, first, panel: width * inner.len(), width, outer_step: 1, inner_step: width }
     }
 
     /// Where the panel of an outer index begins.

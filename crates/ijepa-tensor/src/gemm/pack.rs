@@ -52,17 +52,6 @@ pub(super) fn pack(out: &mut [f32], matrix: Matrix, map: Map, outer: Range<usize
     }
 }
 
-/// Writes map(`matrix[outer, inner]`) row by row, for a matrix with adjacent columns.
-pub(super) fn rows(out: &mut [f32], matrix: Matrix, map: Map, outer: Range<usize>, inner: Range<usize>) {
-    for (row, index) in out.chunks_exact_mut(inner.len()).zip(outer.clone()) {
-        let from = |index: usize| &matrix.values[index * matrix.row_stride + inner.start..][..inner.len()];
-        if index + AHEAD < outer.end {
-            prefetch(from(index + AHEAD));
-        }
-        map.copy(row, from(index), index, inner.start);
-    }
-}
-
 vectorised! {
     /// Panels of a matrix with `columns` adjacent outer indices in rows `stride` apart.
     fn copy_panels(out: &mut [f32], from: &[f32], stride: usize, columns: usize, depth: usize, width: usize) {
