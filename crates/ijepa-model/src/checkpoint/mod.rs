@@ -240,7 +240,7 @@ impl Reader {
     /// Optimiser steps done; none when the file has no state of the optimiser.
     ///
     /// # Errors
-    /// When it has one that does not fit its networks.
+    /// When it has one that does not fit its networks; said once, after that there is none.
     pub fn optimizer_step(&mut self) -> Result<Option<u64>, CheckpointError> {
         match self.index.optimizer_problem.take() {
             Some(problem) => Err(problem),

@@ -87,10 +87,11 @@ unsafe fn tile<V: Lanes, const ROWS: usize, const VECTORS: usize, const STRIDED:
                 *first = if PART && vector + 1 == VECTORS { V::load_first(at, last) } else { V::load(at) };
             }
         }
-        let last_read = if base.is_null() { c.cast_const() } else { base };
+        // What the sums will meet when they are complete comes from memory while they grow.
+        let met = if base.is_null() { c.cast_const() } else { base };
         for row in 0..ROWS {
             for vector in 0..VECTORS {
-                V::prefetch(last_read.wrapping_add(row * c_row + vector * V::LEN));
+                V::prefetch(met.wrapping_add(row * c_row + vector * V::LEN));
             }
         }
         let mut sums = [first; ROWS];

@@ -1,6 +1,6 @@
 //! Matrix products: c (m, n) = [c +] a (m, k) · b (k, n), after Goto and van de Geijn, "Anatomy of High-Performance Matrix
 //! Multiplication" (2008): blocks of both operands are packed into panels that stay in cache, and a micro-kernel ([`kernel`])
-//! holds a tile of c in registers.
+//! holds a tile of c in registers. An operand that is used but a few times is read where it lies ([`Panels`]).
 //!
 //! Each value of c is one sum, in an order that depends on its length alone. Threads take rows of c, so that the bits of the
 //! result do not depend on their number.
