@@ -3,16 +3,20 @@
 //! By content, never by file name. Everything becomes 8-bit RGB as Pillow's `convert("RGB")` does it: grey is repeated,
 //! alpha is dropped (not blended), palettes and CMYK are resolved, of an animation the first frame counts. Deep samples are
 //! scaled to 8 bits. The EXIF orientation is applied. Sizes are checked before pixels are decoded, so a small file that
-//! declares a huge picture costs nothing.
+//! declares a huge picture costs nothing. JPEGs give the bits of libjpeg-turbo, which is what Pillow reads them with.
+
+mod jpeg;
 
 use std::io::Cursor;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 
-use image::{DynamicImage, ImageDecoder, ImageError, ImageFormat, ImageReader};
+use image::metadata::Orientation;
+use image::{DynamicImage, ImageDecoder, ImageError, ImageFormat, ImageReader, RgbImage};
 
 use crate::error::{DataError, DecodeError};
 use crate::picture::Picture;
+use crate::transform::CropBox;
 
 /// What a single picture may cost.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,39 +34,109 @@ impl Default for Limits {
     }
 }
 
-/// A picture from the bytes of an encoded image. Decoders that panic on hostile input count as broken input.
-pub fn decode(bytes: &[u8], limits: Limits) -> Result<Picture, DecodeError> {
-    if bytes.is_empty() {
-        return Err(DecodeError::Empty);
+/// An image whose size is known and whose pixels are not decoded yet.
+pub struct Encoded<'a> {
+    /// Columns and rows as stored, before the orientation.
+    stored: (usize, usize),
+    orientation: Orientation,
+    content: Content<'a>,
+}
+
+enum Content<'a> {
+    Jpeg(jpeg::Jpeg<'a>),
+    Other(Box<dyn ImageDecoder + 'a>),
+}
+
+impl<'a> Encoded<'a> {
+    /// Reads the header of an encoded image. Decoders that panic on hostile input count as broken input.
+    pub fn open(bytes: &'a [u8], limits: Limits) -> Result<Encoded<'a>, DecodeError> {
+        if bytes.is_empty() {
+            return Err(DecodeError::Empty);
+        }
+        guarded(|| open(bytes, limits))
     }
-    catch_unwind(AssertUnwindSafe(|| decode_unguarded(bytes, limits)))
-        .unwrap_or_else(|_| Err(DecodeError::Broken("the decoder gave up on this content".into())))
+
+    /// Columns and rows of the upright picture.
+    pub fn size(&self) -> (usize, usize) {
+        let (width, height) = self.stored;
+        if lies_on_its_side(self.orientation) { (height, width) } else { (width, height) }
+    }
+
+    /// The whole picture, upright.
+    pub fn picture(self) -> Result<Picture, DecodeError> {
+        let (width, height) = self.size();
+        self.region(CropBox { left: 0, top: 0, width, height })
+    }
+
+    /// A part of the upright picture, to the bit that of [`Encoded::picture`]. What lies outside is decoded no further than it must be,
+    /// and damage there may go unnoticed.
+    ///
+    /// # Panics
+    /// When the part leaves the picture or is empty.
+    pub fn region(self, part: CropBox) -> Result<Picture, DecodeError> {
+        let (width, height) = self.size();
+        assert!(
+            part.width > 0 && part.height > 0 && part.left + part.width <= width && part.top + part.height <= height,
+            "{part:?} of {width}×{height} pixels"
+        );
+        let stored = as_stored(part, self.orientation, (width, height));
+        let picture = guarded(|| match self.content {
+            Content::Jpeg(jpeg) => jpeg.region(stored),
+            Content::Other(decoder) => {
+                let rgb = DynamicImage::from_decoder(decoder).map_err(broken)?.into_rgb8();
+                Ok(Picture::new(rgb.width() as usize, rgb.height() as usize, rgb.into_raw()).cut(stored))
+            }
+        })?;
+        Ok(upright(picture, self.orientation))
+    }
+}
+
+/// A picture from the bytes of an encoded image.
+pub fn decode(bytes: &[u8], limits: Limits) -> Result<Picture, DecodeError> {
+    Encoded::open(bytes, limits)?.picture()
 }
 
 /// A picture from a file, within the default [`Limits`].
 pub fn decode_file(path: &Path) -> Result<Picture, DataError> {
-    let io = |source| DataError::Io { path: path.to_owned(), source };
     let broken = |source| DataError::Decode { name: path.display().to_string(), source };
+    decode(&read_file(path)?, Limits::default()).map_err(broken)
+}
+
+/// The bytes of an image file, within the default [`Limits`].
+pub(crate) fn read_file(path: &Path) -> Result<Vec<u8>, DataError> {
+    let io = |source| DataError::Io { path: path.to_owned(), source };
+    let broken = |problem| DataError::Decode { name: path.display().to_string(), source: DecodeError::Broken(problem) };
     let limits = Limits::default();
     let metadata = std::fs::metadata(path).map_err(io)?;
     if !metadata.is_file() {
-        return Err(broken(DecodeError::Broken("not a regular file".into())));
+        return Err(broken("not a regular file".into()));
     }
     if metadata.len() > limits.bytes {
-        let problem = format!("the file has {} bytes, over the limit of {}", metadata.len(), limits.bytes);
-        return Err(broken(DecodeError::Broken(problem)));
+        return Err(broken(format!("the file has {} bytes, over the limit of {}", metadata.len(), limits.bytes)));
     }
-    decode(&std::fs::read(path).map_err(io)?, limits).map_err(broken)
+    std::fs::read(path).map_err(io)
 }
 
-fn decode_unguarded(bytes: &[u8], limits: Limits) -> Result<Picture, DecodeError> {
+fn guarded<T>(work: impl FnOnce() -> Result<T, DecodeError>) -> Result<T, DecodeError> {
+    catch_unwind(AssertUnwindSafe(work))
+        .unwrap_or_else(|_| Err(DecodeError::Broken("the decoder gave up on this content".into())))
+}
+
+fn open(bytes: &[u8], limits: Limits) -> Result<Encoded<'_>, DecodeError> {
     let mut reader = ImageReader::new(Cursor::new(bytes))
         .with_guessed_format()
         .map_err(|error| DecodeError::Broken(error.to_string()))?;
     match reader.format() {
         None => return Err(DecodeError::UnknownFormat),
-        // The decoder would paint what is missing in grey.
-        Some(ImageFormat::Jpeg) if !jpeg_has_end(bytes) => return Err(DecodeError::Truncated),
+        Some(ImageFormat::Jpeg) => {
+            let jpeg = jpeg::Jpeg::open(bytes, limits)?;
+            check_size(jpeg.size(), limits)?;
+            return Ok(Encoded {
+                stored: jpeg.size(),
+                orientation: jpeg.orientation(),
+                content: Content::Jpeg(jpeg),
+            });
+        }
         Some(_) => (),
     }
     let mut decoder_limits = image::Limits::default();
@@ -70,37 +144,58 @@ fn decode_unguarded(bytes: &[u8], limits: Limits) -> Result<Picture, DecodeError
     reader.limits(decoder_limits);
     let mut decoder = reader.into_decoder().map_err(broken)?;
     let (width, height) = decoder.dimensions();
-    if width == 0 || height == 0 {
-        return Err(DecodeError::NoPixels { width, height });
-    }
-    if u64::from(width) * u64::from(height) > limits.pixels {
-        return Err(DecodeError::TooManyPixels { width, height, limit: limits.pixels });
-    }
-    // An unreadable EXIF block says nothing about the picture itself.
-    let orientation = decoder.orientation().unwrap_or(image::metadata::Orientation::NoTransforms);
-    let mut image = DynamicImage::from_decoder(decoder).map_err(broken)?;
-    image.apply_orientation(orientation);
-    let rgb = image.into_rgb8();
-    Ok(Picture::new(rgb.width() as usize, rgb.height() as usize, rgb.into_raw()))
+    let stored = (width as usize, height as usize);
+    check_size(stored, limits)?;
+    // A broken EXIF block says nothing about the picture itself.
+    let orientation = decoder.orientation().unwrap_or(Orientation::NoTransforms);
+    Ok(Encoded { stored, orientation, content: Content::Other(Box::new(decoder)) })
 }
 
-/// Whether the markers of a JPEG lead to its end marker. Segments with a length are jumped over, because an EXIF block may
-/// hold a whole thumbnail with an end of its own.
-fn jpeg_has_end(bytes: &[u8]) -> bool {
-    let mut at = 2; // after the start marker
-    while let Some(&[mark, kind]) = bytes.get(at..at + 2) {
-        match (mark, kind) {
-            (0xff, 0xd9) => return true,
-            // Coded data and stuffing, fill bytes, restart and other markers without a length.
-            (..=0xfe, _) | (0xff, 0xff) => at += 1,
-            (0xff, 0x00 | 0x01 | 0xd0..=0xd8) => at += 2,
-            (0xff, _) => match bytes.get(at + 2..at + 4) {
-                Some(length) => at += 2 + usize::from(u16::from_be_bytes([length[0], length[1]])),
-                None => return false,
-            },
-        }
+fn check_size((width, height): (usize, usize), limits: Limits) -> Result<(), DecodeError> {
+    let (columns, rows) = (width as u32, height as u32);
+    if width == 0 || height == 0 {
+        return Err(DecodeError::NoPixels { width: columns, height: rows });
     }
-    false
+    if width as u64 * height as u64 > limits.pixels {
+        return Err(DecodeError::TooManyPixels { width: columns, height: rows, limit: limits.pixels });
+    }
+    Ok(())
+}
+
+/// Whether columns and rows change places when the picture is set upright.
+fn lies_on_its_side(orientation: Orientation) -> bool {
+    orientation.to_exif() >= 5
+}
+
+/// Where a part of the upright picture of `width`×`height` pixels lies in the stored one.
+fn as_stored(part: CropBox, orientation: Orientation, (width, height): (usize, usize)) -> CropBox {
+    let CropBox { left, top, .. } = part;
+    let (from_right, from_bottom) = (width - left - part.width, height - top - part.height);
+    let (left, top) = match orientation {
+        Orientation::NoTransforms => (left, top),
+        Orientation::FlipHorizontal => (from_right, top),
+        Orientation::Rotate180 => (from_right, from_bottom),
+        Orientation::FlipVertical => (left, from_bottom),
+        Orientation::Rotate90FlipH => (top, left),
+        Orientation::Rotate90 => (top, from_right),
+        Orientation::Rotate270FlipH => (from_bottom, from_right),
+        Orientation::Rotate270 => (from_bottom, left),
+    };
+    let (width, height) =
+        if lies_on_its_side(orientation) { (part.height, part.width) } else { (part.width, part.height) };
+    CropBox { left, top, width, height }
+}
+
+fn upright(picture: Picture, orientation: Orientation) -> Picture {
+    if orientation == Orientation::NoTransforms {
+        return picture;
+    }
+    let rgb = RgbImage::from_raw(picture.width as u32, picture.height as u32, picture.rgb)
+        .expect("a picture holds width·height·3 bytes");
+    let mut image = DynamicImage::ImageRgb8(rgb);
+    image.apply_orientation(orientation);
+    let rgb = image.into_rgb8();
+    Picture::new(rgb.width() as usize, rgb.height() as usize, rgb.into_raw())
 }
 
 fn broken(error: ImageError) -> DecodeError {

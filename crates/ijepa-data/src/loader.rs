@@ -1,19 +1,27 @@
 //! How do batches reach the step? From a few threads, in order, never more than a bounded number ahead.
 //!
-//! What is in batch k is a pure function of the data, the configuration and k: epoch = k / (samples / batch size), the
-//! order of an epoch is a keyed permutation, every sample's draws are keyed by (seed, epoch, sample). So neither the number
-//! of threads nor the step at which a run starts changes anything, and there is nothing to save for a resumed run.
+//! What is in batch k is a pure function of the data, the configuration and k: epoch = k / batches of an epoch, the order of an
+//! epoch is a keyed permutation, every sample's draws are keyed by (seed, epoch, sample). So neither the number of threads nor
+//! the step at which a run starts changes anything, and there is nothing to save for a resumed run. Of several ranks, each
+//! takes its part of every batch.
 
+mod make;
+mod order;
 mod ordered;
+mod spent;
 
 use std::collections::HashSet;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
+use make::{eval_batch, train_batch};
+use order::Orders;
 use ordered::Ordered;
+use spent::Clock;
+pub use spent::Spent;
 
-use crate::dataset::{Dataset, Sample};
+use crate::dataset::Dataset;
 use crate::error::DataError;
-use crate::key::{Key, Purpose, below, shuffle};
 use crate::masks::{MaskConfig, Masks};
 use crate::transform::{EvalTransform, TrainTransform};
 
@@ -22,8 +30,16 @@ use crate::transform::{EvalTransform, TrainTransform};
 pub struct LoaderConfig {
     /// The run's seed.
     pub seed: u64,
-    /// Images of a batch.
+    /// Images of a batch, of this rank alone.
     pub batch_size: usize,
+    /// Which of `world` processes this is, from 0.
+    pub rank: usize,
+    /// Processes that share the data.
+    pub world: usize,
+    /// Whether what remains of an epoch after the last whole batch is left out.
+    pub drop_last: bool,
+    /// Samples that are shuffled together where the data lies in chunks: see [`Dataset::chunks`].
+    pub shuffle_window: usize,
     /// Threads that decode and cut; 0 counts as 1.
     pub threads: usize,
     /// Batches that may be in the making or ready ahead of the one that is asked for; 0 counts as 1.
@@ -72,6 +88,8 @@ pub struct Unreadable {
 #[derive(Debug)]
 pub struct TrainLoader {
     batches: Ordered<Result<Batch, DataError>>,
+    clock: Arc<Clock>,
+    wait: Duration,
     met: HashSet<usize>,
     skip_limit: u64,
 }
@@ -106,6 +124,8 @@ pub struct EvalBatch {
 #[derive(Debug)]
 pub struct EvalLoader {
     batches: Ordered<Result<EvalBatch, DataError>>,
+    clock: Arc<Clock>,
+    wait: Duration,
 }
 
 impl TrainLoader {
@@ -114,25 +134,31 @@ impl TrainLoader {
         config.transform.validate()?;
         config.masks.validate()?;
         batch_size_setting(config.batch_size)?;
-        if dataset.len() < config.batch_size {
-            return Err(DataError::Setting {
-                what: "data.batch_size",
-                got: config.batch_size.to_string(),
-                wanted: format!("the data has only {} images, give more or take smaller batches", dataset.len()),
-            });
-        }
+        check_shares(dataset.len(), &config)?;
         let side = config.transform.crop_size;
         check_size(&dataset, (side, side))?;
         let (threads, queue, skip_limit) = (config.threads, config.queue, config.skip_limit);
         let steps = config.start_step..config.stop_step;
-        let make = move |step: u64, order: &mut EpochOrder| train_batch(&dataset, &config, step, order);
-        Ok(TrainLoader { batches: Ordered::start(steps, threads, queue, make), met: HashSet::new(), skip_limit })
+        let orders = Orders::new(config.seed, dataset.len(), dataset.chunks(), config.shuffle_window);
+        let clock = Arc::new(Clock::default());
+        let threads_clock = Arc::clone(&clock);
+        let make = move |step: u64| train_batch(&dataset, &config, &orders, &threads_clock, step);
+        let batches = Ordered::start(steps, threads, queue, make);
+        Ok(TrainLoader { batches, clock, wait: Duration::ZERO, met: HashSet::new(), skip_limit })
+    }
+
+    /// Where the time went until now.
+    pub fn spent(&self) -> Spent {
+        self.clock.spent(self.wait)
     }
 
     /// The batch of the next step, or nothing after the last one. Waits for it.
     #[expect(clippy::should_implement_trait, reason = "an iterator could not end the run on an error")]
     pub fn next(&mut self) -> Result<Option<Batch>, DataError> {
-        let Some(batch) = self.batches.next()? else {
+        let asked = Instant::now();
+        let batch = self.batches.next()?;
+        self.wait += asked.elapsed();
+        let Some(batch) = batch else {
             return Ok(None);
         };
         let mut batch = batch.map_err(|mut error| {
@@ -162,98 +188,57 @@ impl EvalLoader {
         batch_size_setting(config.batch_size)?;
         check_size(&dataset, config.transform.crop)?;
         let batches = dataset.len().div_ceil(config.batch_size) as u64;
-        let make = move |batch: u64, (): &mut ()| eval_batch(&dataset, &config, batch as usize);
-        Ok(EvalLoader { batches: Ordered::start(0..batches, config.threads, config.queue, make) })
+        let clock = Arc::new(Clock::default());
+        let threads_clock = Arc::clone(&clock);
+        let make = move |batch: u64| eval_batch(&dataset, &config, &threads_clock, batch as usize);
+        let batches = Ordered::start(0..batches, config.threads, config.queue, make);
+        Ok(EvalLoader { batches, clock, wait: Duration::ZERO })
+    }
+
+    /// Where the time went until now.
+    pub fn spent(&self) -> Spent {
+        self.clock.spent(self.wait)
     }
 
     /// The next images, or nothing after the last. Waits for them.
     #[expect(clippy::should_implement_trait, reason = "an iterator could not end the run on an error")]
     pub fn next(&mut self) -> Result<Option<EvalBatch>, DataError> {
-        self.batches.next()?.transpose()
+        let asked = Instant::now();
+        let batch = self.batches.next();
+        self.wait += asked.elapsed();
+        batch?.transpose()
     }
 }
 
-/// The order of the epoch that a thread is in.
-#[derive(Default)]
-struct EpochOrder {
-    epoch: Option<u64>,
-    order: Vec<usize>,
+/// Batches of an epoch, the same for each of `world` processes that take `batch_size` samples each.
+pub fn batches_per_epoch(samples: usize, batch_size: usize, world: usize, drop_last: bool) -> u64 {
+    let together = batch_size * world;
+    (if drop_last { samples / together } else { samples.div_ceil(together) }) as u64
 }
 
-/// Failed replacements in a row after which there is no hope of a readable image.
-const REPLACEMENTS_MAX: usize = 100;
-
-fn train_batch(
-    dataset: &Dataset,
-    config: &LoaderConfig,
-    step: u64,
-    order: &mut EpochOrder,
-) -> Result<Batch, DataError> {
-    let batches_per_epoch = (dataset.len() / config.batch_size) as u64;
-    let epoch = step / batches_per_epoch;
-    if order.epoch != Some(epoch) {
-        order.order.clear();
-        order.order.extend(0..dataset.len());
-        shuffle(&mut Key::new(config.seed, Purpose::Order, epoch, 0).rng(), &mut order.order);
-        order.epoch = Some(epoch);
+/// Every process gets as many batches as the others, and none of them is empty.
+fn check_shares(samples: usize, config: &LoaderConfig) -> Result<(), DataError> {
+    let LoaderConfig { batch_size, rank, world, drop_last, .. } = *config;
+    assert!(rank < world, "rank {rank} of {world}");
+    if samples < batch_size * world {
+        let processes = if world == 1 { String::new() } else { format!(" for each of {world} processes") };
+        return Err(DataError::Setting {
+            what: "data.batch_size",
+            got: format!("{batch_size}{processes}"),
+            wanted: format!("the data has only {samples} images, give more or take smaller batches"),
+        });
     }
-    let first = (step % batches_per_epoch) as usize * config.batch_size;
-
-    let side = config.transform.crop_size;
-    let image_len = 3 * side * side;
-    let mut images = vec![0.0; config.batch_size * image_len]; // (b, 3, s, s)
-    let mut indices = Vec::with_capacity(config.batch_size);
-    let mut unreadable = Vec::new();
-    for (out, &wanted) in images.chunks_exact_mut(image_len).zip(&order.order[first..]) {
-        let mut replacements = Key::new(config.seed, Purpose::Replacement, epoch, wanted as u64).rng();
-        let mut index = wanted;
-        for tries in 0.. {
-            let error = match dataset.sample(index) {
-                Ok(Sample::Picture(picture)) => {
-                    let mut rng = Key::new(config.seed, Purpose::Augment, epoch, index as u64).rng();
-                    config.transform.apply(out, &picture, &mut rng);
-                    break;
-                }
-                Ok(Sample::Normalised { values, .. }) => {
-                    out.copy_from_slice(&values);
-                    break;
-                }
-                Err(error) => error,
-            };
-            unreadable.push(Unreadable { index, error: error.to_string() });
-            if tries == REPLACEMENTS_MAX {
-                return Err(DataError::NothingReadable { tries: tries + 1, last: error.to_string(), unreadable });
-            }
-            index = below(&mut replacements, dataset.len() as u64) as usize;
-        }
-        indices.push(index);
+    let rest = samples % (batch_size * world);
+    if !drop_last && (1..world).contains(&rest) {
+        return Err(DataError::Setting {
+            what: "data.drop_last",
+            got: "false".into(),
+            wanted: format!(
+                "the last batch of an epoch has {rest} images for {world} processes; leave it out (true), or take another data.batch_size"
+            ),
+        });
     }
-    let masks = config.masks.sample(config.seed, step, config.batch_size)?;
-    Ok(Batch { step, images, size: (side, side), masks, indices, skipped: 0, unreadable })
-}
-
-fn eval_batch(dataset: &Dataset, config: &EvalConfig, batch: usize) -> Result<EvalBatch, DataError> {
-    let (height, width) = config.transform.crop;
-    let image_len = 3 * height * width;
-    let first = batch * config.batch_size;
-    let wanted = first..dataset.len().min(first + config.batch_size);
-    let mut images = vec![0.0; wanted.len() * image_len]; // (b, 3, h, w)
-    let mut indices = Vec::with_capacity(wanted.len());
-    let mut unreadable = Vec::new();
-    for index in wanted {
-        let out = &mut images[indices.len() * image_len..][..image_len];
-        match dataset.sample(index) {
-            Ok(Sample::Picture(picture)) => config.transform.apply(out, &picture),
-            Ok(Sample::Normalised { values, .. }) => out.copy_from_slice(&values),
-            Err(error) => {
-                unreadable.push(Unreadable { index, error: error.to_string() });
-                continue;
-            }
-        }
-        indices.push(index);
-    }
-    images.truncate(indices.len() * image_len);
-    Ok(EvalBatch { images, size: config.transform.crop, indices, unreadable })
+    Ok(())
 }
 
 fn batch_size_setting(batch_size: usize) -> Result<(), DataError> {

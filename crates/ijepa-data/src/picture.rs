@@ -1,5 +1,7 @@
 //! What is a decoded picture? Eight-bit RGB, row by row, nothing else.
 
+use crate::transform::CropBox;
+
 /// A picture in memory.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Picture {
@@ -33,5 +35,13 @@ impl Picture {
             rgb.extend_from_slice(&self.rgb[start..start + width * 3]);
         }
         Picture::new(width, height, rgb)
+    }
+
+    /// As [`Picture::crop`]; the whole picture costs nothing.
+    pub(crate) fn cut(self, part: CropBox) -> Picture {
+        if part == (CropBox { left: 0, top: 0, width: self.width, height: self.height }) {
+            return self;
+        }
+        self.crop(part.left, part.top, part.width, part.height)
     }
 }

@@ -268,6 +268,10 @@ fn batches(run: &Run, input: Input, start_step: u64) -> Result<Batches> {
     let config = LoaderConfig {
         seed: run.config.meta.seed,
         batch_size: run.config.data.batch_size,
+        rank: 0,
+        world: 1,
+        drop_last: run.config.data.drop_last,
+        shuffle_window: run.config.data.shuffle_window,
         threads: run.loader_threads,
         queue: QUEUE,
         start_step,

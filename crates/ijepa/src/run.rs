@@ -6,6 +6,7 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
+use ijepa_data::batches_per_epoch;
 use ijepa_data::{MaskConfig, TrainTransform};
 use ijepa_model::checkpoint;
 use ijepa_model::schedule::Schedule;
@@ -156,8 +157,7 @@ impl Settings {
     /// The run, for data of `images` images.
     pub(crate) fn resolve(&self, images: usize) -> Result<Run> {
         let batch = self.config.data.batch_size;
-        let steps_per_epoch = (images / batch) as u64;
-        if steps_per_epoch == 0 {
+        if images < batch {
             return Err(Failure::new(
                 Exit::Data,
                 format!(
@@ -168,6 +168,7 @@ impl Settings {
             .remedy(format!("--set data.batch_size={}, or more images", images.max(1)))
             .into());
         }
+        let steps_per_epoch = batches_per_epoch(images, batch, 1, self.config.data.drop_last);
         Ok(Run { images, ..self.resolve_steps(steps_per_epoch) })
     }
 

@@ -10,6 +10,7 @@ pub use scenes::{DISTANCE_EDGES, SCENE_CLASSES, SCENE_SIDE, SceneLabels, Scenes,
 pub use tensors::Tensors;
 pub use tree::Tree;
 
+use crate::decode::{Limits, decode, read_file};
 use crate::error::DataError;
 use crate::picture::Picture;
 
@@ -45,6 +46,15 @@ pub enum Sample {
         /// Channel by channel.
         values: Vec<f32>, // (3, h, w)
     },
+}
+
+/// A sample as it is stored.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Stored {
+    /// The bytes of an image file.
+    Encoded(Vec<u8>),
+    /// A sample that was never encoded.
+    Ready(Sample),
 }
 
 impl Dataset {
@@ -117,10 +127,28 @@ impl Dataset {
 
     /// Reads or renders one sample.
     pub fn sample(&self, index: usize) -> Result<Sample, DataError> {
+        match self.read(index)? {
+            Stored::Ready(sample) => Ok(sample),
+            Stored::Encoded(bytes) => decode(&bytes, Limits::default())
+                .map(Sample::Picture)
+                .map_err(|source| DataError::Decode { name: self.name(index), source }),
+        }
+    }
+
+    /// Reads one sample and decodes nothing yet.
+    pub fn read(&self, index: usize) -> Result<Stored, DataError> {
         match self {
-            Dataset::Tree(tree) => crate::decode::decode_file(&tree.files()[index]).map(Sample::Picture),
-            Dataset::Tensors(tensors) => tensors.sample(index),
-            Dataset::Scenes(scenes) => Ok(Sample::Picture(scenes.picture(index))),
+            Dataset::Tree(tree) => read_file(&tree.files()[index]).map(Stored::Encoded),
+            Dataset::Tensors(tensors) => tensors.sample(index).map(Stored::Ready),
+            Dataset::Scenes(scenes) => Ok(Stored::Ready(Sample::Picture(scenes.picture(index)))),
+        }
+    }
+
+    /// Numbers of samples that lie together, in order, where reading them in any order would cost much: shards that have to be fetched,
+    /// groups of rows that have to be unpacked. Empty where it costs nothing.
+    pub fn chunks(&self) -> Vec<usize> {
+        match self {
+            Dataset::Tree(_) | Dataset::Tensors(_) | Dataset::Scenes(_) => Vec::new(),
         }
     }
 

@@ -33,13 +33,12 @@ struct State<T> {
 }
 
 impl<T: Send + 'static> Ordered<T> {
-    /// Runs `make` for every number in `jobs` on `threads` threads, at most `window` ahead. `S` is what a thread keeps
-    /// between its jobs; results must not depend on it.
-    pub(super) fn start<S: Default>(
+    /// Runs `make` for every number in `jobs` on `threads` threads, at most `window` ahead.
+    pub(super) fn start(
         jobs: Range<u64>,
         threads: usize,
         window: usize,
-        make: impl Fn(u64, &mut S) -> T + Send + Sync + 'static,
+        make: impl Fn(u64) -> T + Send + Sync + 'static,
     ) -> Ordered<T> {
         let state = State {
             next_job: jobs.start,
@@ -56,9 +55,8 @@ impl<T: Send + 'static> Ordered<T> {
             .map(|_| {
                 let (shared, make) = (Arc::clone(&shared), Arc::clone(&make));
                 std::thread::spawn(move || {
-                    let mut kept = S::default();
                     // A panic must reach the taker, or it would wait for ever.
-                    if catch_unwind(AssertUnwindSafe(|| shared.work(|job| make(job, &mut kept)))).is_err() {
+                    if catch_unwind(AssertUnwindSafe(|| shared.work(|job| make(job)))).is_err() {
                         shared.lock().panicked = true;
                         shared.changed.notify_all();
                     }
@@ -143,7 +141,7 @@ mod tests {
     #[test]
     fn results_come_in_order_from_any_number_of_threads() {
         for threads in [0, 1, 2, 7] {
-            let mut squares = Ordered::start(3..40, threads, 4, |job, (): &mut ()| {
+            let mut squares = Ordered::start(3..40, threads, 4, |job| {
                 if job % 5 == 0 {
                     std::thread::sleep(Duration::from_millis(2));
                 }
@@ -160,7 +158,7 @@ mod tests {
     fn no_more_jobs_are_begun_than_the_window_allows() {
         let begun = Arc::new(AtomicU64::new(0));
         let counter = Arc::clone(&begun);
-        let mut jobs = Ordered::start(0..1000, 4, 3, move |job, (): &mut ()| {
+        let mut jobs = Ordered::start(0..1000, 4, 3, move |job| {
             counter.fetch_add(1, Ordering::SeqCst);
             job
         });
@@ -176,14 +174,14 @@ mod tests {
     fn dropping_early_ends_all_threads() {
         let alive = Arc::new(());
         let held = Arc::clone(&alive);
-        let jobs = Ordered::start(0..u64::MAX, 3, 2, move |job, (): &mut ()| (job, Arc::strong_count(&held)));
+        let jobs = Ordered::start(0..u64::MAX, 3, 2, move |job| (job, Arc::strong_count(&held)));
         drop(jobs);
         assert_eq!(Arc::strong_count(&alive), 1);
     }
 
     #[test]
     fn a_panic_in_a_thread_is_an_error_and_not_a_wait() {
-        let mut jobs = Ordered::start(0..10, 2, 2, |job, (): &mut ()| assert_ne!(job, 4, "job 4 is meant to panic"));
+        let mut jobs = Ordered::start(0..10, 2, 2, |job| assert_ne!(job, 4, "job 4 is meant to panic"));
         let error = (0..10).find_map(|_| jobs.next().err());
         assert!(matches!(error, Some(DataError::LoaderPanicked)));
     }

@@ -109,12 +109,15 @@ impl TrainTransform {
         self.normalisation.validate()
     }
 
-    /// Cuts, distorts and normalises `picture` into `out` (3, s, s). The draws are taken from `rng` in a fixed order.
-    pub fn apply(&self, out: &mut [f32], picture: &Picture, rng: &mut ChaCha8Rng) {
+    /// Which part of a picture of `width`×`height` pixels is taken. To be drawn before [`TrainTransform::finish`].
+    pub fn part(&self, (width, height): (usize, usize), rng: &mut ChaCha8Rng) -> CropBox {
         let scale = (f64::from(self.crop_scale.0), f64::from(self.crop_scale.1));
-        let cut = random_resized_crop(picture.width, picture.height, scale, (3.0 / 4.0, 4.0 / 3.0), rng);
-        let cut = picture.crop(cut.left, cut.top, cut.width, cut.height);
-        let mut picture = resize(cut, self.crop_size, self.crop_size);
+        random_resized_crop(width, height, scale, (3.0 / 4.0, 4.0 / 3.0), rng)
+    }
+
+    /// Brings a part to size, distorts and normalises it into `out` (3, s, s). The draws are taken from `rng` in a fixed order.
+    pub fn finish(&self, out: &mut [f32], part: Picture, rng: &mut ChaCha8Rng) {
+        let mut picture = resize(part, self.crop_size, self.crop_size);
         if self.horizontal_flip && uniform(rng) < 0.5 {
             flip(&mut picture);
         }
@@ -125,6 +128,12 @@ impl TrainTransform {
             blur::gaussian(&mut picture, between(rng, (0.1, 2.0)) as f32);
         }
         self.normalisation.apply(out, &picture);
+    }
+
+    /// Cuts, distorts and normalises `picture` into `out` (3, s, s).
+    pub fn apply(&self, out: &mut [f32], picture: &Picture, rng: &mut ChaCha8Rng) {
+        let part = self.part((picture.width, picture.height), rng);
+        self.finish(out, picture.crop(part.left, part.top, part.width, part.height), rng);
     }
 }
 

@@ -12,6 +12,10 @@ fn config(threads: usize, start_step: u64, stop_step: u64) -> LoaderConfig {
     LoaderConfig {
         seed: 5,
         batch_size: 4,
+        rank: 0,
+        world: 1,
+        drop_last: true,
+        shuffle_window: 0,
         threads,
         queue: 3,
         start_step,

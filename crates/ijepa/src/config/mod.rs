@@ -52,6 +52,8 @@ pub(crate) struct Data {
     pub(crate) crop_scale: [f64; 2],
     /// Side of the crop in pixels.
     pub(crate) crop_size: usize,
+    /// Leave out what remains of an epoch after its last whole batch.
+    pub(crate) drop_last: bool,
     /// Folder under `root_path`, as the reference splits it.
     pub(crate) image_folder: String,
     /// Mean that is taken off, per channel, of pixels in 0..1.
@@ -64,6 +66,8 @@ pub(crate) struct Data {
     pub(crate) pin_mem: bool,
     /// Root of all data sets, as the reference splits it.
     pub(crate) root_path: String,
+    /// Images that are shuffled together where they lie in shards that are fetched or unpacked as a whole.
+    pub(crate) shuffle_window: usize,
     /// Unreadable images after which a run gives up.
     pub(crate) skip_limit: usize,
     /// Deviation that is divided by, per channel.
@@ -190,12 +194,14 @@ impl Default for Config {
                 color_jitter_strength: 0.0,
                 crop_scale: [0.3, 1.0],
                 crop_size: 224,
+                drop_last: true,
                 image_folder: String::new(),
                 mean: [0.485, 0.456, 0.406],
                 num_workers: 10,
                 path: None,
                 pin_mem: true,
                 root_path: String::new(),
+                shuffle_window: 4096,
                 skip_limit: 100,
                 std: [0.229, 0.224, 0.225],
                 use_color_distortion: false,
@@ -258,12 +264,14 @@ impl Config {
             ("data.color_jitter_strength", Field::Real(&mut data.color_jitter_strength)),
             ("data.crop_scale", Field::Reals(&mut data.crop_scale)),
             ("data.crop_size", Field::Count(&mut data.crop_size)),
+            ("data.drop_last", Field::Flag(&mut data.drop_last)),
             ("data.image_folder", Field::Text(&mut data.image_folder)),
             ("data.mean", Field::Reals(&mut data.mean)),
             ("data.num_workers", Field::Count(&mut data.num_workers)),
             ("data.path", Field::MaybeText(&mut data.path)),
             ("data.pin_mem", Field::Flag(&mut data.pin_mem)),
             ("data.root_path", Field::Text(&mut data.root_path)),
+            ("data.shuffle_window", Field::Count(&mut data.shuffle_window)),
             ("data.skip_limit", Field::Count(&mut data.skip_limit)),
             ("data.std", Field::Reals(&mut data.std)),
             ("data.use_color_distortion", Field::Flag(&mut data.use_color_distortion)),

@@ -1,0 +1,119 @@
+//! How is a JPEG read? To the bit as libjpeg-turbo reads it, and no more of it than is needed.
+
+use image::metadata::Orientation;
+use libjpeg_turbo_rs::{DecodeLimits, Decoder, PixelFormat};
+
+use super::Limits;
+use crate::error::DecodeError;
+use crate::picture::Picture;
+use crate::transform::CropBox;
+
+/// A progressive picture of cameras and web sites has some ten scans; thousands of them are made to cost time.
+const SCANS_MAX: usize = 500;
+
+/// A JPEG whose header is read.
+pub(super) struct Jpeg<'a> {
+    decoder: Decoder<'a>,
+}
+
+impl<'a> Jpeg<'a> {
+    pub(super) fn open(bytes: &'a [u8], limits: Limits) -> Result<Jpeg<'a>, DecodeError> {
+        // The decoder would paint what is missing in grey.
+        if !has_end(bytes) {
+            return Err(DecodeError::Truncated);
+        }
+        let limits = DecodeLimits {
+            max_pixels: u64::MAX, // checked with a message of our own
+            max_scans: SCANS_MAX,
+            max_memory: Some(limits.bytes),
+            ..DecodeLimits::default()
+        };
+        let decoder = Decoder::new_with_limits(bytes, limits).map_err(broken)?;
+        Ok(Jpeg { decoder })
+    }
+
+    /// Columns and rows as stored.
+    pub(super) fn size(&self) -> (usize, usize) {
+        let frame = self.decoder.header();
+        (usize::from(frame.width), usize::from(frame.height))
+    }
+
+    pub(super) fn orientation(&self) -> Orientation {
+        self.decoder.exif_orientation().and_then(Orientation::from_exif).unwrap_or(Orientation::NoTransforms)
+    }
+
+    /// A part of the stored picture.
+    pub(super) fn region(mut self, part: CropBox) -> Result<Picture, DecodeError> {
+        let (width, height) = self.size();
+        let cmyk = self.decoder.header().components.len() == 4;
+        self.decoder.set_output_format(if cmyk { PixelFormat::Cmyk } else { PixelFormat::Rgb });
+        let whole = CropBox { left: 0, top: 0, width, height };
+        let mut decoded = whole;
+        // Deep and lossless pictures have another way through the decoder, that cuts nothing.
+        if part != whole && self.decoder.header().precision == 8 && !self.decoder.header().is_lossless {
+            decoded = with_margin(part, &self.decoder, (width, height));
+            self.decoder.set_crop_region(decoded.left, decoded.top, decoded.width, decoded.height);
+        }
+        let image = self.decoder.decode_image().map_err(broken)?;
+        let expected = (decoded.width, decoded.height, if cmyk { PixelFormat::Cmyk } else { PixelFormat::Rgb });
+        if (image.width, image.height, image.pixel_format) != expected {
+            return Err(DecodeError::Broken(format!(
+                "decoded to {}×{} pixels as {:?}, expected {}×{}",
+                image.width, image.height, image.pixel_format, decoded.width, decoded.height
+            )));
+        }
+        let rgb = if cmyk { rgb_of_inverted_cmyk(&image.data) } else { image.data };
+        let part = CropBox { left: part.left - decoded.left, top: part.top - decoded.top, ..part };
+        Ok(Picture::new(decoded.width, decoded.height, rgb).cut(part))
+    }
+}
+
+/// The part that must be decoded so that `part` in it is as in the whole picture: coarser colour is interpolated between neighbours, and
+/// the decoder begins at the edge of a block of 8 columns, or of 16 and more where colour is coarser.
+fn with_margin(part: CropBox, decoder: &Decoder, (width, height): (usize, usize)) -> CropBox {
+    let sampling = decoder.header().components.iter().map(|component| usize::from(component.horizontal_sampling));
+    let block = 8 * sampling.max().unwrap_or(1);
+    let left = part.left.saturating_sub(1) / block * block;
+    let right = (part.left + part.width + block).min(width);
+    let top = part.top.saturating_sub(block);
+    let bottom = (part.top + part.height + block).min(height);
+    CropBox { left, top, width: right - left, height: bottom - top }
+}
+
+/// CMYK as Adobe stores it, all four inverted, in Pillow's arithmetic.
+fn rgb_of_inverted_cmyk(cmyk: &[u8]) -> Vec<u8> {
+    let mut rgb = Vec::with_capacity(cmyk.len() / 4 * 3);
+    for pixel in cmyk.chunks_exact(4) {
+        let light = u32::from(pixel[3]);
+        rgb.extend(pixel[..3].iter().map(|&inverted| {
+            let product = (255 - u32::from(inverted)) * light + 128;
+            (light - (((product >> 8) + product) >> 8)) as u8
+        }));
+    }
+    rgb
+}
+
+/// Whether the markers of a JPEG lead to its end marker. Segments with a length are jumped over, because an EXIF block may
+/// hold a whole thumbnail with an end of its own.
+fn has_end(bytes: &[u8]) -> bool {
+    let mut at = 2; // after the start marker
+    while let Some(mark) = bytes.get(at..).and_then(|rest| memchr::memchr(0xff, rest)) {
+        at += mark;
+        match bytes.get(at + 1) {
+            None => return false,
+            Some(0xd9) => return true,
+            Some(0xff) => at += 1, // fill bytes
+            // Stuffing, restart and other markers without a length.
+            Some(0x00 | 0x01 | 0xd0..=0xd8) => at += 2,
+            Some(_) => match bytes.get(at + 2..at + 4) {
+                Some(length) => at += 2 + usize::from(u16::from_be_bytes([length[0], length[1]])),
+                None => return false,
+            },
+        }
+    }
+    false
+}
+
+fn broken(error: libjpeg_turbo_rs::JpegError) -> DecodeError {
+    DecodeError::Broken(error.to_string())
+}

@@ -1,0 +1,167 @@
+//! What goes into a batch? Samples of an epoch's order, each cut and distorted by draws of its own.
+
+use std::ops::Range;
+
+use super::order::Orders;
+use super::spent::{Clock, Stage};
+use super::{Batch, EvalBatch, EvalConfig, LoaderConfig, Unreadable, batches_per_epoch};
+use crate::dataset::{Dataset, Sample, Stored};
+use crate::decode::{Encoded, Limits};
+use crate::error::{DataError, DecodeError};
+use crate::key::{Key, Purpose, below};
+
+/// Failed replacements in a row after which there is no hope of a readable image.
+const REPLACEMENTS_MAX: usize = 100;
+
+/// The places in the order of an epoch that a rank takes for a batch: `batch` is its number in the epoch.
+fn places(samples: usize, batch: u64, batch_size: usize, (rank, world): (usize, usize)) -> Range<usize> {
+    let first = batch as usize * batch_size * world;
+    let rest = (samples - first).min(batch_size * world);
+    // Equal shares; only of an incomplete last batch do the first ranks take one more.
+    let (share, more) = (rest / world, rest % world);
+    let begin = first + rank * share + rank.min(more);
+    begin..begin + share + usize::from(rank < more)
+}
+
+pub(super) fn train_batch(
+    dataset: &Dataset,
+    config: &LoaderConfig,
+    orders: &Orders,
+    clock: &Clock,
+    step: u64,
+) -> Result<Batch, DataError> {
+    let batches_per_epoch = batches_per_epoch(dataset.len(), config.batch_size, config.world, config.drop_last);
+    let (epoch, batch) = (step / batches_per_epoch, step % batches_per_epoch);
+    let order = orders.of(epoch);
+    let wanted = &order[places(dataset.len(), batch, config.batch_size, (config.rank, config.world))];
+
+    let side = config.transform.crop_size;
+    let image_len = 3 * side * side;
+    let mut images = vec![0.0; wanted.len() * image_len]; // (b, 3, s, s)
+    let mut indices = Vec::with_capacity(wanted.len());
+    let mut unreadable = Vec::new();
+    for (out, &wanted) in images.chunks_exact_mut(image_len).zip(wanted) {
+        let mut replacements = Key::new(config.seed, Purpose::Replacement, epoch, u64::from(wanted)).rng();
+        let mut index = wanted as usize;
+        for tries in 0.. {
+            let Err(error) = train_image(out, dataset, config, clock, epoch, index) else { break };
+            unreadable.push(Unreadable { index, error: error.to_string() });
+            if tries == REPLACEMENTS_MAX {
+                return Err(DataError::NothingReadable { tries: tries + 1, last: error.to_string(), unreadable });
+            }
+            index = below(&mut replacements, dataset.len() as u64) as usize;
+        }
+        indices.push(index);
+    }
+    let masks = config.masks.sample(config.seed, step, indices.len())?;
+    Ok(Batch { step, images, size: (side, side), masks, indices, skipped: 0, unreadable })
+}
+
+/// One sample, cut and distorted as this epoch has it, into `out` (3, s, s).
+fn train_image(
+    out: &mut [f32],
+    dataset: &Dataset,
+    config: &LoaderConfig,
+    clock: &Clock,
+    epoch: u64,
+    index: usize,
+) -> Result<(), DataError> {
+    let transform = &config.transform;
+    let mut rng = Key::new(config.seed, Purpose::Augment, epoch, index as u64).rng();
+    match clock.time(Stage::Read, || dataset.read(index))? {
+        Stored::Encoded(bytes) => {
+            let decoded = clock.time(Stage::Decode, || {
+                let encoded = Encoded::open(&bytes, Limits::default())?;
+                let part = transform.part(encoded.size(), &mut rng);
+                encoded.region(part)
+            });
+            let part = decoded.map_err(named(dataset, index))?;
+            clock.time(Stage::Transform, || transform.finish(out, part, &mut rng));
+        }
+        Stored::Ready(Sample::Picture(picture)) => {
+            clock.time(Stage::Transform, || transform.apply(out, &picture, &mut rng));
+        }
+        Stored::Ready(Sample::Normalised { values, .. }) => out.copy_from_slice(&values),
+    }
+    Ok(())
+}
+
+pub(super) fn eval_batch(
+    dataset: &Dataset,
+    config: &EvalConfig,
+    clock: &Clock,
+    batch: usize,
+) -> Result<EvalBatch, DataError> {
+    let (height, width) = config.transform.crop;
+    let image_len = 3 * height * width;
+    let first = batch * config.batch_size;
+    let wanted = first..dataset.len().min(first + config.batch_size);
+    let mut images = vec![0.0; wanted.len() * image_len]; // (b, 3, h, w)
+    let mut indices = Vec::with_capacity(wanted.len());
+    let mut unreadable = Vec::new();
+    for index in wanted {
+        let out = &mut images[indices.len() * image_len..][..image_len];
+        match eval_image(out, dataset, config, clock, index) {
+            Ok(()) => indices.push(index),
+            Err(error) => unreadable.push(Unreadable { index, error: error.to_string() }),
+        }
+    }
+    images.truncate(indices.len() * image_len);
+    Ok(EvalBatch { images, size: config.transform.crop, indices, unreadable })
+}
+
+/// The middle of one sample, into `out` (3, h, w).
+fn eval_image(
+    out: &mut [f32],
+    dataset: &Dataset,
+    config: &EvalConfig,
+    clock: &Clock,
+    index: usize,
+) -> Result<(), DataError> {
+    let picture = match clock.time(Stage::Read, || dataset.read(index))? {
+        Stored::Encoded(bytes) => clock
+            .time(Stage::Decode, || Encoded::open(&bytes, Limits::default())?.picture())
+            .map_err(named(dataset, index))?,
+        Stored::Ready(Sample::Picture(picture)) => picture,
+        Stored::Ready(Sample::Normalised { values, .. }) => {
+            out.copy_from_slice(&values);
+            return Ok(());
+        }
+    };
+    clock.time(Stage::Transform, || config.transform.apply(out, &picture));
+    Ok(())
+}
+
+fn named(dataset: &Dataset, index: usize) -> impl FnOnce(DecodeError) -> DataError {
+    move |source| DataError::Decode { name: dataset.name(index), source }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn ranks_are_disjoint_and_together_complete(
+            samples in 1usize..500,
+            batch_size in 1usize..20,
+            world in 1usize..6,
+            drop_last: bool,
+        ) {
+            let batches = batches_per_epoch(samples, batch_size, world, drop_last);
+            let mut seen = vec![0; samples];
+            for batch in 0..batches {
+                for rank in 0..world {
+                    let places = places(samples, batch, batch_size, (rank, world));
+                    prop_assert!(places.len() <= batch_size);
+                    prop_assert!(places.len() == batch_size || (!drop_last && batch == batches - 1));
+                    places.for_each(|place| seen[place] += 1);
+                }
+            }
+            let complete = if drop_last { samples / (batch_size * world) * batch_size * world } else { samples };
+            prop_assert!(seen[..complete].iter().all(|&times| times == 1));
+            prop_assert!(seen[complete..].iter().all(|&times| times == 0));
+        }
+    }
+}
