@@ -16,7 +16,7 @@ pub mod masks;
 pub mod picture;
 pub mod transform;
 
-pub use dataset::{Dataset, Sample, Split, Stored};
+pub use dataset::{Dataset, Sample, Split, Storage, Stored};
 pub use error::{DataError, DecodeError, MaskError};
 pub use key::{Key, Purpose};
 pub use loader::{Batch, EvalBatch, EvalConfig, EvalLoader, LoaderConfig, Spent, TrainLoader, Unreadable, batches_per_epoch};

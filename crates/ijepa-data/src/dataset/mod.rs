@@ -4,7 +4,7 @@ mod scenes;
 mod tensors;
 mod tree;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 pub use scenes::{DISTANCE_EDGES, SCENE_CLASSES, SCENE_SIDE, SceneLabels, Scenes, distance_bin};
 pub use tensors::Tensors;
@@ -32,6 +32,17 @@ pub enum Split {
     Train,
     /// To measure on.
     Val,
+}
+
+/// Where a data set may keep what it would otherwise have to find again.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Storage {
+    /// A folder for lists of what was found; without it every opening searches again.
+    pub index: Option<PathBuf>,
+    /// A folder for downloaded or unpacked shards; without it a folder of the user's cache.
+    pub downloads: Option<PathBuf>,
+    /// Most bytes of downloads that are kept; without it as many as there are.
+    pub download_bytes: Option<u64>,
 }
 
 /// One element of a data set.
@@ -63,6 +74,11 @@ impl Dataset {
     /// Of a folder with `train/` and `val/` (or `validation/`, `test/`) the split is taken, of `scenes:N` too, with scenes of
     /// its own; anything else is the same for both splits.
     pub fn open(spec: &str, split: Split, seed: u64) -> Result<Dataset, DataError> {
+        Dataset::open_with(spec, split, seed, &Storage::default())
+    }
+
+    /// As [`Dataset::open`], with a place for what is worth finding again.
+    pub fn open_with(spec: &str, split: Split, seed: u64, _storage: &Storage) -> Result<Dataset, DataError> {
         if let Some(count) = spec.strip_prefix("scenes:") {
             return match count.parse::<usize>() {
                 Ok(count) if count > 0 => Ok(Dataset::Scenes(Scenes::new(count, split, seed))),
