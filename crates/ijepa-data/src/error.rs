@@ -25,7 +25,7 @@ pub enum DataError {
     },
     /// A folder holds no picture.
     #[error(
-        "no images under {}: looked at any depth for files ending in {looked_for} (any case){note}; give a folder that holds images, a .safetensors file or scenes:N",
+        "no images under {}: looked at any depth for files ending in {looked_for} (any case){note}; give a folder that holds images, a list of them, or another data set",
         path.display()
     )]
     NoImages {
@@ -57,6 +57,14 @@ pub enum DataError {
     /// A `.safetensors` file is not a data set.
     #[error("{}: {problem}", path.display())]
     Tensors {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong and what would be right.
+        problem: String,
+    },
+    /// A file is not the list or the array that it should be.
+    #[error("{}: {problem}", path.display())]
+    Content {
         /// The file.
         path: PathBuf,
         /// What is wrong and what would be right.

@@ -250,10 +250,8 @@ fn batch_size_setting(batch_size: usize) -> Result<(), DataError> {
 
 /// Ready-made tensors cannot be cut to size.
 fn check_size(dataset: &Dataset, expected: (usize, usize)) -> Result<(), DataError> {
-    match dataset {
-        Dataset::Tensors(tensors) if tensors.size() != expected => {
-            Err(DataError::Size { name: dataset.name(0), expected, got: tensors.size() })
-        }
-        Dataset::Tensors(_) | Dataset::Tree(_) | Dataset::Scenes(_) => Ok(()),
+    match dataset.normalised_size() {
+        Some(got) if got != expected => Err(DataError::Size { name: dataset.name(0), expected, got }),
+        _ => Ok(()),
     }
 }

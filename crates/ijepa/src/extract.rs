@@ -154,11 +154,8 @@ pub(crate) fn pixels(
     normalisation: Normalisation,
     batch: usize,
 ) -> Result<Features> {
-    let (height, width) = match &**dataset {
-        // Ready-made tensors cannot be cut to size.
-        Dataset::Tensors(tensors) => tensors.size(),
-        _ => (height.min(PIXELS_SIDE), width.min(PIXELS_SIDE)),
-    };
+    let cut = (height.min(PIXELS_SIDE), width.min(PIXELS_SIDE));
+    let (height, width) = dataset.normalised_size().unwrap_or(cut);
     let transform = EvalTransform { crop: (height, width), normalisation };
     extract(dataset, transform, 3 * height * width, batch, |images, _| images.to_vec())
 }

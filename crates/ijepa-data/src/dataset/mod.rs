@@ -1,24 +1,33 @@
-//! Where do pictures come from? A folder tree, ready-made tensors, or rendered scenes.
+//! Where do pictures come from? Files, arrays, ready-made tensors, or rendered scenes.
 
+mod arrays;
+mod at;
+mod files;
 mod scenes;
 mod tensors;
-mod tree;
 
 use std::path::{Path, PathBuf};
 
+pub use arrays::Arrays;
+pub use files::{Files, Index};
 pub use scenes::{DISTANCE_EDGES, SCENE_CLASSES, SCENE_SIDE, SceneLabels, Scenes, distance_bin};
 pub use tensors::Tensors;
-pub use tree::Tree;
 
 use crate::decode::{Limits, decode, read_file};
 use crate::error::DataError;
 use crate::picture::Picture;
 
+/// What a data source is, as the end of a sentence.
+const EXPECTED: &str = "a folder of images, of CIFAR or of IDX files, a list of images (.txt, .lst, .list, .tsv, .csv), an array (.npy, IDX), \
+    a .safetensors file or scenes:N is expected";
+
 /// Pictures, numbered from 0, with labels where they are known.
 #[derive(Debug)]
 pub enum Dataset {
-    /// Image files under a folder.
-    Tree(Tree),
+    /// Image files: those under a folder, or those of a list.
+    Files(Files),
+    /// Pictures of one size in a few binary files.
+    Arrays(Arrays),
     /// Normalised tensors of one `.safetensors` file.
     Tensors(Tensors),
     /// Scenes that are rendered when they are asked for.
@@ -69,16 +78,18 @@ pub enum Stored {
 }
 
 impl Dataset {
-    /// Opens a data source: `scenes:N` (N rendered scenes of `seed`), the path of a `.safetensors` file, or a folder.
+    /// Opens a data source: `scenes:N` (N rendered scenes of `seed`), or what lies at a path.
     ///
-    /// Of a folder with `train/` and `val/` (or `validation/`, `test/`) the split is taken, of `scenes:N` too, with scenes of
-    /// its own; anything else is the same for both splits.
+    /// A folder holds CIFAR-10 or CIFAR-100 in its binary version, MNIST or its kin in IDX files, or images ([`Files`]). A file is a list
+    /// of images (`.txt`, `.lst`, `.list`, `.tsv`, `.csv`: [`Files::open_list`]), an array of them (`.npy`, IDX: [`Arrays::open`]), or
+    /// `.safetensors` ([`Tensors`]). Of a folder of images with `train/` and `val/` (or `validation/`, `test/`) the split is taken, of
+    /// CIFAR, IDX and `scenes:N` too; anything else is the same for both splits.
     pub fn open(spec: &str, split: Split, seed: u64) -> Result<Dataset, DataError> {
         Dataset::open_with(spec, split, seed, &Storage::default())
     }
 
     /// As [`Dataset::open`], with a place for what is worth finding again.
-    pub fn open_with(spec: &str, split: Split, seed: u64, _storage: &Storage) -> Result<Dataset, DataError> {
+    pub fn open_with(spec: &str, split: Split, seed: u64, storage: &Storage) -> Result<Dataset, DataError> {
         if let Some(count) = spec.strip_prefix("scenes:") {
             return match count.parse::<usize>() {
                 Ok(count) if count > 0 => Ok(Dataset::Scenes(Scenes::new(count, split, seed))),
@@ -91,34 +102,40 @@ impl Dataset {
         let path = Path::new(spec);
         let metadata = std::fs::metadata(path).map_err(|error| DataError::Source {
             spec: spec.into(),
-            problem: format!("{error}; a folder of images, a .safetensors file or scenes:N is expected"),
+            problem: format!("{error}; {EXPECTED}"),
         })?;
         if metadata.is_dir() {
-            return Tree::open(path, split).map(Dataset::Tree);
+            return match Arrays::find(path, split)? {
+                Some(arrays) => Ok(Dataset::Arrays(arrays)),
+                None => Files::open(path, split, storage.index.as_deref()).map(Dataset::Files),
+            };
         }
-        if path.extension().is_some_and(|ending| ending.eq_ignore_ascii_case("safetensors")) {
-            return Tensors::open(path).map(Dataset::Tensors);
+        let ending = path.extension().unwrap_or_default().to_string_lossy().to_ascii_lowercase();
+        match ending.as_str() {
+            "safetensors" => Tensors::open(path).map(Dataset::Tensors),
+            "txt" | "lst" | "list" | "tsv" | "csv" => Files::open_list(path, split).map(Dataset::Files),
+            _ if Arrays::reads(path) => Arrays::open(path).map(Dataset::Arrays),
+            _ => Err(DataError::Source { spec: spec.into(), problem: format!("this is a file; {EXPECTED}") }),
         }
-        Err(DataError::Source {
-            spec: spec.into(),
-            problem: "this is a file; a folder of images, a .safetensors file or scenes:N is expected".into(),
-        })
     }
 
     /// Number of samples.
     #[expect(clippy::len_without_is_empty, reason = "an empty data set cannot be opened")]
     pub fn len(&self) -> usize {
         match self {
-            Dataset::Tree(tree) => tree.files().len(),
+            Dataset::Files(files) => files.len(),
+            Dataset::Arrays(arrays) => arrays.len(),
             Dataset::Tensors(tensors) => tensors.len(),
             Dataset::Scenes(scenes) => scenes.len(),
         }
     }
 
-    /// The class of every sample: of a tree its class folder, of tensors `labels`, of scenes the shape of the largest object.
+    /// The class of every sample: of image files their class folder or what their list says, of arrays and tensors the labels with them,
+    /// of scenes the shape of the largest object.
     pub fn labels(&self) -> Option<Vec<u32>> {
         match self {
-            Dataset::Tree(tree) => tree.labels(),
+            Dataset::Files(files) => files.labels().map(<[u32]>::to_vec),
+            Dataset::Arrays(arrays) => arrays.labels().map(<[u32]>::to_vec),
             Dataset::Tensors(tensors) => tensors.labels().map(<[u32]>::to_vec),
             Dataset::Scenes(scenes) => Some((0..scenes.len()).map(|index| scenes.labels(index).class).collect()),
         }
@@ -127,7 +144,8 @@ impl Dataset {
     /// Names of the classes, by label.
     pub fn classes(&self) -> Option<&[String]> {
         match self {
-            Dataset::Tree(tree) => tree.classes(),
+            Dataset::Files(files) => files.classes(),
+            Dataset::Arrays(arrays) => arrays.classes(),
             Dataset::Tensors(_) => None,
             Dataset::Scenes(scenes) => Some(scenes.classes()),
         }
@@ -137,7 +155,16 @@ impl Dataset {
     pub fn scene_labels(&self, index: usize) -> Option<SceneLabels> {
         match self {
             Dataset::Scenes(scenes) => Some(scenes.labels(index)),
-            Dataset::Tree(_) | Dataset::Tensors(_) => None,
+            Dataset::Files(_) | Dataset::Arrays(_) | Dataset::Tensors(_) => None,
+        }
+    }
+
+    /// Rows and columns of the samples, when they are values to be used as they are, and cannot be cut to another size.
+    pub fn normalised_size(&self) -> Option<(usize, usize)> {
+        match self {
+            Dataset::Tensors(tensors) => Some(tensors.size()),
+            Dataset::Arrays(arrays) => arrays.normalised_size(),
+            Dataset::Files(_) | Dataset::Scenes(_) => None,
         }
     }
 
@@ -154,7 +181,8 @@ impl Dataset {
     /// Reads one sample and decodes nothing yet.
     pub fn read(&self, index: usize) -> Result<Stored, DataError> {
         match self {
-            Dataset::Tree(tree) => read_file(&tree.files()[index]).map(Stored::Encoded),
+            Dataset::Files(files) => read_file(&files.path(index)).map(Stored::Encoded),
+            Dataset::Arrays(arrays) => arrays.sample(index).map(Stored::Ready),
             Dataset::Tensors(tensors) => tensors.sample(index).map(Stored::Ready),
             Dataset::Scenes(scenes) => Ok(Stored::Ready(Sample::Picture(scenes.picture(index)))),
         }
@@ -164,14 +192,15 @@ impl Dataset {
     /// groups of rows that have to be unpacked. Empty where it costs nothing.
     pub fn chunks(&self) -> Vec<usize> {
         match self {
-            Dataset::Tree(_) | Dataset::Tensors(_) | Dataset::Scenes(_) => Vec::new(),
+            Dataset::Files(_) | Dataset::Arrays(_) | Dataset::Tensors(_) | Dataset::Scenes(_) => Vec::new(),
         }
     }
 
     /// What to call a sample in a message: its path, or as in `scenes:17`.
     pub fn name(&self, index: usize) -> String {
         match self {
-            Dataset::Tree(tree) => tree.files()[index].display().to_string(),
+            Dataset::Files(files) => files.path(index).display().to_string(),
+            Dataset::Arrays(arrays) => arrays.name(index),
             Dataset::Tensors(tensors) => tensors.name(index),
             Dataset::Scenes(_) => format!("scenes:{index}"),
         }

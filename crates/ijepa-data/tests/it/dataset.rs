@@ -80,8 +80,8 @@ fn broken_links_are_counted_and_links_in_a_circle_end() {
     symlink(root.path().join("a/1.jpg"), root.path().join("a/good.jpg")).expect("linked");
     let dataset = open(root.path(), Split::Train).expect("images");
     assert_eq!(names(&dataset, root.path()), ["a/1.jpg", "a/good.jpg", "folder.jpg/2.png"]);
-    let Dataset::Tree(tree) = dataset else { panic!("a folder is a tree") };
-    assert_eq!(tree.broken_links(), 1);
+    let Dataset::Files(files) = dataset else { panic!("a folder of files") };
+    assert_eq!(files.broken_links(), 1);
 }
 
 fn tensor_file(path: &Path, shape: &[usize], labels: Option<&[i64]>) {

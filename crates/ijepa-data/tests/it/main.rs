@@ -1,7 +1,9 @@
 //! Claims about what the crate delivers, one file a room.
 
+mod arrays;
 mod dataset;
 mod decode;
+mod files;
 mod loader;
 mod masks;
 mod scenes;
