@@ -2,15 +2,13 @@
 //!
 //! The header is read once, images are read from the file one by one, so a file may be larger than memory.
 
-use std::fs::File;
-use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
 
 use safetensors::Dtype;
 use safetensors::tensor::Metadata;
 
 use super::Sample;
+use super::at::At;
 use crate::error::DataError;
 
 /// Longest header that is read; that of a data set has a few hundred bytes.
@@ -20,7 +18,7 @@ const HEADER_BYTES_MAX: u64 = 100 << 20;
 #[derive(Debug)]
 pub struct Tensors {
     path: PathBuf,
-    file: Mutex<File>,
+    file: At,
     first_image: u64, // bytes from the start of the file
     count: usize,
     size: (usize, usize),
@@ -32,11 +30,11 @@ impl Tensors {
     pub fn open(path: &Path) -> Result<Tensors, DataError> {
         let io = |source| DataError::Io { path: path.to_owned(), source };
         let wrong = |problem: String| DataError::Tensors { path: path.to_owned(), problem };
-        let mut file = File::open(path).map_err(io)?;
-        let file_bytes = file.metadata().map_err(io)?.len();
+        let file = At::open(path).map_err(io)?;
+        let file_bytes = file.len();
 
         let mut length = [0u8; 8];
-        file.read_exact(&mut length).map_err(|_| wrong("shorter than 8 bytes: not a .safetensors file".into()))?;
+        file.read(&mut length, 0).map_err(|_| wrong("shorter than 8 bytes: not a .safetensors file".into()))?;
         let header_bytes = u64::from_le_bytes(length);
         if header_bytes > HEADER_BYTES_MAX || header_bytes > file_bytes - 8 {
             return Err(wrong(format!(
@@ -44,7 +42,7 @@ impl Tensors {
             )));
         }
         let mut header = vec![0u8; header_bytes as usize];
-        file.read_exact(&mut header).map_err(io)?;
+        file.read(&mut header, 8).map_err(io)?;
         let metadata: Metadata =
             serde_json::from_slice(&header).map_err(|error| wrong(format!("the header does not parse: {error}")))?;
 
@@ -76,8 +74,7 @@ impl Tensors {
                 if info.dtype == Dtype::I64 && info.shape == [count] && within(info.data_offsets, Some(count), 8) =>
             {
                 let mut bytes = vec![0u8; count * 8];
-                file.seek(SeekFrom::Start(start + info.data_offsets.0 as u64)).map_err(io)?;
-                file.read_exact(&mut bytes).map_err(io)?;
+                file.read(&mut bytes, start + info.data_offsets.0 as u64).map_err(io)?;
                 let label = |bytes: &[u8]| {
                     let label = i64::from_le_bytes(bytes.try_into().expect("a chunk has 8 bytes"));
                     u32::try_from(label).map_err(|_| wrong(format!("label {label} is not a class number from 0")))
@@ -94,7 +91,7 @@ impl Tensors {
         Ok(Tensors {
             path: path.to_owned(),
             first_image: start + images.data_offsets.0 as u64,
-            file: Mutex::new(file),
+            file,
             count,
             size: (height, width),
             labels,
@@ -125,12 +122,7 @@ impl Tensors {
         assert!(index < self.count, "image {index} of {}", self.count);
         let io = |source| DataError::Io { path: self.path.clone(), source };
         let mut bytes = vec![0u8; 3 * self.size.0 * self.size.1 * 4];
-        {
-            // A thread that died while reading left only the file position behind, and that is set here.
-            let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
-            file.seek(SeekFrom::Start(self.first_image + (index * bytes.len()) as u64)).map_err(io)?;
-            file.read_exact(&mut bytes).map_err(io)?;
-        }
+        self.file.read(&mut bytes, self.first_image + index as u64 * bytes.len() as u64).map_err(io)?;
         let value = |bytes: &[u8]| f32::from_le_bytes(bytes.try_into().expect("a chunk has 4 bytes"));
         Ok(Sample::Normalised { size: self.size, values: bytes.chunks_exact(4).map(value).collect() })
     }

@@ -127,6 +127,8 @@ fn idx(shape: &[u32], values: &[u8]) -> Vec<u8> {
     file
 }
 
+type Pack = fn(&[u8]) -> Vec<u8>;
+
 fn gzip(bytes: &[u8]) -> Vec<u8> {
     let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
     encoder.write_all(bytes).expect("packed");
@@ -136,8 +138,8 @@ fn gzip(bytes: &[u8]) -> Vec<u8> {
 #[test]
 fn idx_is_read_plain_and_gzipped_from_a_folder_and_by_file() {
     let (images, labels) = (idx(&[3, 2, 5], &bytes(30)), idx(&[3], &[7, 0, 255]));
-    type Pack = fn(&[u8]) -> Vec<u8>;
-    for (sub, ending, pack) in [("", "", <[u8]>::to_vec as Pack), ("", ".gz", gzip), ("raw/", "", <[u8]>::to_vec)] {
+    let cases: [(&str, &str, Pack); 3] = [("", "", <[u8]>::to_vec), ("", ".gz", gzip), ("raw/", "", <[u8]>::to_vec)];
+    for (sub, ending, pack) in cases {
         let root = scratch();
         let file = root.path().join(format!("{sub}train-images-idx3-ubyte{ending}"));
         write(&file, &pack(&images));
@@ -165,7 +167,8 @@ fn idx_labels_may_be_packed_when_images_are_not_and_may_be_missing() {
 
 #[test]
 fn idx_files_that_lie_are_refused() {
-    for pack in [<[u8]>::to_vec as fn(&[u8]) -> Vec<u8>, gzip] {
+    let packs: [Pack; 2] = [<[u8]>::to_vec, gzip];
+    for pack in packs {
         let root = scratch();
         let (images, labels) = (root.path().join("images-ubyte"), root.path().join("labels-ubyte"));
         write(&images, &pack(&idx(&[2, 3, 4], &bytes(24))));

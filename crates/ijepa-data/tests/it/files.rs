@@ -104,7 +104,7 @@ fn names_of_a_published_subset_lie_in_their_class_folders() {
     for folder in ["", "train/"] {
         let files = ["n01/n01_3.JPEG", "n01/n01_9.JPEG", "n02/n02_7.JPEG"].map(|file| format!("{folder}{file}"));
         let list = listed(&files.each_ref().map(String::as_str), subset);
-        assert_eq!(list.names(), [&files[2], &files[0], &files[1]]);
+        assert_eq!(list.names(), [2, 0, 1].map(|file| files[file].as_str()));
         assert_eq!(list.dataset().labels(), Some(vec![1, 0, 0]));
         assert_eq!(list.dataset().classes(), Some(["n01".to_owned(), "n02".to_owned()].as_slice()));
     }
@@ -240,7 +240,8 @@ fn a_million_files_open_again_in_well_under_a_second() {
     std::fs::write(&list, &line).expect("written");
     drop(line);
     let measure = |what: &str, work: &dyn Fn() -> Files| {
-        let before = peak().min(peak());
+        peak();
+        let before = peak();
         let start = Instant::now();
         let files = work();
         let time = start.elapsed();

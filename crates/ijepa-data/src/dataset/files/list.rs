@@ -150,7 +150,7 @@ fn cut(line: &[u8]) -> (&[u8], Option<&[u8]>) {
     memchr::memrchr2_iter(b',', b' ', line)
         .find(behind_image)
         .or_else(|| memchr::memrchr(b',', line))
-        .map_or(whole, |comma| at(comma))
+        .map_or(whole, at)
 }
 
 /// `n01440764` of `n01440764_10026.JPEG`.
