@@ -122,7 +122,8 @@ impl Tensors {
         assert!(index < self.count, "image {index} of {}", self.count);
         let io = |source| DataError::Io { path: self.path.clone(), source };
         let mut bytes = vec![0u8; 3 * self.size.0 * self.size.1 * 4];
-        self.file.read(&mut bytes, self.first_image + index as u64 * bytes.len() as u64).map_err(io)?;
+        let start = self.first_image + index as u64 * bytes.len() as u64;
+        self.file.read(&mut bytes, start).map_err(io)?;
         let value = |bytes: &[u8]| f32::from_le_bytes(bytes.try_into().expect("a chunk has 4 bytes"));
         Ok(Sample::Normalised { size: self.size, values: bytes.chunks_exact(4).map(value).collect() })
     }
