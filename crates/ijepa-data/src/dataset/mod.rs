@@ -100,10 +100,8 @@ impl Dataset {
             };
         }
         let path = Path::new(spec);
-        let metadata = std::fs::metadata(path).map_err(|error| DataError::Source {
-            spec: spec.into(),
-            problem: format!("{error}; {EXPECTED}"),
-        })?;
+        let metadata = std::fs::metadata(path)
+            .map_err(|error| DataError::Source { spec: spec.into(), problem: format!("{error}; {EXPECTED}") })?;
         if metadata.is_dir() {
             return match Arrays::find(path, split)? {
                 Some(arrays) => Ok(Dataset::Arrays(arrays)),

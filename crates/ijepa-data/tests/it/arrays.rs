@@ -235,7 +235,8 @@ fn npy_of_floats_are_used_as_they_are() {
     let header = "{'descr': '<f4', 'fortran_order': False, 'shape': (2, 3, 2, 3), }";
     let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
     // Version 2 has a longer length.
-    let file = [b"\x93NUMPY\x02\x00", (header.len() as u32).to_le_bytes().as_slice(), header.as_bytes(), &bytes].concat();
+    let file =
+        [b"\x93NUMPY\x02\x00", (header.len() as u32).to_le_bytes().as_slice(), header.as_bytes(), &bytes].concat();
     write(&path, &file);
     let dataset = open(&path, Split::Train).expect("an array");
     assert_eq!(dataset.normalised_size(), Some((2, 3)));

@@ -78,7 +78,8 @@ fn labels_are_numbers_when_all_are_and_names_otherwise() {
 fn names_may_hold_commas_and_blanks() {
     let list = listed(&["a, b.jpg", "c.jpg d.png", "no ending"], "a, b.jpg\nc.jpg d.png\nno ending");
     assert_eq!(list.names(), ["a, b.jpg", "c.jpg d.png", "no ending"]);
-    let list = listed(&["a, b.jpg", "c.jpg d.png", "no ending"], "a, b.jpg,golden retriever\nc.jpg d.png 7\nno ending,x");
+    let list =
+        listed(&["a, b.jpg", "c.jpg d.png", "no ending"], "a, b.jpg,golden retriever\nc.jpg d.png 7\nno ending,x");
     assert_eq!(list.names(), ["a, b.jpg", "c.jpg d.png", "no ending"]);
     assert_eq!(list.dataset().classes().map(<[String]>::concat).as_deref(), Some("7golden retrieverx"));
 }
@@ -245,7 +246,7 @@ fn a_million_files_open_again_in_well_under_a_second() {
         let start = Instant::now();
         let files = work();
         let time = start.elapsed();
-        eprintln!("{what}: {time:.0?}, peak {} MiB, {before} MiB before, {:?}", peak(), files.index());
+        eprintln!("{what}: {time:.2?}, peak {} MiB, {before} MiB before, {:?}", peak(), files.index());
         assert_eq!(files.len(), 1_000_000);
         time
     };

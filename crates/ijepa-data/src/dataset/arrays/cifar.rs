@@ -65,7 +65,10 @@ pub(super) fn find(folder: &Path, split: Split) -> Result<Option<Arrays>, DataEr
     }
     for (pickles, binary) in PICKLES {
         if folder.join(pickles).is_dir() || folder.ends_with(pickles) {
-            return Err(wrong(folder, format!("{pickles} holds pickles of Python, which are not read; get {binary} and unpack it here")));
+            return Err(wrong(
+                folder,
+                format!("{pickles} holds pickles of Python, which are not read; get {binary} and unpack it here"),
+            ));
         }
     }
     Ok(None)
@@ -82,7 +85,8 @@ fn open(kind: &Kind, folder: &Path, split: Split) -> Result<Arrays, DataError> {
         let path = folder.join(name);
         let file = At::open(&path).map_err(|source| io(&path, source))?;
         if file.len() == 0 || !file.len().is_multiple_of(record) {
-            let problem = format!("{} bytes, a multiple of {record} is expected: truncated, or not of {}", file.len(), kind.name);
+            let problem =
+                format!("{} bytes, a multiple of {record} is expected: truncated, or not of {}", file.len(), kind.name);
             return Err(wrong(&path, problem));
         }
         let count = (file.len() / record) as usize;
@@ -91,7 +95,10 @@ fn open(kind: &Kind, folder: &Path, split: Split) -> Result<Arrays, DataError> {
             let mut label = [0];
             part.read(&mut label, (place as u64) * record + kind.label_bytes - 1)?;
             if usize::from(label[0]) >= kind.classes {
-                let problem = format!("image {place} has label {}, less than {} is expected: damaged, or not {}", label[0], kind.classes, kind.name);
+                let problem = format!(
+                    "image {place} has label {}, less than {} is expected: damaged, or not {}",
+                    label[0], kind.classes, kind.name
+                );
                 return Err(wrong(&part.path, problem));
             }
             labels.push(u32::from(label[0]));

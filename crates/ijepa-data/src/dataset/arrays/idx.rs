@@ -119,13 +119,18 @@ fn read<const D: usize>(path: &Path, magic: [u8; 4], wanted: &str) -> Result<(Co
         *size = u32::from_be_bytes(bytes.try_into().expect("a chunk has 4 bytes")) as usize;
     }
     let values = sizes.iter().try_fold(1u64, |product, &size| product.checked_mul(size as u64));
-    let wrong_length = |got: String| wrong(path, format!("declares {wanted} of {sizes:?}, but {got}: truncated or damaged"));
+    let wrong_length =
+        |got: String| wrong(path, format!("declares {wanted} of {sizes:?}, but {got}: truncated or damaged"));
     let Some(bytes) = values.and_then(|values| values.checked_add(header_bytes)) else {
         return Err(wrong_length("no file can hold that".into()));
     };
     let Some(decoder) = decoder else {
         let same = file.len() == bytes;
-        return if same { Ok((Content::File(file), sizes)) } else { Err(wrong_length(format!("has {} bytes", file.len()))) };
+        return if same {
+            Ok((Content::File(file), sizes))
+        } else {
+            Err(wrong_length(format!("has {} bytes", file.len())))
+        };
     };
     if bytes > file.len().saturating_mul(DEFLATE_RATIO) {
         return Err(wrong_length(format!("has only {} gzipped bytes", file.len())));

@@ -161,7 +161,10 @@ impl Format {
     /// Bytes of a picture.
     fn bytes(self) -> usize {
         let (height, width) = self.size;
-        height * width * if self.order == Order::Grey { 1 } else { 3 } * if self.order == Order::Normalised { 4 } else { 1 }
+        height
+            * width
+            * if self.order == Order::Grey { 1 } else { 3 }
+            * if self.order == Order::Normalised { 4 } else { 1 }
     }
 
     /// Refuses pictures without pixels and with too many, by the default [`Limits`].
@@ -200,6 +203,9 @@ fn check_count(path: &Path, labels: usize, images: &Path, count: usize) -> Resul
     }
     Err(wrong(
         path,
-        format!("{labels} labels for the {count} images of {}; repair it, or move it away if it belongs to others", images.display()),
+        format!(
+            "{labels} labels for the {count} images of {}; repair it, or move it away if it belongs to others",
+            images.display()
+        ),
     ))
 }

@@ -40,8 +40,8 @@ fn labels_file(images: &Path) -> Option<PathBuf> {
 /// An array whose values are all there.
 struct Array {
     file: At,
-    start: u64,     // bytes before the values
-    kind: String,   // as in `<f4`
+    start: u64,   // bytes before the values
+    kind: String, // as in `<f4`
     shape: Vec<usize>,
 }
 
@@ -60,11 +60,16 @@ impl Array {
                 file.read(&mut head, 0).map_err(|_| not_npy())?;
                 (12, u64::from(u32::from_le_bytes([head[8], head[9], head[10], head[11]])))
             }
-            version => return Err(wrong(path, format!("is of version {version} of the format; 1, 2 or 3 are expected"))),
+            version => {
+                return Err(wrong(path, format!("is of version {version} of the format; 1, 2 or 3 are expected")));
+            }
         };
         let start = header_start + length;
         if length > HEADER_BYTES_MAX || start > file.len() {
-            return Err(wrong(path, format!("declares a header of {length} bytes in a file of {}: truncated or damaged", file.len())));
+            return Err(wrong(
+                path,
+                format!("declares a header of {length} bytes in a file of {}: truncated or damaged", file.len()),
+            ));
         }
         let mut header = vec![0; length as usize];
         file.read(&mut header, header_start).map_err(|source| io(path, source))?;
@@ -79,7 +84,8 @@ impl Array {
         // Of text and records, which are refused for that, the number is not one of bytes.
         let numbers = matches!(kind.as_bytes()[1], b'i' | b'u' | b'f');
         if numbers && bytes.and_then(|bytes| bytes.checked_add(start)) != Some(file.len()) {
-            let problem = format!("declares {kind} of shape {shape:?}, which {} bytes are not: truncated or damaged", file.len());
+            let problem =
+                format!("declares {kind} of shape {shape:?}, which {} bytes are not: truncated or damaged", file.len());
             return Err(wrong(path, problem));
         }
         Ok(Array { file, start, kind, shape })
@@ -118,7 +124,12 @@ impl Array {
         let (signed, width) = match self.kind.as_str() {
             "|u1" | "<u2" | "<u4" | "<u8" => (false, self.kind.as_bytes()[2] - b'0'),
             "|i1" | "<i2" | "<i4" | "<i8" => (true, self.kind.as_bytes()[2] - b'0'),
-            other => return Err(wrong(path, format!("holds labels of type {other}; little-endian integers are expected, as in <i8"))),
+            other => {
+                return Err(wrong(
+                    path,
+                    format!("holds labels of type {other}; little-endian integers are expected, as in <i8"),
+                ));
+            }
         };
         let width = usize::from(width);
         let mut bytes = vec![0; count * width];

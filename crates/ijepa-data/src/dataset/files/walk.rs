@@ -11,8 +11,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use rayon::prelude::*;
 
-use super::paths::{Paths, as_bytes, as_path};
 use super::has_image_ending;
+use super::paths::{Paths, as_bytes, as_path};
 use crate::error::DataError;
 
 /// Folders that are read or checked at a time. They wait for a disk or for a network, not for a processor.
