@@ -39,7 +39,7 @@ impl Listed {
     }
 
     fn error(&self) -> &str {
-        self.opened.as_ref().err().expect("refused")
+        self.opened.as_ref().expect_err("refused")
     }
 }
 
