@@ -62,6 +62,14 @@ pub enum DataError {
         /// What is wrong and what would be right.
         problem: String,
     },
+    /// A Parquet file is not a data set, or a row of it has no image.
+    #[error("{}: {problem}", path.display())]
+    Parquet {
+        /// The file, or the folder of files.
+        path: PathBuf,
+        /// What is wrong and what would be right.
+        problem: String,
+    },
     /// Ready-made tensors of another size than the model takes.
     #[error(
         "{name} is {}×{} pixels, the run takes {}×{}: tensors are used as they are, so set the crop size to that of the file",

@@ -1,11 +1,13 @@
-//! Where do pictures come from? A folder tree, ready-made tensors, or rendered scenes.
+//! Where do pictures come from? A folder tree, Parquet files, ready-made tensors, or rendered scenes.
 
+mod parquet;
 mod scenes;
 mod tensors;
 mod tree;
 
 use std::path::{Path, PathBuf};
 
+pub use parquet::Parquet;
 pub use scenes::{DISTANCE_EDGES, SCENE_CLASSES, SCENE_SIDE, SceneLabels, Scenes, distance_bin};
 pub use tensors::Tensors;
 pub use tree::Tree;
@@ -19,6 +21,8 @@ use crate::picture::Picture;
 pub enum Dataset {
     /// Image files under a folder.
     Tree(Tree),
+    /// Rows of Parquet files.
+    Parquet(Parquet),
     /// Normalised tensors of one `.safetensors` file.
     Tensors(Tensors),
     /// Scenes that are rendered when they are asked for.
@@ -69,10 +73,11 @@ pub enum Stored {
 }
 
 impl Dataset {
-    /// Opens a data source: `scenes:N` (N rendered scenes of `seed`), the path of a `.safetensors` file, or a folder.
+    /// Opens a data source: `scenes:N` (N rendered scenes of `seed`), the path of a `.safetensors` or `.parquet` file, or a
+    /// folder of images or of Parquet files.
     ///
-    /// Of a folder with `train/` and `val/` (or `validation/`, `test/`) the split is taken, of `scenes:N` too, with scenes of
-    /// its own; anything else is the same for both splits.
+    /// Of a folder with `train/` and `val/` (or `validation/`, `test/`), or with Parquet files of such names, the split is taken, of
+    /// `scenes:N` too, with scenes of its own; anything else is the same for both splits.
     pub fn open(spec: &str, split: Split, seed: u64) -> Result<Dataset, DataError> {
         Dataset::open_with(spec, split, seed, &Storage::default())
     }
@@ -91,17 +96,23 @@ impl Dataset {
         let path = Path::new(spec);
         let metadata = std::fs::metadata(path).map_err(|error| DataError::Source {
             spec: spec.into(),
-            problem: format!("{error}; a folder of images, a .safetensors file or scenes:N is expected"),
+            problem: format!("{error}; a folder of images or of .parquet files, a .parquet or .safetensors file or scenes:N is expected"),
         })?;
         if metadata.is_dir() {
+            if let Some(parquet) = Parquet::open_folder(path, split)? {
+                return Ok(Dataset::Parquet(parquet));
+            }
             return Tree::open(path, split).map(Dataset::Tree);
+        }
+        if parquet::is_named_parquet(path) {
+            return Parquet::open(path).map(Dataset::Parquet);
         }
         if path.extension().is_some_and(|ending| ending.eq_ignore_ascii_case("safetensors")) {
             return Tensors::open(path).map(Dataset::Tensors);
         }
         Err(DataError::Source {
             spec: spec.into(),
-            problem: "this is a file; a folder of images, a .safetensors file or scenes:N is expected".into(),
+            problem: "this is a file; a folder of images or of .parquet files, a .parquet or .safetensors file or scenes:N is expected".into(),
         })
     }
 
@@ -110,15 +121,17 @@ impl Dataset {
     pub fn len(&self) -> usize {
         match self {
             Dataset::Tree(tree) => tree.files().len(),
+            Dataset::Parquet(parquet) => parquet.len(),
             Dataset::Tensors(tensors) => tensors.len(),
             Dataset::Scenes(scenes) => scenes.len(),
         }
     }
 
-    /// The class of every sample: of a tree its class folder, of tensors `labels`, of scenes the shape of the largest object.
+    /// The class of every sample: of a tree its class folder, of Parquet its class column, of tensors `labels`, of scenes the shape of the largest object.
     pub fn labels(&self) -> Option<Vec<u32>> {
         match self {
             Dataset::Tree(tree) => tree.labels(),
+            Dataset::Parquet(parquet) => parquet.labels().map(<[u32]>::to_vec),
             Dataset::Tensors(tensors) => tensors.labels().map(<[u32]>::to_vec),
             Dataset::Scenes(scenes) => Some((0..scenes.len()).map(|index| scenes.labels(index).class).collect()),
         }
@@ -128,6 +141,7 @@ impl Dataset {
     pub fn classes(&self) -> Option<&[String]> {
         match self {
             Dataset::Tree(tree) => tree.classes(),
+            Dataset::Parquet(parquet) => parquet.classes(),
             Dataset::Tensors(_) => None,
             Dataset::Scenes(scenes) => Some(scenes.classes()),
         }
@@ -137,7 +151,7 @@ impl Dataset {
     pub fn scene_labels(&self, index: usize) -> Option<SceneLabels> {
         match self {
             Dataset::Scenes(scenes) => Some(scenes.labels(index)),
-            Dataset::Tree(_) | Dataset::Tensors(_) => None,
+            Dataset::Tree(_) | Dataset::Parquet(_) | Dataset::Tensors(_) => None,
         }
     }
 
@@ -155,6 +169,7 @@ impl Dataset {
     pub fn read(&self, index: usize) -> Result<Stored, DataError> {
         match self {
             Dataset::Tree(tree) => read_file(&tree.files()[index]).map(Stored::Encoded),
+            Dataset::Parquet(parquet) => parquet.read(index).map(Stored::Encoded),
             Dataset::Tensors(tensors) => tensors.sample(index).map(Stored::Ready),
             Dataset::Scenes(scenes) => Ok(Stored::Ready(Sample::Picture(scenes.picture(index)))),
         }
@@ -164,14 +179,16 @@ impl Dataset {
     /// groups of rows that have to be unpacked. Empty where it costs nothing.
     pub fn chunks(&self) -> Vec<usize> {
         match self {
+            Dataset::Parquet(parquet) => parquet.chunks(),
             Dataset::Tree(_) | Dataset::Tensors(_) | Dataset::Scenes(_) => Vec::new(),
         }
     }
 
-    /// What to call a sample in a message: its path, or as in `scenes:17`.
+    /// What to call a sample in a message: its path, or as in `scenes:17` and `train.parquet row 17`.
     pub fn name(&self, index: usize) -> String {
         match self {
             Dataset::Tree(tree) => tree.files()[index].display().to_string(),
+            Dataset::Parquet(parquet) => parquet.name(index),
             Dataset::Tensors(tensors) => tensors.name(index),
             Dataset::Scenes(_) => format!("scenes:{index}"),
         }
