@@ -82,7 +82,7 @@ fn split_folder(path: &Path, split: Split) -> Result<PathBuf, DataError> {
         (None, None) => Ok(path.to_owned()),
         (None, Some(found)) => Err(DataError::NoSplit {
             path: path.to_owned(),
-            found: found.into(),
+            found: format!("{found}/"),
             wanted: wanted.iter().map(|name| format!("{name}/")).collect::<Vec<_>>().join(", "),
         }),
     }

@@ -4,7 +4,6 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use super::wrong;
 use crate::dataset::Split;
 use crate::error::DataError;
 
@@ -78,8 +77,8 @@ pub(super) fn of_split(folder: &Path, files: Vec<PathBuf>, split: Split) -> Resu
         (true, None) => Ok(files),
         (true, Some(file)) => {
             let names: Vec<_> = wanted.iter().map(|name| format!("{name}-*.parquet")).collect();
-            let file = file.strip_prefix(folder).unwrap_or(file).display();
-            Err(wrong(folder, format!("has {file} but none of {}; add that split, or name a file", names.join(", "))))
+            let found = file.strip_prefix(folder).unwrap_or(file).display().to_string();
+            Err(DataError::NoSplit { path: folder.to_owned(), found, wanted: names.join(", ") })
         }
     }
 }
