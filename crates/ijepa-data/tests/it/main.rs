@@ -4,5 +4,6 @@ mod dataset;
 mod decode;
 mod loader;
 mod masks;
+mod parquet;
 mod scenes;
 mod transform;
