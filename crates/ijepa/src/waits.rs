@@ -59,6 +59,9 @@ fn said(
     let (read, decode, transform) = (part(spent.read), part(spent.decode), part(spent.transform));
     let remedy = if threads < cores {
         format!("--set data.num_workers={cores} (one a core; it changes no result)")
+    } else if spent.decode.is_zero() {
+        // Rendered or ready-made: there are no files that could be stored otherwise.
+        return format!("{waited}; its {threads} loader threads leave no core free");
     } else if read >= decode.max(transform) {
         "a faster disk, or shards that are read in order: ijepa data pack --help".to_owned()
     } else if decode >= transform {

@@ -32,7 +32,7 @@ impl Features {
     pub(super) fn of(metadata: &FileMetaData) -> Features {
         let text = metadata.key_value_metadata().into_iter().flatten().find(|entry| entry.key == "huggingface");
         let parsed = text.and_then(|entry| serde_json::from_str::<Value>(entry.value.as_deref()?).ok());
-        Features(parsed.map_or(Value::Null, |mut value| value["info"]["features"].take()))
+        Features(parsed.and_then(|mut value| value.pointer_mut("/info/features").map(Value::take)).unwrap_or_default())
     }
 
     fn is(&self, column: &str, kind: &str) -> bool {

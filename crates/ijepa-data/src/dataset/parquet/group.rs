@@ -1,6 +1,7 @@
 //! What does a group of rows hold? Its columns, unpacked as a whole.
 
 use std::fs::File;
+use std::io::{BufRead, BufReader, Seek, SeekFrom};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::Arc;
@@ -9,10 +10,15 @@ use ::parquet::column::reader::{ColumnReaderImpl, get_column_reader, get_typed_c
 use ::parquet::data_type::{ByteArray, ByteArrayType, DataType};
 use ::parquet::errors::ParquetError;
 use ::parquet::file::metadata::ColumnChunkMetaData;
+use ::parquet::file::reader::{ChunkReader, Length};
 use ::parquet::file::serialized_reader::SerializedPageReader;
+use bytes::Bytes;
 
 /// Rows that are read at a time: if the file is damaged, those before are still good.
 const ROWS: usize = 64;
+
+/// Largest page that is unpacked, in bytes. Writers begin a new one at about 1 MB; an image larger than that has one of its own.
+const PAGE_BYTES_MAX: u64 = 512 << 20;
 
 /// An image of a group.
 #[derive(Debug)]
@@ -65,7 +71,7 @@ impl Unpacked {
         paths: Option<&ColumnChunkMetaData>,
     ) -> Result<(), String> {
         // Opened for this group alone: handles of one file share their position.
-        let file = Arc::new(File::open(path).map_err(|error| error.to_string())?);
+        let file = Pages::open(path)?;
         let mut column = Column::<ByteArrayType>::open(&file, bytes, rows)?;
         while self.cells.len() < rows {
             let values = column.next(ROWS.min(rows - self.cells.len()))?;
@@ -84,6 +90,64 @@ impl Unpacked {
     }
 }
 
+/// The pages of a file. Memory for a page is asked for as its header declares, so that is looked at before the reader does it.
+#[derive(Debug)]
+pub(super) struct Pages(File);
+
+impl Pages {
+    /// To be opened by each thread for itself: handles of one file share their position.
+    pub(super) fn open(path: &Path) -> Result<Arc<Pages>, String> {
+        Ok(Arc::new(Pages(File::open(path).map_err(|error| error.to_string())?)))
+    }
+}
+
+impl Length for Pages {
+    fn len(&self) -> u64 {
+        Length::len(&self.0)
+    }
+}
+
+impl ChunkReader for Pages {
+    type T = BufReader<File>;
+
+    /// The header of the page that begins at `start`.
+    fn get_read(&self, start: u64) -> Result<BufReader<File>, ParquetError> {
+        let mut file = self.0.try_clone()?;
+        file.seek(SeekFrom::Start(start))?;
+        let mut reader = BufReader::new(file);
+        match declared_bytes(reader.fill_buf()?) {
+            Some(bytes) if bytes > PAGE_BYTES_MAX => Err(ParquetError::General(format!(
+                "a page declares {bytes} bytes, at most {PAGE_BYTES_MAX} are unpacked"
+            ))),
+            _ => Ok(reader),
+        }
+    }
+
+    fn get_bytes(&self, start: u64, length: usize) -> Result<Bytes, ParquetError> {
+        self.0.get_bytes(start, length)
+    }
+}
+
+/// The unpacked size in the header of a page: its second number, after the page's type, in Thrift's compact form (a byte for
+/// "the next field, a number", then seven bits a byte, then the sign in the lowest bit). Other headers are left to the reader.
+fn declared_bytes(header: &[u8]) -> Option<u64> {
+    let mut bytes = header.iter();
+    let mut number = || {
+        bytes.next().filter(|&&byte| byte == 0x15)?;
+        let mut number = 0;
+        for shift in (0..35).step_by(7) {
+            let byte = bytes.next()?;
+            number |= u64::from(byte & 0x7f) << shift;
+            if byte & 0x80 == 0 {
+                return Some(number >> 1);
+            }
+        }
+        None
+    };
+    number()?;
+    number()
+}
+
 /// A column of a group of rows, on the way from its first to its last.
 pub(super) struct Column<T: DataType> {
     reader: ColumnReaderImpl<T>,
@@ -92,7 +156,7 @@ pub(super) struct Column<T: DataType> {
 }
 
 impl<T: DataType> Column<T> {
-    pub(super) fn open(file: &Arc<File>, chunk: &ColumnChunkMetaData, rows: usize) -> Result<Column<T>, String> {
+    pub(super) fn open(file: &Arc<Pages>, chunk: &ColumnChunkMetaData, rows: usize) -> Result<Column<T>, String> {
         let pages = SerializedPageReader::new(Arc::clone(file), chunk, rows, None).map_err(said)?;
         let reader = get_column_reader(chunk.column_descr_ptr(), Box::new(pages));
         Ok(Column { reader: get_typed_column_reader::<T>(reader), there: chunk.column_descr().max_def_level() })
@@ -132,5 +196,20 @@ pub(super) fn said(error: ParquetError) -> String {
     match error {
         ParquetError::General(text) | ParquetError::EOF(text) | ParquetError::NYI(text) => text,
         other => other.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_size_of_a_page_stands_in_its_header() {
+        // Page type 0, 300 bytes, then the packed size.
+        assert_eq!(declared_bytes(&[0x15, 0x00, 0x15, 0xd8, 0x04, 0x15, 0x02]), Some(300));
+        assert_eq!(declared_bytes(&[0x15, 0x04, 0x15, 0xfe, 0xff, 0xff, 0xff, 0x0f, 0]), Some(i32::MAX as u64));
+        for other in [&[][..], &[0x15], &[0x15, 0x00, 0x15], &[0x15, 0x00, 0x16, 0x02], &[0x15, 0xff, 0xff, 0xff, 0xff, 0xff]] {
+            assert_eq!(declared_bytes(other), None);
+        }
     }
 }

@@ -21,7 +21,7 @@ use ::parquet::file::metadata::{ColumnChunkMetaData, ParquetMetaData, ParquetMet
 
 use cache::Cache;
 use columns::{Columns, Features};
-use group::{Cell, Column, Unpacked, guarded, said};
+use group::{Cell, Column, Pages, Unpacked, guarded, said};
 
 use super::Split;
 use crate::decode::read_file;
@@ -285,7 +285,7 @@ type Classes = (Option<Vec<u32>>, Option<Vec<String>>);
 impl Labels {
     /// Adds those of a group.
     fn read(&mut self, path: &Path, chunk: &ColumnChunkMetaData, rows: usize) -> Result<(), String> {
-        let file = Arc::new(File::open(path).map_err(|error| error.to_string())?);
+        let file = Pages::open(path)?;
         match chunk.column_type() {
             Physical::INT32 => self.numbers.extend(numbers::<Int32Type>(&file, chunk, rows)?),
             Physical::INT64 => self.numbers.extend(numbers::<Int64Type>(&file, chunk, rows)?),
@@ -340,7 +340,7 @@ impl Labels {
     }
 }
 
-fn numbers<T: DataType>(file: &Arc<File>, chunk: &ColumnChunkMetaData, rows: usize) -> Result<Vec<i64>, String>
+fn numbers<T: DataType>(file: &Arc<Pages>, chunk: &ColumnChunkMetaData, rows: usize) -> Result<Vec<i64>, String>
 where
     T::T: Into<i64>,
 {
