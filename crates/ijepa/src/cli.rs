@@ -8,7 +8,7 @@ use std::str::FromStr;
 
 use clap::{Args, Parser, Subcommand};
 
-pub(crate) use data::{BenchDataArgs, DataCheckArgs, DataCommand, DataPackArgs, Size};
+pub(crate) use data::{BenchDataArgs, DataCheckArgs, DataCommand, DataPackArgs};
 
 /// Image representations by predicting what is hidden (I-JEPA): pretrain, evaluate, look inside.
 #[derive(Debug, Parser)]

@@ -65,7 +65,8 @@ fn said(
     } else if read >= decode.max(transform) {
         "a faster disk, or shards that are read in order: ijepa data pack --help".to_owned()
     } else if decode >= transform {
-        "images stored at a smaller size, twice the crop is plenty; ijepa bench data measures without the model".to_owned()
+        "images stored at a smaller size, twice the crop is plenty; ijepa bench data measures without the model"
+            .to_owned()
     } else {
         "fewer distortions (data.use_gaussian_blur, data.use_color_distortion), or smaller images".to_owned()
     };
@@ -100,8 +101,12 @@ mod tests {
     #[test]
     fn the_advice_is_about_what_takes_the_time() {
         let said = |read, decode, transform, threads| {
-            let spent =
-                Spent { read: seconds(read), decode: seconds(decode), transform: seconds(transform), ..Spent::default() };
+            let spent = Spent {
+                read: seconds(read),
+                decode: seconds(decode),
+                transform: seconds(transform),
+                ..Spent::default()
+            };
             said(seconds(100.0), seconds(0.0), seconds(25.0), Some(spent), threads)
         };
         let text = said(1.0, 7.0, 2.0, (2, 8));

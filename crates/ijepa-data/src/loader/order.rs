@@ -50,7 +50,14 @@ impl Orders {
             return order;
         }
         let mut first = 0;
-        let mut chunks: Vec<_> = self.chunks.iter().map(|&len| (std::mem::replace(&mut first, first + len), len)).collect();
+        let mut chunks: Vec<_> = self
+            .chunks
+            .iter()
+            .map(|&len| {
+                first += len;
+                (first - len, len)
+            })
+            .collect();
         shuffle(&mut rng, &mut chunks);
         let mut order = Vec::with_capacity(self.samples);
         let mut window = 0; // where it begins

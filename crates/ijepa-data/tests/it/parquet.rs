@@ -69,7 +69,8 @@ fn write_with(path: &Path, groups: &[&[Row]], compression: Compression, names: O
             (false, true) => 1,
             (false, false) => 0,
         };
-        let texts = |texts: Vec<&[u8]>| texts.into_iter().map(|text| ByteArray::from(text.to_vec())).collect::<Vec<_>>();
+        let texts =
+            |texts: Vec<&[u8]>| texts.into_iter().map(|text| ByteArray::from(text.to_vec())).collect::<Vec<_>>();
         let bytes = texts(rows.iter().filter_map(|row| row.bytes.as_deref()).collect());
         let levels: Vec<i16> = rows.iter().map(|row| level(row, row.bytes.is_some())).collect();
         let mut column = group.next_column().expect("a column").expect("image.bytes");
@@ -225,7 +226,8 @@ fn features_beside_pictures_do_not_make_a_tree_a_parquet_data_set() {
     let schema = "message m { required double x; optional binary text (STRING); }";
     let schema = Arc::new(parse_message_type(schema).expect("a schema"));
     let path = root.path().join("features.parquet");
-    let mut writer = SerializedFileWriter::new(File::create(&path).expect("created"), schema, Arc::default()).expect("it");
+    let mut writer =
+        SerializedFileWriter::new(File::create(&path).expect("created"), schema, Arc::default()).expect("it");
     let mut group = writer.next_row_group().expect("a group");
     let mut column = group.next_column().expect("a column").expect("x");
     column.typed::<DoubleType>().write_batch(&[0.5], None, None).expect("written");
@@ -257,7 +259,9 @@ fn plain_binary_images_and_classes_as_texts_or_small_numbers_will_do() {
             write(&mut column);
             column.close().expect("closed");
         };
-        next(&|column| drop(column.typed::<Int32Type>().write_batch(&[1, 2, 3], None, None).expect("written")));
+        next(&|column| {
+            column.typed::<Int32Type>().write_batch(&[1, 2, 3], None, None).expect("written");
+        });
         next(&|column| {
             if labels {
                 let texts = ["wasp", "ant", "wasp"].map(ByteArray::from);
@@ -379,7 +383,9 @@ fn what_is_no_parquet_file_or_a_part_of_one_is_refused() {
     let mut absurd = whole.clone();
     let at = absurd.len() - 8;
     absurd[at..at + 4].copy_from_slice(&u32::MAX.to_le_bytes());
-    for content in [b"".as_slice(), b"PAR1", b"not a parquet file at all", &whole[..whole.len() / 2], &whole[1..], &absurd] {
+    for content in
+        [b"".as_slice(), b"PAR1", b"not a parquet file at all", &whole[..whole.len() / 2], &whole[1..], &absurd]
+    {
         std::fs::write(&path, content).expect("written");
         let error = open(&path, Split::Train).expect_err("no Parquet file").to_string();
         assert!(error.contains("a.parquet: ") && error.contains("truncated"), "{error}");

@@ -118,7 +118,8 @@ fn table(report: &Report) -> String {
     )];
     let worked = report.read_ms + report.decode_ms + report.transform_ms;
     for (stage, ms) in [("read", report.read_ms), ("decode", report.decode_ms), ("transform", report.transform_ms)] {
-        lines.push(format!("  {stage:<10} {ms:>8.3} ms an image {:>4.0} %", 100.0 * ms / worked.max(f64::MIN_POSITIVE)));
+        lines
+            .push(format!("  {stage:<10} {ms:>8.3} ms an image {:>4.0} %", 100.0 * ms / worked.max(f64::MIN_POSITIVE)));
     }
     if report.skipped > 0 {
         lines.push(format!("  {} unreadable images were passed over: ijepa data check names them", report.skipped));

@@ -92,7 +92,8 @@ fn report(parts: &[Part]) -> Report {
                 }
             }
             done += 1;
-            progress.advance(done, &if broken == 0 { "images".to_owned() } else { format!("images, {broken} unreadable") });
+            progress
+                .advance(done, &if broken == 0 { "images".to_owned() } else { format!("images, {broken} unreadable") });
         });
         unreadable.sort_by_key(|(index, _)| *index);
         let named = |(index, error): (usize, String)| {
@@ -171,11 +172,11 @@ fn duplicates(report: &mut Report, parts: &[Part], facts: &[Vec<Option<Facts>>],
     let mut groups: Vec<Vec<Place>> = of_content.into_values().filter(|group| group.len() > 1).collect();
     groups.sort_by_key(|group| (group[0].part, group[0].index));
     let label = |place: &Place| labels[place.part].as_ref().map(|labels| labels[place.index]);
-    let differ = |group: &&Vec<Place>, same: &dyn Fn(&Place, &Place) -> bool| {
-        group.iter().any(|place| !same(place, &group[0]))
-    };
+    let differ =
+        |group: &&Vec<Place>, same: &dyn Fn(&Place, &Place) -> bool| group.iter().any(|place| !same(place, &group[0]));
     report.duplicates_across_splits = groups.iter().filter(|group| differ(group, &|a, b| a.part == b.part)).count();
-    report.duplicates_across_classes = groups.iter().filter(|group| differ(group, &|a, b| label(a) == label(b))).count();
+    report.duplicates_across_classes =
+        groups.iter().filter(|group| differ(group, &|a, b| label(a) == label(b))).count();
     let name = |place: &Place| parts[place.part].dataset.name(place.index);
     report.duplicates = groups.iter().map(|group| group.iter().map(name).collect()).collect();
 }
@@ -211,7 +212,10 @@ fn text(path: &str, report: &Report) -> String {
     };
     let more: usize = report.duplicates.iter().map(|group| group.len() - 1).sum();
     let title = "duplicates";
-    lines.push(format!("  {title:<10}  {more} files that another equals, in {} groups{across}", report.duplicates.len()));
+    lines.push(format!(
+        "  {title:<10}  {more} files that another equals, in {} groups{across}",
+        report.duplicates.len()
+    ));
     let duplicates = report.duplicates.iter().map(|group| format!("    {}", group.join(" = ")));
     lines.extend(shown(duplicates, report.duplicates.len()));
     lines.join("\n")

@@ -56,7 +56,9 @@ pub(super) fn run(args: &DataPackArgs) -> Result<Exit> {
     let parts = parts(&args.path)?;
     if let Some(part) = parts.iter().find(|part| matches!(part.dataset, Dataset::Scenes(_) | Dataset::Tensors(_))) {
         let problem = format!("{} is no image file: only encoded images can be packed", part.dataset.name(0));
-        return Err(Failure::new(Exit::Data, problem).remedy("give a folder of images, or what else holds image files").into());
+        return Err(Failure::new(Exit::Data, problem)
+            .remedy("give a folder of images, or what else holds image files")
+            .into());
     }
     let (names, numbers) = classes(&parts);
     let unfinished = begin(args, &parts)?;
@@ -88,7 +90,11 @@ pub(super) fn run(args: &DataPackArgs) -> Result<Exit> {
             count => format!(", {count} left out"),
         };
         let (shards, size) = (report.shards.len(), bytes(report.bytes));
-        output::result(&format!("{} images{left_out} in {shards} shards, {size}, in {}", report.images, args.out.display()))?;
+        output::result(&format!(
+            "{} images{left_out} in {shards} shards, {size}, in {}",
+            report.images,
+            args.out.display()
+        ))?;
     }
     Ok(Exit::Done)
 }
@@ -125,7 +131,9 @@ fn begin(args: &DataPackArgs, parts: &[Part]) -> Result<Unfinished> {
         let found = entry.map_err(|error| unwritable(out, error))?.file_name().to_string_lossy().into_owned();
         let is_shard = |part: &Part| {
             let number = found.strip_prefix(&name(args, part)).and_then(|rest| rest.strip_prefix('-'));
-            number.and_then(|rest| rest.strip_suffix(".tar")).is_some_and(|rest| rest.bytes().all(|b| b.is_ascii_digit()))
+            number
+                .and_then(|rest| rest.strip_suffix(".tar"))
+                .is_some_and(|rest| rest.bytes().all(|b| b.is_ascii_digit()))
         };
         if parts.iter().any(is_shard) || found == "classes.txt" {
             return Err(Failure::usage(format!("{} holds {found} already; nothing is overwritten", out.display()))
@@ -203,8 +211,7 @@ fn image(dataset: &Dataset, index: usize, check: bool) -> Result<(&'static str, 
     let Stored::Encoded(content) = dataset.read(index).map_err(|error| error.to_string())? else {
         return Err("no image file".to_owned());
     };
-    let ending = facts::format(&content)
-        .ok_or_else(|| ijepa_data::DecodeError::UnknownFormat.to_string())?;
+    let ending = facts::format(&content).ok_or_else(|| ijepa_data::DecodeError::UnknownFormat.to_string())?;
     if check {
         decode(&content, Limits::default()).map_err(|error| error.to_string())?;
     }

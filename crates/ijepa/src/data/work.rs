@@ -48,10 +48,15 @@ mod tests {
     fn every_number_comes_once_from_any_number_of_threads() {
         for threads in [0, 1, 3] {
             let mut seen = vec![0; 100];
-            in_any_order(100, threads, |number| number * 2, |number, result| {
-                assert_eq!(result, number * 2);
-                seen[number] += 1;
-            });
+            in_any_order(
+                100,
+                threads,
+                |number| number * 2,
+                |number, result| {
+                    assert_eq!(result, number * 2);
+                    seen[number] += 1;
+                },
+            );
             assert!(seen.iter().all(|&times| times == 1));
             assert_eq!(in_order(&[5, 1, 3], threads, |number| number + 1), [6, 2, 4]);
         }

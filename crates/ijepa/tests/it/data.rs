@@ -52,12 +52,18 @@ fn a_check_names_what_is_unreadable_and_what_is_there_twice() {
     assert_eq!(report["formats"], json!({"jpg": 4, "png": 2}));
     assert_eq!(report["modes"], json!({"RGB": 6}));
     assert_eq!(report["classes"], json!({"ant": 3, "bee": 5}));
-    assert_eq!(report["duplicates"], json!([["photos/train/ant/1.jpg", "photos/train/bee/same.jpg", "photos/val/bee/0.jpg"]]));
+    assert_eq!(
+        report["duplicates"],
+        json!([["photos/train/ant/1.jpg", "photos/train/bee/same.jpg", "photos/val/bee/0.jpg"]])
+    );
     assert_eq!((&report["duplicates_across_splits"], &report["duplicates_across_classes"]), (&json!(1), &json!(1)));
     assert_eq!((&report["smallest"], &report["largest"]), (&json!([10, 10]), &json!([64, 48])));
     let unreadable = report["unreadable"].as_array().expect("a list");
     let [short, text] = unreadable.as_slice() else { panic!("two are unreadable: {unreadable:?}") };
-    assert_eq!((&short["path"], &text["path"]), (&json!("photos/train/bee/short.jpg"), &json!("photos/train/bee/text.jpg")));
+    assert_eq!(
+        (&short["path"], &text["path"]),
+        (&json!("photos/train/bee/short.jpg"), &json!("photos/train/bee/text.jpg"))
+    );
     assert!(short["error"].as_str().is_some_and(|error| error.contains("truncated")), "{short}");
     assert!(text["error"].as_str().is_some_and(|error| error.contains("not a JPEG")), "{text}");
 

@@ -71,12 +71,7 @@ impl Columns {
             fields.iter().map(|field| field.name()).filter(|name| label(schema, name).is_some()).collect();
         let typed = labels.iter().filter(|name| features.is(name, "ClassLabel")).copied().collect::<Vec<_>>();
         let chosen = usual(&typed, &LABEL_NAMES).or(typed.first().copied()).or(usual(&labels, &LABEL_NAMES));
-        Ok(Columns {
-            name: name.to_owned(),
-            bytes,
-            path,
-            label: chosen.and_then(|name| label(schema, name)),
-        })
+        Ok(Columns { name: name.to_owned(), bytes, path, label: chosen.and_then(|name| label(schema, name)) })
     }
 }
 
@@ -87,9 +82,8 @@ fn usual<'a>(found: &[&'a str], names: &[&str]) -> Option<&'a str> {
 
 /// The leaves of bytes and of paths, if a column of this name can hold images.
 fn image(schema: &SchemaDescriptor, name: &str) -> Option<(usize, Option<usize>)> {
-    let leaf = |path: &[&str]| {
-        leaf(schema, path).filter(|&at| schema.column(at).physical_type() == Physical::BYTE_ARRAY)
-    };
+    let leaf =
+        |path: &[&str]| leaf(schema, path).filter(|&at| schema.column(at).physical_type() == Physical::BYTE_ARRAY);
     if let Some(at) = leaf(&[name]) {
         return (!is_text(&schema.column(at))).then_some((at, None));
     }

@@ -70,7 +70,6 @@ impl Unpacked {
         bytes: &ColumnChunkMetaData,
         paths: Option<&ColumnChunkMetaData>,
     ) -> Result<(), String> {
-        // Opened for this group alone: handles of one file share their position.
         let file = Pages::open(path)?;
         let mut column = Column::<ByteArrayType>::open(&file, bytes, rows)?;
         while self.cells.len() < rows {
@@ -208,7 +207,9 @@ mod tests {
         // Page type 0, 300 bytes, then the packed size.
         assert_eq!(declared_bytes(&[0x15, 0x00, 0x15, 0xd8, 0x04, 0x15, 0x02]), Some(300));
         assert_eq!(declared_bytes(&[0x15, 0x04, 0x15, 0xfe, 0xff, 0xff, 0xff, 0x0f, 0]), Some(i32::MAX as u64));
-        for other in [&[][..], &[0x15], &[0x15, 0x00, 0x15], &[0x15, 0x00, 0x16, 0x02], &[0x15, 0xff, 0xff, 0xff, 0xff, 0xff]] {
+        for other in
+            [&[][..], &[0x15], &[0x15, 0x00, 0x15], &[0x15, 0x00, 0x16, 0x02], &[0x15, 0xff, 0xff, 0xff, 0xff, 0xff]]
+        {
             assert_eq!(declared_bytes(other), None);
         }
     }

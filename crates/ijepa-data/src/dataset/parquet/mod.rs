@@ -107,9 +107,8 @@ impl Parquet {
                 return Err(wrong(path, format!("{problem}; the shards of a data set have the same columns")));
             }
             names = names.or_else(|| label_column.as_ref().and_then(|column| features.classes(column)));
-            let file_bytes = std::fs::metadata(path)
-                .map_err(|source| DataError::Io { path: path.clone(), source })?
-                .len();
+            let file_bytes =
+                std::fs::metadata(path).map_err(|source| DataError::Io { path: path.clone(), source })?.len();
             let mut row = 0;
             for (group_number, group) in metadata.row_groups().iter().enumerate() {
                 let in_group = |problem| wrong(path, format!("row group {group_number}: {problem}"));
@@ -195,12 +194,10 @@ impl Parquet {
         let problem = match unpacked.cells.get(row) {
             Some(Cell::Bytes(bytes)) => return Ok(bytes.data().to_vec()),
             // Relative to the file, as the library has it.
-            Some(Cell::Path(relative)) => {
-                match read_file(&path.parent().unwrap_or(Path::new("")).join(relative)) {
-                    Ok(bytes) => return Ok(bytes),
-                    Err(error) => format!("it holds no bytes but the path {relative:?}: {error}"),
-                }
-            }
+            Some(Cell::Path(relative)) => match read_file(&path.parent().unwrap_or(Path::new("")).join(relative)) {
+                Ok(bytes) => return Ok(bytes),
+                Err(error) => format!("it holds no bytes but the path {relative:?}: {error}"),
+            },
             Some(Cell::Null) => "it holds no image: neither bytes nor a path".to_owned(),
             None => {
                 let failure = unpacked.failure.as_deref().unwrap_or("it ends early");
