@@ -52,6 +52,7 @@ fn properties(compression: Compression, names: Option<&[&str]>) -> WriterPropert
         .set_compression(compression)
         .set_key_value_metadata(entry)
         .set_data_page_size_limit(700) // several pages a group
+        .set_dictionary_enabled(compression != Compression::UNCOMPRESSED)
         .build()
 }
 
@@ -390,6 +391,10 @@ fn what_is_no_parquet_file_or_a_part_of_one_is_refused() {
         let error = open(&path, Split::Train).expect_err("no Parquet file").to_string();
         assert!(error.contains("a.parquet: ") && error.contains("truncated"), "{error}");
     }
+    // The end is whole, and nothing lies where it says.
+    std::fs::write(&path, &whole[1..]).expect("written");
+    let error = open(&path, Split::Train).expect_err("one byte less").to_string();
+    assert!(error.contains("a.parquet: row group 0: "), "{error}");
     write(&path, &[]);
     assert!(open(&path, Split::Train).expect_err("no rows").to_string().contains("0 rows"));
 }
