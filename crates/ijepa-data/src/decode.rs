@@ -43,7 +43,7 @@ pub struct Encoded<'a> {
 }
 
 enum Content<'a> {
-    Jpeg(jpeg::Jpeg<'a>),
+    Jpeg(Box<jpeg::Jpeg<'a>>),
     Other(Box<dyn ImageDecoder + 'a>),
 }
 

@@ -17,8 +17,11 @@ pub(super) struct Orders {
     chunks: Vec<usize>,
     window: usize,
     /// That of the newest epoch and of the one before: threads may still be at work on that.
-    recent: Mutex<[Option<(u64, Arc<[u32]>)>; 2]>,
+    recent: Mutex<[Option<Drawn>; 2]>,
 }
+
+/// An epoch and its order.
+type Drawn = (u64, Arc<[u32]>);
 
 impl Orders {
     /// # Panics

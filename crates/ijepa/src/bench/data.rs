@@ -48,17 +48,17 @@ pub(super) fn run(args: &BenchDataArgs) -> Result<Exit> {
     Ok(Exit::Done)
 }
 
-/// The run file's values; a crop that is given with `--crop` brings a patch along that divides it.
+/// The run file's values. A crop that is given with `--crop` brings masks along that suit it: they cost next to nothing, but they need
+/// a grid.
 fn configuration(args: &BenchDataArgs) -> Result<Config> {
-    let mut sets = args.set.clone();
-    if let Some(crop) = args.crop {
-        let (config, _) = config::load(args.config.as_deref(), &args.set)?;
-        // Masks cost next to nothing, but they need a grid.
-        let patches = [config.mask.patch_size, 16, 14, 8, 7, 6, 5, 4];
-        let patch = patches.into_iter().find(|patch| crop.is_multiple_of(*patch) && crop / patch > 5);
-        sets.extend(patch.map(|patch| format!("mask.patch_size={patch}")));
-        sets.push(format!("data.crop_size={crop}"));
-    }
+    let Some(crop) = args.crop else { return Ok(config::load(args.config.as_deref(), &args.set)?.0) };
+    let (config, _) = config::load(args.config.as_deref(), &args.set)?;
+    let patches = [config.mask.patch_size, 16, 14, 8, 7, 6, 5, 4];
+    let patch = patches.into_iter().find(|patch| crop.is_multiple_of(*patch) && crop / patch > 5);
+    let mut sets = vec!["mask.sampler=fixed".to_owned(), "mask.min_keep=4".to_owned()];
+    sets.extend_from_slice(&args.set);
+    sets.extend(patch.map(|patch| format!("mask.patch_size={patch}")));
+    sets.push(format!("data.crop_size={crop}"));
     Ok(config::load(args.config.as_deref(), &sets)?.0)
 }
 
