@@ -52,15 +52,8 @@ impl Orders {
             shuffle(&mut rng, &mut order);
             return order;
         }
-        let mut first = 0;
-        let mut chunks: Vec<_> = self
-            .chunks
-            .iter()
-            .map(|&len| {
-                first += len;
-                (first - len, len)
-            })
-            .collect();
+        let begins = self.chunks.iter().scan(0, |next, len| Some(std::mem::replace(next, *next + len)));
+        let mut chunks: Vec<_> = begins.zip(self.chunks.iter().copied()).collect();
         shuffle(&mut rng, &mut chunks);
         let mut order = Vec::with_capacity(self.samples);
         let mut window = 0; // where it begins

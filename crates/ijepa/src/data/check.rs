@@ -211,11 +211,11 @@ fn text(path: &str, report: &Report) -> String {
         (splits, classes) => format!("; {splits} groups lie in both splits, {classes} in more than one class"),
     };
     let more: usize = report.duplicates.iter().map(|group| group.len() - 1).sum();
-    let title = "duplicates";
-    lines.push(format!(
-        "  {title:<10}  {more} files that another equals, in {} groups{across}",
-        report.duplicates.len()
-    ));
+    let said = match report.duplicates.len() {
+        0 => "none".to_owned(),
+        groups => format!("{more} files that another equals, in {groups} groups{across}"),
+    };
+    lines.push(format!("  {:<10}  {said}", "duplicates"));
     let duplicates = report.duplicates.iter().map(|group| format!("    {}", group.join(" = ")));
     lines.extend(shown(duplicates, report.duplicates.len()));
     lines.join("\n")
