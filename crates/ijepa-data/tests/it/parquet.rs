@@ -384,9 +384,7 @@ fn what_is_no_parquet_file_or_a_part_of_one_is_refused() {
     let mut absurd = whole.clone();
     let at = absurd.len() - 8;
     absurd[at..at + 4].copy_from_slice(&u32::MAX.to_le_bytes());
-    for content in
-        [b"".as_slice(), b"PAR1", b"not a parquet file at all", &whole[..whole.len() / 2], &absurd]
-    {
+    for content in [b"".as_slice(), b"PAR1", b"not a parquet file at all", &whole[..whole.len() / 2], &absurd] {
         std::fs::write(&path, content).expect("written");
         let error = open(&path, Split::Train).expect_err("no Parquet file").to_string();
         assert!(error.contains("a.parquet: ") && error.contains("truncated"), "{error}");
