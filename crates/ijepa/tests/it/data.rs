@@ -210,7 +210,7 @@ fn the_bench_of_data_says_where_the_time_goes() {
     assert!(said.stdout.contains("images/s on") && said.stdout.contains("decode"), "{}", said.stdout);
     assert!(said.stdout.contains("2 unreadable images"), "{}", said.stdout);
     bench(&["--crop", "0"]).refused(2, &["at least 1"]);
-    bench(&["--images", "0"]).refused(2, &["at least 1"]);
+    ijepa(dir.path(), &["bench", "data", "--data", "photos", "--images", "0"]).refused(2, &["at least 1"]);
     ijepa(dir.path(), &["bench", "data", "--data", "nowhere"]).refused(3, &["nowhere"]);
 }
 
