@@ -199,8 +199,8 @@ fn shards_are_taken_by_the_split_in_their_names() {
     write(&root.path().join("data/test-00000-of-00001.parquet"), &[&rows[7..]]);
     let (train, val) = (open(root.path(), Split::Train).expect("train"), open(root.path(), Split::Val).expect("val"));
     assert_eq!((train.len(), val.len(), train.chunks()), (4, 3, vec![1, 1, 2]));
-    for index in 0..4 {
-        assert_eq!(Some(bytes(&train, index)), rows[index].bytes);
+    for (index, row) in rows.iter().enumerate().take(4) {
+        assert_eq!(Some(bytes(&train, index)), row.bytes);
     }
     assert_eq!(Some(bytes(&val, 2)), rows[6].bytes);
     assert!(train.name(3).ends_with("train-00001-of-00002.parquet row 1"), "{}", train.name(3));
