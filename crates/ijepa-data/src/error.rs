@@ -37,13 +37,13 @@ pub enum DataError {
         note: String,
     },
     /// A folder has one split but not the one that is needed.
-    #[error("{} has {found}/ but none of {wanted}; add that folder, or give the folder of the images themselves", path.display())]
+    #[error("{} has {found} but none of {wanted}; add that split, or give the folder of the images themselves", path.display())]
     NoSplit {
         /// The root of the tree.
         path: PathBuf,
-        /// The split folder that is there.
+        /// The split that is there.
         found: String,
-        /// The split folders that would do.
+        /// The splits that would do.
         wanted: String,
     },
     /// The text given as data source means nothing.
@@ -62,10 +62,10 @@ pub enum DataError {
         /// What is wrong and what would be right.
         problem: String,
     },
-    /// A file is not the list or the array that it should be.
+    /// A file is not the list, the array or the table that it should be, or a row of it has no image.
     #[error("{}: {problem}", path.display())]
     Content {
-        /// The file.
+        /// The file, or the folder of files.
         path: PathBuf,
         /// What is wrong and what would be right.
         problem: String,

@@ -216,6 +216,11 @@ pub fn batches_per_epoch(samples: usize, batch_size: usize, world: usize, drop_l
     (if drop_last { samples / together } else { samples.div_ceil(together) }) as u64
 }
 
+/// The samples in the order of an epoch, shuffled as a training loader does it: see [`LoaderConfig::shuffle_window`].
+pub fn order(dataset: &Dataset, seed: u64, epoch: u64, shuffle_window: usize) -> Arc<[u32]> {
+    Orders::new(seed, dataset.len(), dataset.chunks(), shuffle_window).of(epoch)
+}
+
 /// Every process gets as many batches as the others, and none of them is empty.
 fn check_shares(samples: usize, config: &LoaderConfig) -> Result<(), DataError> {
     let LoaderConfig { batch_size, rank, world, drop_last, .. } = *config;

@@ -6,7 +6,7 @@
 use std::path::Path;
 
 use anyhow::Result;
-use ijepa_data::{DataError, IndexSet, Masks, TrainLoader, Unreadable};
+use ijepa_data::{DataError, IndexSet, Masks, Spent, TrainLoader, Unreadable};
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 
 use crate::exit::{Exit, Failure};
@@ -36,6 +36,14 @@ impl Batches {
                 Ok(batch.map(|batch| Batch { images: batch.images, masks: batch.masks, unreadable: batch.unreadable }))
             }
             Batches::Replay(rest) => Ok(rest.pop()),
+        }
+    }
+
+    /// Where a loader's time went until now.
+    pub(crate) fn spent(&self) -> Option<Spent> {
+        match self {
+            Batches::Loader(loader) => Some(loader.spent()),
+            Batches::Replay(_) => None,
         }
     }
 

@@ -1,10 +1,14 @@
 //! What can the user ask for? The command line, nothing else: what each command does is in the module of its name.
 
+mod data;
+
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::str::FromStr;
 
 use clap::{Args, Parser, Subcommand};
+
+pub(crate) use data::{BenchDataArgs, DataCheckArgs, DataCommand, DataPackArgs};
 
 /// Image representations by predicting what is hidden (I-JEPA): pretrain, evaluate, look inside.
 #[derive(Debug, Parser)]
@@ -49,6 +53,9 @@ pub(crate) enum Command {
     Inspect(InspectArgs),
     /// Write a checkpoint in another program's format.
     Convert(ConvertArgs),
+    /// Check a data set, or store it so that it can be read fast.
+    #[command(subcommand)]
+    Data(DataCommand),
     /// Show, check and compare run files.
     #[command(subcommand)]
     Config(ConfigCommand),
@@ -478,6 +485,8 @@ pub(crate) enum BenchCommand {
     Embed(BenchEmbedArgs),
     /// Every op alone, as a share of the ceiling that binds it.
     Ops(BenchOpsArgs),
+    /// Images a second from a data set to batches, without a model.
+    Data(BenchDataArgs),
 }
 
 /// Sizes of a training step: image and patch, encoder width×depth×heads, predictor, batch, context and target patches.

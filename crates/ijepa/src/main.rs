@@ -9,6 +9,7 @@ mod cli;
 mod config;
 mod config_command;
 mod convert;
+mod data;
 mod demo;
 mod doctor;
 mod embed;
@@ -25,6 +26,7 @@ mod run;
 mod stop;
 mod train;
 mod view;
+mod waits;
 
 use std::process::ExitCode;
 
@@ -57,6 +59,7 @@ fn run_command(cli: Cli) -> Result<Exit> {
         Command::Embed(args) => embed::run(&args),
         Command::Inspect(args) => inspect::run(&args),
         Command::Convert(args) => convert::run(&args),
+        Command::Data(command) => data::run(&command),
         Command::Config(command) => config_command::run(&command),
         Command::View(ViewCommand::Masks(args)) => view::masks::run(&args),
         Command::Bench(command) => bench::run(&command),

@@ -13,8 +13,10 @@ use ijepa_tensor::{Buf, Pool, View};
 use crate::batches::Batches;
 use crate::exit::{Exit, Failure};
 use crate::log::{Log, Row, folder};
+use crate::output;
 use crate::run::Run;
 use crate::stop::Stop;
+use crate::waits::Waits;
 
 /// The key of the number of images in a checkpoint: with another number, an epoch and the order in it would be others.
 pub(crate) const IMAGES: &str = "images";
@@ -31,6 +33,7 @@ pub(crate) fn train(
     let pool = Pool::new(); // every activation and gradient, used again from step to step
     let mut grads = Buf::zeros(model.layout.len);
     let mut saved = state.step;
+    let mut waits = Waits::begin();
 
     for step in state.step..run.steps {
         let began = Instant::now();
@@ -46,6 +49,7 @@ pub(crate) fn train(
             }
         };
         let waited = began.elapsed();
+        waits.add(waited);
         log.unreadable(&data.unreadable)?;
         let batch = Batch { images: View::Cpu(&data.images), masks: &data.masks };
 
@@ -86,6 +90,7 @@ pub(crate) fn train(
         }
     }
     log.progress.finish();
+    output::note(&waits.said(batches.spent(), run.loader_threads));
     Ok(Exit::Done)
 }
 

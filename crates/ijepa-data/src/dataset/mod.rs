@@ -1,16 +1,20 @@
-//! Where do pictures come from? Files, arrays, ready-made tensors, or rendered scenes.
+//! Where do pictures come from? Files, shards, Parquet, arrays, ready-made tensors, or rendered scenes.
 
 mod arrays;
 mod at;
 mod files;
+mod parquet;
 mod scenes;
+mod shards;
 mod tensors;
 
 use std::path::{Path, PathBuf};
 
 pub use arrays::Arrays;
 pub use files::{Files, Index};
+pub use parquet::Parquet;
 pub use scenes::{DISTANCE_EDGES, SCENE_CLASSES, SCENE_SIDE, SceneLabels, Scenes, distance_bin};
+pub use shards::Shards;
 pub use tensors::Tensors;
 
 use crate::decode::{Limits, decode, read_file};
@@ -18,14 +22,18 @@ use crate::error::DataError;
 use crate::picture::Picture;
 
 /// What a data source is, as the end of a sentence.
-const EXPECTED: &str = "a folder of images, of CIFAR or of IDX files, a list of images (.txt, .lst, .list, .tsv, .csv), an array (.npy, IDX), \
-    a .safetensors file or scenes:N is expected";
+const EXPECTED: &str = "a folder of images, of .tar shards, of .parquet, CIFAR or IDX files, a list of images (.txt, .lst, .list, .tsv, .csv), \
+    shards (.tar, .tar.gz, .tgz), .parquet, an array (.npy, IDX), .safetensors or scenes:N is expected";
 
 /// Pictures, numbered from 0, with labels where they are known.
 #[derive(Debug)]
 pub enum Dataset {
     /// Image files: those under a folder, or those of a list.
     Files(Files),
+    /// Image files in tars, as WebDataset has them.
+    Shards(Shards),
+    /// Rows of Parquet files.
+    Parquet(Parquet),
     /// Pictures of one size in a few binary files.
     Arrays(Arrays),
     /// Normalised tensors of one `.safetensors` file.
@@ -78,12 +86,13 @@ pub enum Stored {
 }
 
 impl Dataset {
-    /// Opens a data source: `scenes:N` (N rendered scenes of `seed`), or what lies at a path.
+    /// Opens a data source: `scenes:N` (N rendered scenes of `seed`), or what lies at a path or an address.
     ///
-    /// A folder holds CIFAR-10 or CIFAR-100 in its binary version, MNIST or its kin in IDX files, or images ([`Files`]). A file is a list
-    /// of images (`.txt`, `.lst`, `.list`, `.tsv`, `.csv`: [`Files::open_list`]), an array of them (`.npy`, IDX: [`Arrays::open`]), or
-    /// `.safetensors` ([`Tensors`]). Of a folder of images with `train/` and `val/` (or `validation/`, `test/`) the split is taken, of
-    /// CIFAR, IDX and `scenes:N` too; anything else is the same for both splits.
+    /// A folder holds images ([`Files`]), `.tar` shards ([`Shards`]), Parquet files ([`Parquet`]), CIFAR-10 or CIFAR-100 in its binary
+    /// version, or MNIST and its kin in IDX files ([`Arrays`]). A file is a list of images (`.txt`, `.lst`, `.list`, `.tsv`, `.csv`:
+    /// [`Files::open_list`]), a shard or several (`PATH/name-{000000..001281}.tar`, `.tar.gz`, `.tgz`, at an `http(s)` address too), a
+    /// `.parquet`, an array (`.npy`, IDX), or `.safetensors` ([`Tensors`]). Where there are parts of names like `train` and `val`, the
+    /// split is taken, of `scenes:N` too; anything else is the same for both splits.
     pub fn open(spec: &str, split: Split, seed: u64) -> Result<Dataset, DataError> {
         Dataset::open_with(spec, split, seed, &Storage::default())
     }
@@ -99,19 +108,26 @@ impl Dataset {
                 }),
             };
         }
+        if let Some(shards) = Shards::find(spec, split, storage)? {
+            return Ok(Dataset::Shards(shards));
+        }
         let path = Path::new(spec);
         let metadata = std::fs::metadata(path)
             .map_err(|error| DataError::Source { spec: spec.into(), problem: format!("{error}; {EXPECTED}") })?;
         if metadata.is_dir() {
-            return match Arrays::find(path, split)? {
-                Some(arrays) => Ok(Dataset::Arrays(arrays)),
-                None => Files::open(path, split, storage.index.as_deref()).map(Dataset::Files),
-            };
+            if let Some(arrays) = Arrays::find(path, split)? {
+                return Ok(Dataset::Arrays(arrays));
+            }
+            if let Some(parquet) = Parquet::open_folder(path, split)? {
+                return Ok(Dataset::Parquet(parquet));
+            }
+            return Files::open(path, split, storage.index.as_deref()).map(Dataset::Files);
         }
         let ending = path.extension().unwrap_or_default().to_string_lossy().to_ascii_lowercase();
         match ending.as_str() {
             "safetensors" => Tensors::open(path).map(Dataset::Tensors),
             "txt" | "lst" | "list" | "tsv" | "csv" => Files::open_list(path, split).map(Dataset::Files),
+            "parquet" => Parquet::open(path).map(Dataset::Parquet),
             _ if Arrays::reads(path) => Arrays::open(path).map(Dataset::Arrays),
             _ => Err(DataError::Source { spec: spec.into(), problem: format!("this is a file; {EXPECTED}") }),
         }
@@ -122,17 +138,21 @@ impl Dataset {
     pub fn len(&self) -> usize {
         match self {
             Dataset::Files(files) => files.len(),
+            Dataset::Shards(shards) => shards.len(),
+            Dataset::Parquet(parquet) => parquet.len(),
             Dataset::Arrays(arrays) => arrays.len(),
             Dataset::Tensors(tensors) => tensors.len(),
             Dataset::Scenes(scenes) => scenes.len(),
         }
     }
 
-    /// The class of every sample: of image files their class folder or what their list says, of arrays and tensors the labels with them,
-    /// of scenes the shape of the largest object.
+    /// The class of every sample: of image files their class folder or what their list says, of shards `.cls` or `.json`, of Parquet the
+    /// class column, of arrays and tensors the labels with them, of scenes the shape of the largest object.
     pub fn labels(&self) -> Option<Vec<u32>> {
         match self {
             Dataset::Files(files) => files.labels().map(<[u32]>::to_vec),
+            Dataset::Shards(shards) => shards.labels(),
+            Dataset::Parquet(parquet) => parquet.labels().map(<[u32]>::to_vec),
             Dataset::Arrays(arrays) => arrays.labels().map(<[u32]>::to_vec),
             Dataset::Tensors(tensors) => tensors.labels().map(<[u32]>::to_vec),
             Dataset::Scenes(scenes) => Some((0..scenes.len()).map(|index| scenes.labels(index).class).collect()),
@@ -143,6 +163,8 @@ impl Dataset {
     pub fn classes(&self) -> Option<&[String]> {
         match self {
             Dataset::Files(files) => files.classes(),
+            Dataset::Shards(shards) => shards.classes(),
+            Dataset::Parquet(parquet) => parquet.classes(),
             Dataset::Arrays(arrays) => arrays.classes(),
             Dataset::Tensors(_) => None,
             Dataset::Scenes(scenes) => Some(scenes.classes()),
@@ -153,7 +175,7 @@ impl Dataset {
     pub fn scene_labels(&self, index: usize) -> Option<SceneLabels> {
         match self {
             Dataset::Scenes(scenes) => Some(scenes.labels(index)),
-            Dataset::Files(_) | Dataset::Arrays(_) | Dataset::Tensors(_) => None,
+            _ => None,
         }
     }
 
@@ -162,7 +184,7 @@ impl Dataset {
         match self {
             Dataset::Tensors(tensors) => Some(tensors.size()),
             Dataset::Arrays(arrays) => arrays.normalised_size(),
-            Dataset::Files(_) | Dataset::Scenes(_) => None,
+            _ => None,
         }
     }
 
@@ -180,6 +202,8 @@ impl Dataset {
     pub fn read(&self, index: usize) -> Result<Stored, DataError> {
         match self {
             Dataset::Files(files) => read_file(&files.path(index)).map(Stored::Encoded),
+            Dataset::Shards(shards) => shards.read(index).map(Stored::Encoded),
+            Dataset::Parquet(parquet) => parquet.read(index).map(Stored::Encoded),
             Dataset::Arrays(arrays) => arrays.sample(index).map(Stored::Ready),
             Dataset::Tensors(tensors) => tensors.sample(index).map(Stored::Ready),
             Dataset::Scenes(scenes) => Ok(Stored::Ready(Sample::Picture(scenes.picture(index)))),
@@ -190,7 +214,9 @@ impl Dataset {
     /// groups of rows that have to be unpacked. Empty where it costs nothing.
     pub fn chunks(&self) -> Vec<usize> {
         match self {
-            Dataset::Files(_) | Dataset::Arrays(_) | Dataset::Tensors(_) | Dataset::Scenes(_) => Vec::new(),
+            Dataset::Shards(shards) => shards.chunks(),
+            Dataset::Parquet(parquet) => parquet.chunks(),
+            _ => Vec::new(),
         }
     }
 
@@ -198,6 +224,8 @@ impl Dataset {
     pub fn name(&self, index: usize) -> String {
         match self {
             Dataset::Files(files) => files.path(index).display().to_string(),
+            Dataset::Shards(shards) => shards.name(index),
+            Dataset::Parquet(parquet) => parquet.name(index),
             Dataset::Arrays(arrays) => arrays.name(index),
             Dataset::Tensors(tensors) => tensors.name(index),
             Dataset::Scenes(_) => format!("scenes:{index}"),

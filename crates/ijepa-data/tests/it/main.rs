@@ -6,5 +6,6 @@ mod decode;
 mod files;
 mod loader;
 mod masks;
+mod parquet;
 mod scenes;
 mod transform;

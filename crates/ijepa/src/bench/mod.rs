@@ -1,5 +1,6 @@
-//! `ijepa bench step|embed|ops`: how fast is this machine, and how much of it is used?
+//! `ijepa bench step|embed|ops|data`: how fast is this machine, and how much of it is used?
 
+mod data;
 mod embed;
 mod ops;
 mod shapes;
@@ -18,6 +19,7 @@ pub(crate) fn run(command: &BenchCommand) -> Result<Exit> {
         BenchCommand::Step(args) => step::run(args),
         BenchCommand::Embed(args) => embed::run(args),
         BenchCommand::Ops(args) => ops::run(args),
+        BenchCommand::Data(args) => data::run(args),
     }
 }
 

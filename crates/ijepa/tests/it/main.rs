@@ -1,6 +1,7 @@
 //! The program as its users meet it: the real binary, its output, its exit codes.
 
 mod convert;
+mod data;
 mod embed;
 mod evaluate;
 mod help;
