@@ -254,6 +254,6 @@ fn check_size(dataset: &Dataset, expected: (usize, usize)) -> Result<(), DataErr
         Dataset::Tensors(tensors) if tensors.size() != expected => {
             Err(DataError::Size { name: dataset.name(0), expected, got: tensors.size() })
         }
-        Dataset::Tensors(_) | Dataset::Tree(_) | Dataset::Scenes(_) => Ok(()),
+        Dataset::Tensors(_) | Dataset::Tree(_) | Dataset::Shards(_) | Dataset::Scenes(_) => Ok(()),
     }
 }

@@ -1,12 +1,14 @@
-//! Where do pictures come from? A folder tree, ready-made tensors, or rendered scenes.
+//! Where do pictures come from? A folder tree, shards, ready-made tensors, or rendered scenes.
 
 mod scenes;
+mod shards;
 mod tensors;
 mod tree;
 
 use std::path::{Path, PathBuf};
 
 pub use scenes::{DISTANCE_EDGES, SCENE_CLASSES, SCENE_SIDE, SceneLabels, Scenes, distance_bin};
+pub use shards::Shards;
 pub use tensors::Tensors;
 pub use tree::Tree;
 
@@ -19,6 +21,8 @@ use crate::picture::Picture;
 pub enum Dataset {
     /// Image files under a folder.
     Tree(Tree),
+    /// Image files in tars, as WebDataset has them.
+    Shards(Shards),
     /// Normalised tensors of one `.safetensors` file.
     Tensors(Tensors),
     /// Scenes that are rendered when they are asked for.
@@ -69,7 +73,8 @@ pub enum Stored {
 }
 
 impl Dataset {
-    /// Opens a data source: `scenes:N` (N rendered scenes of `seed`), the path of a `.safetensors` file, or a folder.
+    /// Opens a data source: `scenes:N` (N rendered scenes of `seed`), the path of a `.safetensors` file, WebDataset shards
+    /// (`PATH/name-{000000..001281}.tar`, `.tar.gz`, `.tgz`, at an `http(s)` address too), or a folder of images or of shards.
     ///
     /// Of a folder with `train/` and `val/` (or `validation/`, `test/`) the split is taken, of `scenes:N` too, with scenes of
     /// its own; anything else is the same for both splits.
@@ -78,7 +83,7 @@ impl Dataset {
     }
 
     /// As [`Dataset::open`], with a place for what is worth finding again.
-    pub fn open_with(spec: &str, split: Split, seed: u64, _storage: &Storage) -> Result<Dataset, DataError> {
+    pub fn open_with(spec: &str, split: Split, seed: u64, storage: &Storage) -> Result<Dataset, DataError> {
         if let Some(count) = spec.strip_prefix("scenes:") {
             return match count.parse::<usize>() {
                 Ok(count) if count > 0 => Ok(Dataset::Scenes(Scenes::new(count, split, seed))),
@@ -88,10 +93,13 @@ impl Dataset {
                 }),
             };
         }
+        if let Some(shards) = Shards::find(spec, split, storage)? {
+            return Ok(Dataset::Shards(shards));
+        }
         let path = Path::new(spec);
         let metadata = std::fs::metadata(path).map_err(|error| DataError::Source {
             spec: spec.into(),
-            problem: format!("{error}; a folder of images, a .safetensors file or scenes:N is expected"),
+            problem: format!("{error}; a folder of images, .tar shards, a .safetensors file or scenes:N is expected"),
         })?;
         if metadata.is_dir() {
             return Tree::open(path, split).map(Dataset::Tree);
@@ -101,7 +109,7 @@ impl Dataset {
         }
         Err(DataError::Source {
             spec: spec.into(),
-            problem: "this is a file; a folder of images, a .safetensors file or scenes:N is expected".into(),
+            problem: "this is a file; a folder of images, .tar shards, a .safetensors file or scenes:N is expected".into(),
         })
     }
 
@@ -110,15 +118,17 @@ impl Dataset {
     pub fn len(&self) -> usize {
         match self {
             Dataset::Tree(tree) => tree.files().len(),
+            Dataset::Shards(shards) => shards.len(),
             Dataset::Tensors(tensors) => tensors.len(),
             Dataset::Scenes(scenes) => scenes.len(),
         }
     }
 
-    /// The class of every sample: of a tree its class folder, of tensors `labels`, of scenes the shape of the largest object.
+    /// The class of every sample: of a tree its class folder, of shards `.cls` or `.json`, of tensors `labels`, of scenes the shape of the largest object.
     pub fn labels(&self) -> Option<Vec<u32>> {
         match self {
             Dataset::Tree(tree) => tree.labels(),
+            Dataset::Shards(shards) => shards.labels(),
             Dataset::Tensors(tensors) => tensors.labels().map(<[u32]>::to_vec),
             Dataset::Scenes(scenes) => Some((0..scenes.len()).map(|index| scenes.labels(index).class).collect()),
         }
@@ -128,6 +138,7 @@ impl Dataset {
     pub fn classes(&self) -> Option<&[String]> {
         match self {
             Dataset::Tree(tree) => tree.classes(),
+            Dataset::Shards(shards) => shards.classes(),
             Dataset::Tensors(_) => None,
             Dataset::Scenes(scenes) => Some(scenes.classes()),
         }
@@ -137,7 +148,7 @@ impl Dataset {
     pub fn scene_labels(&self, index: usize) -> Option<SceneLabels> {
         match self {
             Dataset::Scenes(scenes) => Some(scenes.labels(index)),
-            Dataset::Tree(_) | Dataset::Tensors(_) => None,
+            Dataset::Tree(_) | Dataset::Shards(_) | Dataset::Tensors(_) => None,
         }
     }
 
@@ -155,6 +166,7 @@ impl Dataset {
     pub fn read(&self, index: usize) -> Result<Stored, DataError> {
         match self {
             Dataset::Tree(tree) => read_file(&tree.files()[index]).map(Stored::Encoded),
+            Dataset::Shards(shards) => shards.read(index).map(Stored::Encoded),
             Dataset::Tensors(tensors) => tensors.sample(index).map(Stored::Ready),
             Dataset::Scenes(scenes) => Ok(Stored::Ready(Sample::Picture(scenes.picture(index)))),
         }
@@ -164,6 +176,7 @@ impl Dataset {
     /// groups of rows that have to be unpacked. Empty where it costs nothing.
     pub fn chunks(&self) -> Vec<usize> {
         match self {
+            Dataset::Shards(shards) => shards.chunks(),
             Dataset::Tree(_) | Dataset::Tensors(_) | Dataset::Scenes(_) => Vec::new(),
         }
     }
@@ -172,6 +185,7 @@ impl Dataset {
     pub fn name(&self, index: usize) -> String {
         match self {
             Dataset::Tree(tree) => tree.files()[index].display().to_string(),
+            Dataset::Shards(shards) => shards.name(index),
             Dataset::Tensors(tensors) => tensors.name(index),
             Dataset::Scenes(_) => format!("scenes:{index}"),
         }

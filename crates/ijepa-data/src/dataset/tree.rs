@@ -71,7 +71,7 @@ impl Tree {
     }
 }
 
-fn split_folder(path: &Path, split: Split) -> Result<PathBuf, DataError> {
+pub(super) fn split_folder(path: &Path, split: Split) -> Result<PathBuf, DataError> {
     let present = |names: &[&'static str]| names.iter().copied().find(|name| path.join(name).is_dir());
     let (wanted, other): (&[&'static str], &[&'static str]) = match split {
         Split::Train => (&TRAIN, &VAL[..2]), // a lone `test` may be a class
@@ -130,7 +130,7 @@ fn walk(folder: &Path, above: &mut Vec<PathBuf>, found: &mut Found) -> Result<()
     Ok(())
 }
 
-fn has_image_ending(path: &Path) -> bool {
+pub(super) fn has_image_ending(path: &Path) -> bool {
     path.extension().is_some_and(|found| ENDINGS.iter().any(|ending| found.eq_ignore_ascii_case(ending)))
 }
 

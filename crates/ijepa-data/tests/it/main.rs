@@ -5,4 +5,6 @@ mod decode;
 mod loader;
 mod masks;
 mod scenes;
+mod server;
+mod shards;
 mod transform;
