@@ -49,8 +49,12 @@ impl Orders {
             shuffle(&mut rng, &mut order);
             return order;
         }
-        let mut first = 0;
-        let mut chunks: Vec<_> = self.chunks.iter().map(|&len| (std::mem::replace(&mut first, first + len), len)).collect();
+        let mut end = 0;
+        let chunk = |&len: &usize| {
+            end += len;
+            (end - len, len)
+        };
+        let mut chunks: Vec<_> = self.chunks.iter().map(chunk).collect();
         shuffle(&mut rng, &mut chunks);
         let mut order = Vec::with_capacity(self.samples);
         let mut window = 0; // where it begins

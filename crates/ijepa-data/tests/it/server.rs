@@ -130,8 +130,9 @@ impl Shared {
         let cut = self.manners.cuts_every.is_some_and(|every| number.is_multiple_of(every));
         let end = if cut { first + length / 2 } else { end };
         for chunk in content[first..end].chunks(1 << 14) {
-            stream.write_all(chunk)?;
+            // Counted first: the reader may look as soon as it has them.
             self.bytes.fetch_add(chunk.len() as u64, Ordering::SeqCst);
+            stream.write_all(chunk)?;
         }
         stream.flush()
     }

@@ -20,10 +20,10 @@ use crate::server::{Manners, Server};
 /// A file in a tar.
 type Member = (String, Vec<u8>);
 
-/// An image file: a PNG or a JPEG that no other number has.
+/// An image file: a PNG or a JPEG that no other number has. Each bit of the number is a square.
 fn photo(number: usize) -> Vec<u8> {
-    let pixel = |x, y| image::Rgb([number as u8, (x * 7) as u8, (y * 5 + number as u32 / 256) as u8]);
-    let pixels = image::RgbImage::from_fn(24, 20, pixel);
+    let square = |x: u32, y: u32| if number >> (x / 8 + y / 8 * 4) & 1 == 1 { 240 } else { 20 };
+    let pixels = image::RgbImage::from_fn(32, 24, |x, y| image::Rgb([square(x, y), (x * 7) as u8, (y * 5) as u8]));
     let format = if number.is_multiple_of(3) { image::ImageFormat::Png } else { image::ImageFormat::Jpeg };
     let mut bytes = std::io::Cursor::new(Vec::new());
     pixels.write_to(&mut bytes, format).expect("written to memory");
@@ -48,7 +48,15 @@ fn tar(members: &[Member]) -> Vec<u8> {
     for (name, content) in members {
         let mut header = tar::Header::new_gnu();
         header.set_size(content.len() as u64);
-        tar.append_data(&mut header, name, content.as_slice()).expect("written to memory");
+        let field = &mut header.as_gnu_mut().expect("it is one").name;
+        if let Some(field) = field.get_mut(..name.len()) {
+            // As it stands: the builder would mend `./` and refuse `../`.
+            field.copy_from_slice(name.as_bytes());
+            header.set_cksum();
+            tar.append(&header, content.as_slice()).expect("written to memory");
+        } else {
+            tar.append_data(&mut header, name, content.as_slice()).expect("written to memory");
+        }
     }
     tar.into_inner().expect("written to memory")
 }
@@ -208,7 +216,7 @@ fn downloads_are_asked_for_again_only_when_the_server_has_something_else() {
     assert_eq!(content(&data), first);
     files(&root.path().join("copies"), ".tar").iter().for_each(|copy| fs::remove_file(copy).expect("removed"));
     let error = data.read(0).expect_err("gone").to_string();
-    assert!(error.contains("a.tar") && error.contains("open it again"), "{error}");
+    assert!(error.contains("a.tar") && error.contains("again"), "{error}");
 }
 
 #[test]
@@ -226,7 +234,9 @@ fn the_limit_of_the_copies_is_held_while_several_threads_read() {
         let limit = largest * 5 / 2;
         let copies = root.path().join(folder);
         let storage = Storage { index: None, downloads: Some(copies.clone()), download_bytes: Some(limit) };
-        let held = || files(&copies, "").iter().filter_map(|file| file.metadata().ok()).map(|facts| facts.len()).sum::<u64>();
+        let look = || files(&copies, "").iter().filter_map(|file| file.metadata().ok()).map(|facts| facts.len()).sum::<u64>();
+        // One look may count a file before it is removed and another after it took its place.
+        let held = || (0..8).map(|_| look()).min().unwrap_or_default();
         let (data, done) = (open(&spec, &storage).expect("it opens"), AtomicBool::new(false));
         let index: u64 = files(&copies, ".shard").iter().map(|file| file.metadata().expect("there").len()).sum();
         assert!(held() <= limit + index);
@@ -343,7 +353,6 @@ fn a_loader_started_in_mid_epoch_sees_exactly_the_rest() {
     let data = Arc::new(open(&write_shards(root.path(), "tgz", 4, 10), &storage).expect("packed tars"));
     let whole = seen(&data, config(0, 1, 0, 20));
     assert_eq!(seen(&data, config(0, 1, 4, 20)), whole[4..]);
-    // Windows of 16 samples: never those of more than four shards of 10 within an epoch's first batches.
     let mut epoch = whole[..10].concat();
     epoch.sort_unstable();
     assert_eq!(epoch, (0..40).collect::<Vec<_>>());
@@ -486,7 +495,7 @@ fn long_names_of_gnu_and_pax_are_read() {
     assert_eq!(image_names(&gnu), [long.as_str()]);
 
     let mut pax = tar::Builder::new(Vec::new());
-    pax.append_pax_extensions([("path", long.as_bytes()), ("size", b"5"), ("comment", b"=")]).expect("written to memory");
+    pax.append_pax_extensions([("path", long.as_bytes()), ("size", b"5".as_slice()), ("comment", b"=".as_slice())]).expect("written to memory");
     let mut header = tar::Header::new_ustar();
     header.set_path("short.txt").expect("short");
     header.set_size(0); // what the records say counts
@@ -511,7 +520,7 @@ fn in_the_middle(root: &Path, name: &str, bytes: &[u8]) -> Result<usize, String>
     }
     fs::write(root.join(name), bytes).expect("written");
     let spec = format!("{0}/{{0.tar,{name},2.tar}}", root.display());
-    let limits = Storage { download_bytes: Some(64 << 20), downloads: Some(root.join("copies")), index: None };
+    let limits = Storage { download_bytes: Some(16 << 20), downloads: Some(root.join("copies")), index: None };
     open(&spec, &limits).map(|data| data.len()).map_err(|error| {
         let error = error.to_string();
         assert!(error.contains(name), "{error}");
@@ -562,7 +571,7 @@ fn tars_that_lie_are_refused() {
     refused("1.tar", b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "git lfs pull");
     refused("1.tar", b"<!DOCTYPE html><title>Sign in</title>", "a web page");
     refused("1.tar", b"\x28\xb5\x2f\xfd0123", "zstd");
-    refused("1.tgz", &gzip(&gzip(&good)), "checksum");
+    refused("1.tgz", &gzip(&gzip(&good)), "gzip twice");
 
     let header = |name: &str, size: u64, kind| {
         let mut header = tar::Header::new_gnu();
@@ -581,10 +590,10 @@ fn tars_that_lie_are_refused() {
     refused("1.tar", &header("s.png", 0, tar::EntryType::GNUSparse), "--sparse");
     let name_alone = [header("long", 3, tar::EntryType::GNULongName), vec![b'x'; 512], vec![0; 1024]].concat();
     refused("1.tar", &name_alone, "a name without its member");
-    // 200 MB of zeros in 200 kB: the limit of the copies is 64 MiB.
-    let bomb = [header("zeros.png", 200 << 20, regular), vec![0; 200 << 20], good.clone()].concat();
-    refused("1.tgz", &gzip(&bomb), "the limit of downloads is 67108864");
-    refused("1.tgz", &gzip(&[good.clone(), vec![0; 100 << 20]].concat()), "bytes of zeros");
+    // 40 MiB of zeros in 200 kB: the limit of the copies is 16 MiB.
+    let bomb = [header("zeros.png", 40 << 20, regular), vec![0; 40 << 20], good.clone()].concat();
+    refused("1.tgz", &gzip(&bomb), "the limit of downloads is 16777216");
+    refused("1.tgz", &gzip(&[good.clone(), vec![0; 40 << 20]].concat()), "bytes of zeros");
     assert_eq!(files(&root.path().join("copies"), "part"), Vec::<PathBuf>::new());
     // A link is no image, whatever its name.
     let link = [header("l.png", 0, tar::EntryType::Symlink), good.clone()].concat();

@@ -50,9 +50,9 @@ pub(super) struct Copies {
 
 /// A shard that has to be fetched or unpacked.
 #[derive(Debug)]
-pub(super) struct Copy {
+pub(super) struct Copied {
     name: String,
-    origin: Origin,
+    pub(super) origin: Origin,
     /// Held by the one that fetches; the last failure.
     fetching: Mutex<Option<(Instant, String)>>,
 }
@@ -66,14 +66,14 @@ pub(super) enum Origin {
     Web(String, Facts),
 }
 
-impl Copy {
+impl Copied {
     /// The copy of `version`.
-    pub(super) fn new(version: &Version, origin: Origin) -> Copy {
+    pub(super) fn new(version: &Version, origin: Origin) -> Copied {
         let base = version.of.rsplit(['/', '\\']).next().unwrap_or_default();
         let base = base.split(['?', '#']).next().unwrap_or_default();
         let plain = |letter: char| letter.is_ascii_alphanumeric() || "-_".contains(letter);
         let stem: String = base.split('.').next().unwrap_or_default().chars().filter(|&c| plain(c)).take(64).collect();
-        Copy { name: format!("{}-{stem}", version.name()), origin, fetching: Mutex::new(None) }
+        Copied { name: format!("{}-{stem}", version.name()), origin, fetching: Mutex::new(None) }
     }
 }
 
@@ -102,7 +102,7 @@ impl Copies {
     }
 
     /// What a shard holds, from the copy that is there or from a new one.
-    pub(super) fn index(&self, copy: &Copy) -> Result<Index, String> {
+    pub(super) fn index(&self, copy: &Copied) -> Result<Index, String> {
         let alone = lock(&copy.fetching);
         if let Ok(file) = File::open(self.whole(copy)) {
             touch(&file);
@@ -118,7 +118,7 @@ impl Copies {
     }
 
     /// An open copy of a shard that holds what `expected` says.
-    pub(super) fn open(&self, copy: &Copy, expected: &Index) -> Result<File, String> {
+    pub(super) fn open(&self, copy: &Copied, expected: &Index) -> Result<File, String> {
         if let Some(file) = self.held(copy, expected) {
             return Ok(file);
         }
@@ -134,12 +134,12 @@ impl Copies {
         fetched
     }
 
-    fn whole(&self, copy: &Copy) -> PathBuf {
+    fn whole(&self, copy: &Copied) -> PathBuf {
         self.folder.join(format!("{}.tar", copy.name))
     }
 
     /// The copy if it is there, marked as read now.
-    fn held(&self, copy: &Copy, expected: &Index) -> Option<File> {
+    fn held(&self, copy: &Copied, expected: &Index) -> Option<File> {
         let file = File::open(self.whole(copy)).ok()?;
         if file.metadata().ok()?.len() != expected.bytes {
             return None;
@@ -148,7 +148,7 @@ impl Copies {
         Some(file)
     }
 
-    fn fetch(&self, copy: &Copy, expected: Option<&Index>) -> Result<(File, Index), String> {
+    fn fetch(&self, copy: &Copied, expected: Option<&Index>) -> Result<(File, Index), String> {
         let folder = &self.folder;
         let unwritable = |error: io::Error| format!("cannot write to {}: {error}; give another folder", folder.display());
         fs::create_dir_all(folder).map_err(unwritable)?;
@@ -186,7 +186,7 @@ impl Copies {
     }
 
     /// Makes the plain tar at `part`.
-    fn fetch_part(&self, copy: &Copy, part: &Path, room: &mut Room) -> Result<Index, String> {
+    fn fetch_part(&self, copy: &Copied, part: &Path, room: &mut Room) -> Result<Index, String> {
         let unreadable = |path: &Path, error| format!("{} cannot be read: {error}", path.display());
         match &copy.origin {
             Origin::Packed(path) => {
@@ -219,7 +219,7 @@ impl Copies {
 
     /// Held while a copy is fetched, so that no other process fetches it too. Without locks in the file system two of them do the
     /// work twice, and the second rename replaces the first.
-    fn process_lock(&self, copy: &Copy) -> Option<File> {
+    fn process_lock(&self, copy: &Copied) -> Option<File> {
         let number = copy.name.bytes().fold(0, |sum: u64, byte| sum.wrapping_mul(31).wrapping_add(byte.into())) % LOCKS;
         let file = File::create(self.folder.join(format!("lock-{number:02}"))).ok()?;
         file.lock().ok().map(|()| file)

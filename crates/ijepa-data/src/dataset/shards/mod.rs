@@ -21,7 +21,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::UNIX_EPOCH;
 
-use copies::{Copies, Copy, Origin};
+use copies::{Copied, Copies, Origin};
 use index::Version;
 use names::Place;
 use samples::Index;
@@ -60,7 +60,7 @@ enum Source {
     /// Read where it lies.
     Plain(PathBuf),
     /// Fetched first.
-    Copied(Copy),
+    Copied(Copied),
 }
 
 impl Shards {
@@ -177,9 +177,9 @@ impl Shards {
     fn class_names(&self) -> Result<Option<Vec<String>>, DataError> {
         let inside = self.shards.iter().find_map(|shard| Some((shard.name.clone(), shard.index.classes.clone()?)));
         let beside = || {
-            let Source::Plain(path) | Source::Copied(Copy { origin: Origin::Packed(path), .. }) = &self.shards[0].source
-            else {
-                return None;
+            let path = match &self.shards[0].source {
+                Source::Plain(path) | Source::Copied(Copied { origin: Origin::Packed(path), .. }) => path,
+                Source::Copied(Copied { origin: Origin::Web(..), .. }) => return None,
             };
             let path = path.with_file_name("classes.txt");
             Some((path.display().to_string(), fs::read_to_string(path).ok()?))
@@ -209,7 +209,7 @@ impl Shard {
                 let wrong = |problem| DataError::Shard { shard: name.clone(), problem };
                 let facts = copies.web().facts(address).map_err(wrong)?;
                 let version = Version { of: name.clone(), stamp: facts.stamp() };
-                let copy = Copy::new(&version, Origin::Web(address.clone(), facts));
+                let copy = Copied::new(&version, Origin::Web(address.clone(), facts));
                 Shard::copied(name, &version, copy, copies, kept)
             }
         }
@@ -231,7 +231,7 @@ impl Shard {
         let mut first = [0; 2];
         tape::fill(&mut File::open(path).map_err(io)?, &mut first).map_err(io)?;
         if web::is_gzip(&first) {
-            let copy = Copy::new(&version, Origin::Packed(path.to_owned()));
+            let copy = Copied::new(&version, Origin::Packed(path.to_owned()));
             return Shard::copied(name, &version, copy, copies, kept);
         }
         let index = match kept.and_then(|folder| version.load(folder)) {
@@ -250,7 +250,7 @@ impl Shard {
     fn copied(
         name: String,
         version: &Version,
-        copy: Copy,
+        copy: Copied,
         copies: &Copies,
         kept: Option<&Path>,
     ) -> Result<Shard, DataError> {

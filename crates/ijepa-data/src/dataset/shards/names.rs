@@ -188,7 +188,8 @@ fn folder(path: &Path, split: Split) -> Result<Option<Vec<Place>>, DataError> {
             continue;
         }
         if !is_shard(&name) {
-            others |= tree::has_image_ending(&entry.path()) || entry.path().is_dir();
+            // Links are followed only where nothing else was found yet: a folder may have a million entries.
+            others = others || tree::has_image_ending(&entry.path()) || entry.path().is_dir();
         } else if entry.path().is_file() {
             shards.push(name);
         }
@@ -293,7 +294,8 @@ mod tests {
         fn any_text_is_taken_apart_or_refused(text in "[{},.0-9a]{0,40}") {
             if let Ok(names) = expand(&text) {
                 prop_assert!(names.len() <= SHARDS_MAX);
-                prop_assert!(names.iter().all(|name| !name.contains(['{', '}'])));
+                let braces = names.iter().any(|name| name.contains(['{', '}']));
+                prop_assert!(!braces);
             }
         }
     }

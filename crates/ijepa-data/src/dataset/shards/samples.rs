@@ -198,7 +198,7 @@ mod tests {
         #[test]
         fn any_name_is_taken_apart(path in "[a./_é]{0,12}") {
             if let Some((key, ending)) = parts(&path) {
-                prop_assert_eq!(format!("{key}.{ending}"), path);
+                prop_assert_eq!(&format!("{key}.{ending}"), &path);
                 prop_assert!(!ending.contains('/') && !key.is_empty());
             }
         }

@@ -287,6 +287,7 @@ fn other_kind(first: &[u8]) -> Option<&'static str> {
         () if begins(b"version https://git-lfs") => {
             Some("is a pointer of Git LFS and not the shard itself; run `git lfs pull`")
         }
+        () if begins(b"\x1f\x8b") => Some("is packed with gzip twice; unpack it once"),
         () if begins(b"\x28\xb5\x2f\xfd") => Some("is packed with zstd; unpack it, or pack it with gzip"),
         () if begins(b"\xfd7zXZ\0") => Some("is packed with xz; unpack it, or pack it with gzip"),
         () if begins(b"BZh") => Some("is packed with bzip2; unpack it, or pack it with gzip"),

@@ -54,9 +54,8 @@ fn a_server_that_always_fails_gives_an_error_in_bounded_time() {
 }
 
 #[test]
-fn a_server_that_cuts_every_answer_is_overcome_where_it_serves_parts() {
+fn what_came_before_a_cut_is_not_sent_again_where_parts_are_served() {
     let files = || [("a.tar".to_owned(), shard(3000))];
-    // Every answer but the last few ends half way: only what is appended to can become whole.
     let patient = Server::start(Manners { ranges: true, cuts_every: Some(2), ..Manners::default() }, files());
     let folder = tempfile::tempdir().expect("a scratch folder");
     let shards = open(&patient, folder.path()).expect("it gets there");
@@ -86,6 +85,27 @@ fn a_download_of_an_earlier_run_is_taken_up_again() {
     assert_eq!(shards.read(0).expect("it reads").len(), 1000 << 10);
     assert_eq!(server.bytes() - before, 2 + whole.len() as u64 - 600_000);
     assert_eq!(fs::read(&copy).expect("there"), whole);
+}
+
+#[test]
+fn another_shard_of_the_same_length_is_not_taken_for_the_first() {
+    let folder = tempfile::tempdir().expect("a scratch folder");
+    let server = Server::start(Manners::default(), [("a.tar".to_owned(), shard(10))]);
+    let shards = open(&server, folder.path()).expect("it opens");
+    let mut other = shard(10);
+    let mut header = tar::Header::from_byte_slice(&other[..512]).clone();
+    header.set_path("b.png").expect("short");
+    header.set_cksum();
+    other[..512].copy_from_slice(header.as_bytes());
+    server.replace("a.tar", other);
+    assert!(shards.read(0).is_ok(), "the copy is there");
+    for entry in fs::read_dir(folder.path()).expect("there").flatten() {
+        if entry.path().extension().is_some_and(|ending| ending == "tar") {
+            fs::remove_file(entry.path()).expect("removed");
+        }
+    }
+    let error = shards.read(0).expect_err("another").to_string();
+    assert!(error.contains("a.tar: holds something else"), "{error}");
 }
 
 #[test]

@@ -141,7 +141,7 @@ impl Web {
         let mut most = 0;
         self.patiently(|| {
             let begin = out.metadata().map_err(|error| Fault::Final(unwritable(error)))?.len();
-            let before = std::mem::replace(&mut most, begin.max(most));
+            most = begin.max(most);
             let fault = match self.append(address, facts, &mut out, begin) {
                 Ok(()) => return out.sync_all().map_err(|error| Fault::Final(unwritable(error))),
                 Err(Attempt::Fault(fault)) => fault,
@@ -149,7 +149,7 @@ impl Web {
             };
             let held = out.metadata().map_or(0, |facts| facts.len());
             match fault {
-                Fault::Passing { problem, asked, .. } if held >= before.max(begin) + ADVANCE => {
+                Fault::Passing { problem, asked, .. } if held >= most + ADVANCE => {
                     Err(Fault::Passing { problem, asked, advanced: true })
                 }
                 fault => Err(fault),
