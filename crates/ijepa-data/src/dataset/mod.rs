@@ -109,7 +109,8 @@ impl Dataset {
         }
         Err(DataError::Source {
             spec: spec.into(),
-            problem: "this is a file; a folder of images, .tar shards, a .safetensors file or scenes:N is expected".into(),
+            problem: "this is a file; a folder of images, .tar shards, a .safetensors file or scenes:N is expected"
+                .into(),
         })
     }
 

@@ -93,8 +93,11 @@ impl Drop for Server {
 impl Shared {
     fn answer(&self, mut stream: TcpStream) -> std::io::Result<()> {
         let number = self.connections.fetch_add(1, Ordering::SeqCst) + 1;
-        let head: Vec<String> =
-            BufReader::new(stream.try_clone()?).lines().map_while(Result::ok).take_while(|line| !line.is_empty()).collect();
+        let head: Vec<String> = BufReader::new(stream.try_clone()?)
+            .lines()
+            .map_while(Result::ok)
+            .take_while(|line| !line.is_empty())
+            .collect();
         let header = |name: &str| {
             let fields = head.iter().filter_map(|line| line.split_once(": "));
             fields.filter(|(key, _)| key.eq_ignore_ascii_case(name)).map(|(_, value)| value.to_owned()).next()

@@ -144,7 +144,8 @@ fn a_tree_tars_packed_tars_and_downloads_are_the_same_samples() {
 fn a_server_that_drops_every_fifth_connection_loses_nothing() {
     let root = tempfile::tempdir().expect("a scratch folder");
     write_shards(root.path(), "tar", 8, 100);
-    let expected = content(&open(&format!("{}/name-{{000..007}}.tar", root.path().display()), &Storage::default()).expect("tars"));
+    let expected =
+        content(&open(&format!("{}/name-{{000..007}}.tar", root.path().display()), &Storage::default()).expect("tars"));
     for ranges in [true, false] {
         let shards = (0..8).map(|shard| format!("name-{shard:03}.tar"));
         let shards = shards.map(|name| (name.clone(), fs::read(root.path().join(&name)).expect("there")));
@@ -178,7 +179,8 @@ fn shards_are_indexed_once_and_anew_when_they_changed_or_the_index_is_damaged() 
     assert_eq!(kept.len(), 1);
 
     // Of the same length and age, it is not read again: else its broken header would be an error.
-    let (good, time) = (fs::read(&shard).expect("there"), fs::metadata(&shard).expect("there").modified().expect("known"));
+    let (good, time) =
+        (fs::read(&shard).expect("there"), fs::metadata(&shard).expect("there").modified().expect("known"));
     let mut broken = good.clone();
     broken[0] ^= 1;
     fs::write(&shard, &broken).expect("written");
@@ -229,12 +231,14 @@ fn the_limit_of_the_copies_is_held_while_several_threads_read() {
         shards.map(|name| (name.clone(), fs::read(root.path().join(&name)).expect("there"))).collect();
     let largest = shards.iter().map(|(_, bytes)| bytes.len() as u64).max().expect("some");
     let server = Server::start(Manners { ranges: true, ..Manners::default() }, shards);
-    let expected = content(&open(&format!("{}/name-{{000..004}}.tar", root.path().display()), &Storage::default()).expect("tars"));
+    let expected =
+        content(&open(&format!("{}/name-{{000..004}}.tar", root.path().display()), &Storage::default()).expect("tars"));
     for (spec, folder) in [(packed, "packed"), (format!("{}/name-{{000..004}}.tar", server.address()), "web")] {
         let limit = largest * 5 / 2;
         let copies = root.path().join(folder);
         let storage = Storage { index: None, downloads: Some(copies.clone()), download_bytes: Some(limit) };
-        let look = || files(&copies, "").iter().filter_map(|file| file.metadata().ok()).map(|facts| facts.len()).sum::<u64>();
+        let look =
+            || files(&copies, "").iter().filter_map(|file| file.metadata().ok()).map(|facts| facts.len()).sum::<u64>();
         // One look may count a file before it is removed and another after it took its place.
         let held = || (0..8).map(|_| look()).min().unwrap_or_default();
         let (data, done) = (open(&spec, &storage).expect("it opens"), AtomicBool::new(false));
@@ -268,7 +272,8 @@ fn the_limit_of_the_copies_is_held_while_several_threads_read() {
         assert!(shards.fetched() > 5, "two of five shards fit");
         assert_eq!(content(&data), expected);
 
-        let small = Storage { download_bytes: Some(largest / 2), downloads: Some(root.path().join("small")), index: None };
+        let small =
+            Storage { download_bytes: Some(largest / 2), downloads: Some(root.path().join("small")), index: None };
         let error = open(&spec, &small).expect_err("no shard fits").to_string();
         assert!(error.contains("name-00") && error.contains("raise the limit"), "{error}");
     }
@@ -283,7 +288,12 @@ fn shards_in_use_by_many_threads_are_fetched_once() {
     files(&root.path().join("copies"), ".tar").iter().for_each(|copy| fs::remove_file(copy).expect("removed"));
     let data = open(&spec, &storage).expect("known");
     std::thread::scope(|scope| {
-        (0..8).for_each(|thread| drop(scope.spawn({ let data = &data; move || encoded(data, thread * 2) })));
+        (0..8).for_each(|thread| {
+            drop(scope.spawn({
+                let data = &data;
+                move || encoded(data, thread * 2)
+            }))
+        });
     });
     let Dataset::Shards(shards) = &data else { panic!("these are shards") };
     assert_eq!(shards.fetched(), 2);
@@ -365,7 +375,8 @@ fn a_shard_that_cannot_be_had_ends_the_loader_instead_of_being_replaced() {
     let data = Arc::new(open(&write_shards(root.path(), "tgz", 2, 10), &storage).expect("packed tars"));
     fs::remove_file(root.path().join("name-001.tgz")).expect("removed");
     files(&root.path().join("copies"), ".tar").iter().for_each(|copy| fs::remove_file(copy).expect("removed"));
-    let mut loader = TrainLoader::start(data, LoaderConfig { skip_limit: 1000, ..config(0, 1, 0, 5) }).expect("it starts");
+    let mut loader =
+        TrainLoader::start(data, LoaderConfig { skip_limit: 1000, ..config(0, 1, 0, 5) }).expect("it starts");
     let error = loop {
         match loader.next() {
             Ok(batch) => assert!(batch.is_some(), "half of the samples are gone"),
@@ -462,7 +473,8 @@ fn a_folder_of_shards_is_split_by_folders_or_by_names_and_a_tree_stays_a_tree() 
     };
     let count = |folder: &str, split| {
         let path = root.path().join(folder);
-        Dataset::open(path.to_str().expect("UTF-8"), split, 0).map(|data| (data.len(), matches!(data, Dataset::Shards(_))))
+        Dataset::open(path.to_str().expect("UTF-8"), split, 0)
+            .map(|data| (data.len(), matches!(data, Dataset::Shards(_))))
     };
     write("by-folder/train/1.tar", 0..4);
     write("by-folder/train/0.tar", 4..6);
@@ -495,7 +507,8 @@ fn long_names_of_gnu_and_pax_are_read() {
     assert_eq!(image_names(&gnu), [long.as_str()]);
 
     let mut pax = tar::Builder::new(Vec::new());
-    pax.append_pax_extensions([("path", long.as_bytes()), ("size", b"5".as_slice()), ("comment", b"=".as_slice())]).expect("written to memory");
+    pax.append_pax_extensions([("path", long.as_bytes()), ("size", b"5".as_slice()), ("comment", b"=".as_slice())])
+        .expect("written to memory");
     let mut header = tar::Header::new_ustar();
     header.set_path("short.txt").expect("short");
     header.set_size(0); // what the records say counts

@@ -150,7 +150,8 @@ impl Copies {
 
     fn fetch(&self, copy: &Copied, expected: Option<&Index>) -> Result<(File, Index), String> {
         let folder = &self.folder;
-        let unwritable = |error: io::Error| format!("cannot write to {}: {error}; give another folder", folder.display());
+        let unwritable =
+            |error: io::Error| format!("cannot write to {}: {error}; give another folder", folder.display());
         fs::create_dir_all(folder).map_err(unwritable)?;
         let _between_processes = self.process_lock(copy);
         let whole = self.whole(copy);

@@ -269,10 +269,7 @@ impl Shard {
 }
 
 /// Opens all shards on several threads. Of several errors that of the first shard that was met is told.
-fn all(
-    places: &[Place],
-    open: impl Fn(&Place) -> Result<Shard, DataError> + Sync,
-) -> Result<Vec<Shard>, DataError> {
+fn all(places: &[Place], open: impl Fn(&Place) -> Result<Shard, DataError> + Sync) -> Result<Vec<Shard>, DataError> {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let far = places.iter().any(|place| matches!(place, Place::Web(_)));
     let threads = if far { cores.max(DOWNLOADS) } else { cores }.min(places.len());

@@ -67,7 +67,9 @@ pub(super) fn find(spec: &str, split: Split) -> Result<Option<Vec<Place>>, DataE
     let missing: Vec<&String> = names.iter().filter(|name| !Path::new(name).is_file()).collect();
     if let Some(first) = missing.first() {
         let (missing, all) = (missing.len(), names.len());
-        return Err(wrong(format!("{missing} of {all} shards are not there, the first is {first}; name those that are")));
+        return Err(wrong(format!(
+            "{missing} of {all} shards are not there, the first is {first}; name those that are"
+        )));
     }
     Ok(Some(names.into_iter().map(|name| Place::File(name.into())).collect()))
 }
@@ -334,7 +336,9 @@ mod tests {
         let alike = names(&["constrained-0.tar", "trainval-1.tar", "test-2.tar"]);
         assert_eq!(of_split(alike[..2].to_vec(), Split::Val).expect("no split is named"), alike[..2]);
         assert_eq!(of_split(names(&["test0.tar"]), Split::Train).expect("a lone test"), ["test0.tar"]);
-        assert!(of_split(names(&["train0.tar", "more.tar"]), Split::Train).expect_err("one is silent").contains("more"));
+        assert!(
+            of_split(names(&["train0.tar", "more.tar"]), Split::Train).expect_err("one is silent").contains("more")
+        );
         assert!(of_split(names(&["train0.tar"]), Split::Val).expect_err("no val").contains("val, validation"));
         let both = names(&["test-0.tar", "train-0.tar", "val-0.tar"]);
         assert_eq!(of_split(both, Split::Val).expect("val before test"), ["val-0.tar"]);

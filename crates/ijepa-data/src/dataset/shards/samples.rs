@@ -63,14 +63,8 @@ impl Index {
     /// That of a tar on any tape, which is read to its end.
     pub(super) fn read<T: Tape>(tape: T) -> Result<(Index, T), String> {
         let mut walk = Walk::new(tape);
-        let mut index = Index {
-            bytes: 0,
-            entries: Vec::new(),
-            names: String::new(),
-            classes: None,
-            without_image: 0,
-            beside: 0,
-        };
+        let mut index =
+            Index { bytes: 0, entries: Vec::new(), names: String::new(), classes: None, without_image: 0, beside: 0 };
         let (mut present, mut any) = (Sample::default(), false);
         while let Some(member) = walk.next()? {
             any = true;

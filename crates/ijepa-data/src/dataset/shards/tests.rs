@@ -50,7 +50,9 @@ fn a_server_that_always_fails_gives_an_error_in_bounded_time() {
     let address = format!("{}/a.tar", gone.address());
     drop(gone);
     let places = [Place::Web(address)];
-    assert!(Shards::open(&places, &Storage { downloads: Some(folder.path().into()), ..Storage::default() }, SHORT).is_err());
+    assert!(
+        Shards::open(&places, &Storage { downloads: Some(folder.path().into()), ..Storage::default() }, SHORT).is_err()
+    );
 }
 
 #[test]

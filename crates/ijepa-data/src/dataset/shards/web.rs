@@ -119,7 +119,9 @@ impl Web {
             };
             let place = path_of(address);
             let bytes = bytes.ok_or_else(|| {
-                Fault::Final(format!("{place} does not say how long it is (Content-Length); download it by other means"))
+                Fault::Final(format!(
+                    "{place} does not say how long it is (Content-Length); download it by other means"
+                ))
             })?;
             if bytes == 0 {
                 return Err(Fault::Final("the file is empty; fetch it again or leave it out".into()));
@@ -172,7 +174,9 @@ impl Web {
         };
         let named = header(&answer, "content-range").and_then(range);
         let begin = match (answer.status().as_u16(), named) {
-            (206, Some((Some(first), Some(total)))) if first == begin && total == facts.bytes && asked.is_some() => begin,
+            (206, Some((Some(first), Some(total)))) if first == begin && total == facts.bytes && asked.is_some() => {
+                begin
+            }
             (206 | 416, _) => {
                 out.set_len(0).map_err(Attempt::Unwritable)?;
                 return Err(passing(format!("{place}: the server's part does not fit what is there")).into());
