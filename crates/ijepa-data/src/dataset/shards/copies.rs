@@ -3,7 +3,8 @@
 //! A copy's name holds a hash of the shard's address and version, so folders may be shared by data sets, runs and processes, and a
 //! shard that changed is another one. Threads of a process wait for each other's fetches, processes too where the file system has
 //! locks. When a fetch needs room, the copies that were read longest ago are removed; a reader that has one open keeps it until it
-//! is done, on Unix and on Windows alike. What is under way counts towards the limit from the moment it is begun.
+//! is done, on Unix and on Windows alike. What is under way counts towards the limit from the moment it is begun; what other
+//! processes and other data sets of this one have under way comes on top.
 //!
 //! No two fetches can wait for each other: a download asks for all of its room before it begins, and of those that learn their
 //! size only while they unpack, one is at work at a time.

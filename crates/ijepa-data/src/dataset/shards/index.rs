@@ -2,7 +2,7 @@
 //!
 //! One file a shard: whose it is, what the shard holds, and a checksum over both. It is good for the same shard in the same version
 //! (path, length and time of change of a file; address, length and ETag or Last-Modified of a download); anything else, damage
-//! included, means that the shard is read anew.
+//! included, means that the shard is read anew. Of a server that names neither, the length alone tells versions apart.
 
 use std::fs;
 use std::io::Write;
