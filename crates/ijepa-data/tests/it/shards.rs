@@ -264,8 +264,10 @@ fn the_limit_of_the_copies_is_held_while_several_threads_read() {
                 }
                 most
             });
-            readers.into_iter().for_each(|reader| reader.join().expect("no reader fails"));
+            let read: Vec<_> = readers.into_iter().map(|reader| reader.join()).collect();
+            // Before anything is claimed, or the watcher would look for ever.
             done.store(true, Ordering::SeqCst);
+            read.into_iter().for_each(|reader| reader.expect("no reader fails"));
             let most = watcher.join().expect("it only looks");
             assert!(most <= limit + index, "{folder}: {most} bytes with a limit of {limit} and an index of {index}");
         });

@@ -179,10 +179,10 @@ impl Copies {
                 return Err(problem);
             }
         };
-        fs::rename(&part, &whole).map_err(unwritable)?;
-        // Opened before the room is given back: from then on it may be removed again.
-        let file = File::open(&whole).map_err(unwritable)?;
+        // Opened before it gets its name: from then on it may be removed again.
+        let file = File::open(&part).map_err(unwritable)?;
         touch(&file);
+        fs::rename(&part, &whole).map_err(unwritable)?;
         self.fetched.fetch_add(1, Ordering::Relaxed);
         Ok((file, index))
     }
