@@ -70,6 +70,14 @@ pub enum DataError {
         /// What is wrong and what would be right.
         problem: String,
     },
+    /// A shard cannot be had, or is not what it should be. Its samples are no unreadable images: no others may take their place.
+    #[error("{shard}: {problem}")]
+    Shard {
+        /// Its path or address.
+        shard: String,
+        /// What is wrong and what to do.
+        problem: String,
+    },
     /// Ready-made tensors of another size than the model takes.
     #[error(
         "{name} is {}×{} pixels, the run takes {}×{}: tensors are used as they are, so set the crop size to that of the file",

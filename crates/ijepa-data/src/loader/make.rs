@@ -45,6 +45,9 @@ pub(super) fn train_batch(
         let mut index = wanted as usize;
         for tries in 0.. {
             let Err(error) = train_image(out, dataset, config, clock, epoch, index) else { break };
+            if matches!(error, DataError::Shard { .. }) {
+                return Err(error);
+            }
             unreadable.push(Unreadable { index, error: error.to_string() });
             if tries == REPLACEMENTS_MAX {
                 return Err(DataError::NothingReadable { tries: tries + 1, last: error.to_string(), unreadable });
@@ -103,6 +106,7 @@ pub(super) fn eval_batch(
         let out = &mut images[indices.len() * image_len..][..image_len];
         match eval_image(out, dataset, config, clock, index) {
             Ok(()) => indices.push(index),
+            Err(error @ DataError::Shard { .. }) => return Err(error),
             Err(error) => unreadable.push(Unreadable { index, error: error.to_string() }),
         }
     }

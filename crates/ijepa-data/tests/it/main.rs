@@ -8,4 +8,6 @@ mod loader;
 mod masks;
 mod parquet;
 mod scenes;
+mod server;
+mod shards;
 mod transform;

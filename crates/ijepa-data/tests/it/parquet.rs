@@ -238,7 +238,7 @@ fn features_beside_pictures_do_not_make_a_tree_a_parquet_data_set() {
     column.close().expect("closed");
     group.close().expect("closed");
     writer.close().expect("closed");
-    assert!(matches!(open(root.path(), Split::Train), Ok(Dataset::Tree(_))));
+    assert!(matches!(open(root.path(), Split::Train), Ok(Dataset::Files(_))));
     let error = open(&path, Split::Train).expect_err("no images").to_string();
     assert!(error.contains("features.parquet") && error.contains("x (double), text (byte_array)"), "{error}");
     assert!(error.contains("{bytes: binary, path: string}"), "{error}");

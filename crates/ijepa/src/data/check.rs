@@ -120,7 +120,7 @@ fn report(parts: &[Part]) -> Report {
 
 fn broken_links(dataset: &Dataset) -> Option<usize> {
     match dataset {
-        Dataset::Tree(tree) => Some(tree.broken_links()),
+        Dataset::Files(files) => Some(files.broken_links()),
         _ => None,
     }
 }

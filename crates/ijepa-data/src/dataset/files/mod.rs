@@ -147,7 +147,7 @@ fn split_names(split: Split) -> &'static [&'static str] {
     }
 }
 
-fn split_folder(path: &Path, split: Split) -> Result<PathBuf, DataError> {
+pub(super) fn split_folder(path: &Path, split: Split) -> Result<PathBuf, DataError> {
     let present = |names: &[&'static str]| names.iter().copied().find(|name| path.join(name).is_dir());
     let wanted = split_names(split);
     let other: &[&'static str] = match split {
@@ -165,7 +165,7 @@ fn split_folder(path: &Path, split: Split) -> Result<PathBuf, DataError> {
     }
 }
 
-fn has_image_ending(name: &[u8]) -> bool {
+pub(super) fn has_image_ending(name: &[u8]) -> bool {
     let Some(dot) = memchr::memrchr(b'.', name) else { return false };
     // As `Path::extension` has it: `.jpg` is a hidden file without an ending.
     let stem = dot > 0 && name[dot - 1] != b'/';

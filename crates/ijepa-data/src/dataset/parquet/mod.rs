@@ -59,8 +59,6 @@ struct Group {
     paths: Option<ColumnChunkMetaData>,
 }
 
-pub(super) use shards::is_named_parquet;
-
 fn wrong(path: &Path, problem: impl Into<String>) -> DataError {
     DataError::Content { path: path.to_owned(), problem: problem.into() }
 }

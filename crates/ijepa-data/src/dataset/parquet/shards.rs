@@ -16,7 +16,7 @@ const TRAIN: [&str; 1] = ["train"];
 const VAL: [&str; 5] = ["validation", "val", "valid", "dev", "test"];
 
 /// Whether a name ends as a Parquet file's.
-pub(crate) fn is_named_parquet(path: &Path) -> bool {
+pub(super) fn is_named_parquet(path: &Path) -> bool {
     path.extension().is_some_and(|ending| ending.eq_ignore_ascii_case("parquet"))
 }
 
