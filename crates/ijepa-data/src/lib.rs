@@ -22,4 +22,4 @@ pub use key::{Key, Purpose};
 pub use loader::{Batch, EvalBatch, EvalConfig, EvalLoader, LoaderConfig, Spent, TrainLoader, Unreadable, batches_per_epoch};
 pub use masks::{IndexSet, KeepRates, MaskConfig, Masks, Sampler, keep_rates};
 pub use picture::Picture;
-pub use transform::{EvalTransform, Normalisation, TrainTransform};
+pub use transform::{EvalTransform, Filter, Normalisation, TrainTransform};
