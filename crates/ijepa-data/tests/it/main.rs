@@ -4,5 +4,6 @@ mod dataset;
 mod decode;
 mod loader;
 mod masks;
+mod peers;
 mod scenes;
 mod transform;
