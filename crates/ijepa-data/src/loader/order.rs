@@ -50,7 +50,11 @@ impl Orders {
             return order;
         }
         let mut first = 0;
-        let mut chunks: Vec<_> = self.chunks.iter().map(|&len| (std::mem::replace(&mut first, first + len), len)).collect();
+        let mut chunks: Vec<_> = Vec::with_capacity(self.chunks.len());
+        for &len in &self.chunks {
+            chunks.push((first, len));
+            first += len;
+        }
         shuffle(&mut rng, &mut chunks);
         let mut order = Vec::with_capacity(self.samples);
         let mut window = 0; // where it begins
