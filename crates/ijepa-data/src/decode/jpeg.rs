@@ -49,8 +49,8 @@ impl<'a> Jpeg<'a> {
         self.decoder.set_output_format(if cmyk { PixelFormat::Cmyk } else { PixelFormat::Rgb });
         let whole = CropBox { left: 0, top: 0, width, height };
         let mut decoded = whole;
-        // Deep and lossless pictures have another way through the decoder, that cuts nothing.
-        if part != whole && self.decoder.header().precision == 8 && !self.decoder.header().is_lossless {
+        // Deep and lossless pictures have another way through the decoder, that cuts nothing; of four channels it cuts the wrong part.
+        if part != whole && !cmyk && self.decoder.header().precision == 8 && !self.decoder.header().is_lossless {
             decoded = with_margin(part, &self.decoder, (width, height));
             self.decoder.set_crop_region(decoded.left, decoded.top, decoded.width, decoded.height);
         }

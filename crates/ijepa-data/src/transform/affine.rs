@@ -1,6 +1,8 @@
 //! How is a picture turned, shifted and sheared? Every pixel is looked up where an affine map says it comes from, in Pillow's
 //! arithmetic: interpolated without widening the filter, fractions dropped; from outside the picture comes a fill colour.
 
+use pulp::{Arch, Simd, WithSimd};
+
 use super::Filter;
 use crate::picture::Picture;
 
@@ -40,69 +42,107 @@ impl Map {
 
     /// The picture as it looks through the map.
     pub(super) fn apply(self, picture: &mut Picture, filter: Filter, fill: [u8; 3]) {
-        let Map([a, b, c, d, e, f]) = self;
         let source = Source { width: picture.width, rows: picture.height, pixels: picture.rgb.as_chunks::<3>().0 };
-        let mut rgb = Vec::with_capacity(picture.rgb.len());
-        for y in 0..picture.height {
-            for x in 0..picture.width {
-                let (x, y) = (x as f64 + 0.5, y as f64 + 0.5);
-                let from = (a * x + b * y + c, d * x + e * y + f);
-                let inside = (0.0..picture.width as f64).contains(&from.0) && (0.0..picture.height as f64).contains(&from.1);
-                rgb.extend(if inside { source.at(from, filter) } else { fill });
-            }
-        }
-        picture.rgb = rgb;
+        picture.rgb = Arch::new().dispatch(Looked { map: self, source, filter, fill });
     }
 }
 
+/// Red, green, blue and nothing: four numbers are one operation.
+type Colour = [f64; 4];
+
+#[derive(Clone, Copy)]
 struct Source<'a> {
     width: usize,
     rows: usize,
     pixels: &'a [[u8; 3]],
 }
 
-impl Source<'_> {
-    fn at(&self, (x, y): (f64, f64), filter: Filter) -> [u8; 3] {
-        let (x, y) = (x - 0.5, y - 0.5);
-        let (column, row) = (x.floor(), y.floor());
-        let (dx, dy) = (x - column, y - row);
-        let (column, row) = (column as isize, row as isize);
-        match filter {
-            Filter::Bilinear => {
-                let pixels = self.around::<2>(column, row);
-                std::array::from_fn(|channel| {
-                    let [above, below] = pixels.map(|pixels| between(pixels.map(|pixel| f64::from(pixel[channel])), dx));
-                    between([above, below], dy) as u8
-                })
-            }
-            Filter::Bicubic => {
-                let pixels = self.around::<4>(column - 1, row - 1);
-                std::array::from_fn(|channel| {
-                    cubic(pixels.map(|pixels| cubic(pixels.map(|pixel| f64::from(pixel[channel])), dx)), dy) as u8
-                })
+struct Looked<'a> {
+    map: Map,
+    source: Source<'a>,
+    filter: Filter,
+    fill: [u8; 3],
+}
+
+impl WithSimd for Looked<'_> {
+    type Output = Vec<u8>;
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, _: S) -> Vec<u8> {
+        let Looked { map: Map([a, b, c, d, e, f]), source, filter, fill } = self;
+        let mut rgb = vec![0; source.pixels.len() * 3];
+        let (pixels, _) = rgb.as_chunks_mut::<3>();
+        for (y, row) in pixels.chunks_exact_mut(source.width).enumerate() {
+            for (x, pixel) in row.iter_mut().enumerate() {
+                let (x, y) = (x as f64 + 0.5, y as f64 + 0.5);
+                let from = (a * x + b * y + c, d * x + e * y + f);
+                let inside = from.0 >= 0.0 && from.0 < source.width as f64 && from.1 >= 0.0 && from.1 < source.rows as f64;
+                *pixel = match filter {
+                    _ if !inside => fill,
+                    Filter::Bilinear => source.linear(from),
+                    Filter::Bicubic => source.cubic(from),
+                };
             }
         }
+        rgb
+    }
+}
+
+impl Source<'_> {
+    #[inline(always)]
+    fn linear(&self, (x, y): (f64, f64)) -> [u8; 3] {
+        let ((column, dx), (row, dy)) = (split(x - 0.5), split(y - 0.5));
+        let across = self.around::<2>(column, row).map(|[left, right]| between(left, right, dx));
+        bytes(between(across[0], across[1], dy))
+    }
+
+    #[inline(always)]
+    fn cubic(&self, (x, y): (f64, f64)) -> [u8; 3] {
+        let ((column, dx), (row, dy)) = (split(x - 0.5), split(y - 0.5));
+        let across = self.around::<4>(column - 1, row - 1).map(|colours| cubic(colours, dx));
+        bytes(cubic(across, dy))
     }
 
     /// N×N pixels from a column and row on, those at the edge for those beyond.
-    fn around<const N: usize>(&self, column: isize, row: isize) -> [[[u8; 3]; N]; N] {
+    #[inline(always)]
+    fn around<const N: usize>(&self, column: isize, row: isize) -> [[Colour; N]; N] {
         let within = |at: isize, length: usize| at.clamp(0, length as isize - 1) as usize;
         let columns: [usize; N] = std::array::from_fn(|k| within(column + k as isize, self.width));
         std::array::from_fn(|k| {
             let row = &self.pixels[within(row + k as isize, self.rows) * self.width..][..self.width];
-            columns.map(|column| row[column])
+            columns.map(|column| {
+                let [red, green, blue] = row[column];
+                [red, green, blue, 0].map(f64::from)
+            })
         })
     }
 }
 
-fn between([a, b]: [f64; 2], share: f64) -> f64 {
-    a + (b - a) * share
+/// The whole number below, and the rest. `place` is −½ or more.
+#[inline(always)]
+fn split(place: f64) -> (isize, f64) {
+    let whole = if place < 0.0 { -1 } else { place as isize };
+    (whole, place - whole as f64)
+}
+
+#[inline(always)]
+fn bytes(colour: Colour) -> [u8; 3] {
+    [colour[0] as u8, colour[1] as u8, colour[2] as u8]
+}
+
+#[inline(always)]
+fn between(a: Colour, b: Colour, share: f64) -> Colour {
+    std::array::from_fn(|k| a[k] + (b[k] - a[k]) * share)
 }
 
 /// Keys' cubic with a = −1 at `share` of the way from the second to the third, by Horner's rule.
-fn cubic([a, b, c, d]: [f64; 4], share: f64) -> f64 {
-    let (first, second, third) = (-a + c, 2.0 * (a - b) + c - d, -a + b - c + d);
-    b + share * (first + share * (second + share * third))
+#[inline(always)]
+fn cubic([a, b, c, d]: [Colour; 4], share: f64) -> Colour {
+    std::array::from_fn(|k| {
+        let (a, b, c, d) = (a[k], b[k], c[k], d[k]);
+        let (first, second, third) = (-a + c, 2.0 * (a - b) + c - d, -a + b - c + d);
+        b + share * (first + share * (second + share * third))
+    })
 }
 
 #[cfg(test)]
@@ -143,6 +183,7 @@ mod tests {
     fn halfway_between_two_pixels_lies_their_mean_without_its_fraction() {
         let mut picture = Picture::new(2, 1, vec![10, 0, 255, 21, 0, 255]);
         Map::shift(0.5, 0.0).apply(&mut picture, Filter::Bilinear, [9; 3]);
-        assert_eq!(picture.rgb, [15, 0, 255, 21, 0, 255]);
+        // The second would lie on the edge of the picture, which is outside.
+        assert_eq!(picture.rgb, [15, 0, 255, 9, 9, 9]);
     }
 }

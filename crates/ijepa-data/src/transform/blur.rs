@@ -2,6 +2,8 @@
 //! then along columns (Gwosdek et al. 2011, "extended" boxes: the two pixels at the ends of a box count in part); its sharpness
 //! blends with a picture smoothed by a 3×3 kernel.
 
+use pulp::{Arch, Simd, WithSimd};
+
 use super::colour::blend;
 use crate::picture::Picture;
 
@@ -38,19 +40,19 @@ impl Extended {
     }
 
     /// Means of neighbours that lie `step` bytes apart; `line` has `radius + 1` pixels before and after those wanted.
+    #[inline(always)]
     fn along(self, out: &mut [u8], line: &[u8], step: usize, sums: &mut [u32]) {
         let (wanted, reach) = (out.len(), self.radius + 1);
         let shifted = |pixels: usize| &line[pixels * step..][..wanted];
-        for ((sum, &left), &right) in sums.iter_mut().zip(shifted(0)).zip(shifted(2 * reach)) {
-            *sum = (u32::from(left) + u32::from(right)) * self.end + (1 << 23);
-        }
+        sums.fill(0);
         for pixels in 1..2 * reach {
             for (sum, &byte) in sums.iter_mut().zip(shifted(pixels)) {
-                *sum += u32::from(byte) * self.whole;
+                *sum += u32::from(byte);
             }
         }
-        for (byte, sum) in out.iter_mut().zip(sums) {
-            *byte = (*sum >> 24) as u8;
+        let ends = shifted(0).iter().zip(shifted(2 * reach));
+        for ((byte, &sum), (&left, &right)) in out.iter_mut().zip(&*sums).zip(ends) {
+            *byte = ((sum * self.whole + (u32::from(left) + u32::from(right)) * self.end + (1 << 23)) >> 24) as u8;
         }
     }
 }
@@ -61,29 +63,45 @@ pub(super) fn gaussian(picture: &mut Picture, sigma: f64) {
     if extended.is_nothing() {
         return;
     }
-    let (stride, reach) = (picture.width * 3, extended.radius + 1);
-    let mut sums = vec![0; stride]; // (w, 3)
-    let mut padded = vec![0; stride + 2 * reach * 3];
-    for row in picture.rgb.chunks_exact_mut(stride) {
-        for _ in 0..BOXES {
-            let (before, rest) = padded.split_at_mut(reach * 3);
-            let (inside, after) = rest.split_at_mut(stride);
-            inside.copy_from_slice(row);
-            before.as_chunks_mut::<3>().0.fill([row[0], row[1], row[2]]);
-            after.as_chunks_mut::<3>().0.fill([row[stride - 3], row[stride - 2], row[stride - 1]]);
-            extended.along(row, &padded, 3, &mut sums);
+    Arch::new().dispatch(Boxes { extended, picture });
+}
+
+struct Boxes<'a> {
+    extended: Extended,
+    picture: &'a mut Picture,
+}
+
+impl WithSimd for Boxes<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, _: S) {
+        let Boxes { extended, picture } = self;
+        let (stride, reach) = (picture.width * 3, extended.radius + 1);
+        let mut sums = vec![0; stride]; // (w, 3)
+        let mut padded = vec![0; stride + 2 * reach * 3];
+        for row in picture.rgb.chunks_exact_mut(stride) {
+            for _ in 0..BOXES {
+                let (before, rest) = padded.split_at_mut(reach * 3);
+                let (inside, after) = rest.split_at_mut(stride);
+                inside.copy_from_slice(row);
+                before.as_chunks_mut::<3>().0.fill([row[0], row[1], row[2]]);
+                after.as_chunks_mut::<3>().0.fill([row[stride - 3], row[stride - 2], row[stride - 1]]);
+                extended.along(row, &padded, 3, &mut sums);
+            }
         }
-    }
-    // All rows, and above and below them copies of the first and the last.
-    let mut padded = vec![0; picture.rgb.len() + 2 * reach * stride];
-    for _ in 0..BOXES {
-        let (above, rest) = padded.split_at_mut(reach * stride);
-        let (inside, below) = rest.split_at_mut(picture.rgb.len());
-        inside.copy_from_slice(&picture.rgb);
-        above.chunks_exact_mut(stride).for_each(|row| row.copy_from_slice(&picture.rgb[..stride]));
-        below.chunks_exact_mut(stride).for_each(|row| row.copy_from_slice(&picture.rgb[picture.rgb.len() - stride..]));
-        for (y, row) in picture.rgb.chunks_exact_mut(stride).enumerate() {
-            extended.along(row, &padded[y * stride..], stride, &mut sums);
+        // All rows, and above and below them copies of the first and the last.
+        let bytes = picture.rgb.len();
+        let mut padded = vec![0; bytes + 2 * reach * stride];
+        for _ in 0..BOXES {
+            let (above, rest) = padded.split_at_mut(reach * stride);
+            let (inside, below) = rest.split_at_mut(bytes);
+            inside.copy_from_slice(&picture.rgb);
+            above.chunks_exact_mut(stride).for_each(|row| row.copy_from_slice(&picture.rgb[..stride]));
+            below.chunks_exact_mut(stride).for_each(|row| row.copy_from_slice(&picture.rgb[bytes - stride..]));
+            for (y, row) in picture.rgb.chunks_exact_mut(stride).enumerate() {
+                extended.along(row, &padded[y * stride..], stride, &mut sums);
+            }
         }
     }
 }

@@ -80,9 +80,10 @@ pub(super) fn saturation(picture: &mut Picture, factor: f64) {
 pub(super) fn hue(picture: &mut Picture, turns: f64) {
     // Towards zero, then around the circle of 256 numbers.
     let shift = (turns * 255.0) as i32 as u8;
+    let circle = Circle::new();
     for pixel in picture.rgb.as_chunks_mut::<3>().0 {
         let [hue, saturation, value] = hsv_of_rgb(*pixel);
-        *pixel = rgb_of_hsv([hue.wrapping_add(shift), saturation, value]);
+        *pixel = circle.rgb_of_hsv([hue.wrapping_add(shift), saturation, value]);
     }
 }
 
@@ -119,30 +120,50 @@ fn hsv_of_rgb(pixel: [u8; 3]) -> [u8; 3] {
     } else {
         (4.0 + f64::from(below_high(g)) - f64::from(below_high(r))) as f32
     };
-    let circle = (f64::from(sixths) / 6.0 + 1.0).fract() as f32;
+    let turns = f64::from(sixths) / 6.0 + 1.0;
+    let circle = (turns - f64::from(turns as u8)) as f32;
     let saturation = chroma / f32::from(high);
     [(f64::from(circle) * 255.0) as u8, (f64::from(saturation) * 255.0) as u8, high]
 }
 
-fn rgb_of_hsv([hue, saturation, value]: [u8; 3]) -> [u8; 3] {
-    if saturation == 0 {
-        return [value; 3];
+/// What follows from a hue alone, and from a saturation alone.
+struct Circle {
+    /// The sixth of the circle that a hue lies in, and how far in it.
+    sectors: [(u8, f32); 256],
+    shares: [f32; 256],
+}
+
+impl Circle {
+    fn new() -> Circle {
+        let sector = |hue: usize| {
+            let sixths = hue as f64 * 6.0 / 255.0;
+            (sixths as u8 % 6, (sixths - sixths.floor()) as f32)
+        };
+        Circle {
+            sectors: std::array::from_fn(sector),
+            shares: std::array::from_fn(|saturation| (saturation as f64 / 255.0) as f32),
+        }
     }
-    let sixths = f64::from(hue) * 6.0 / 255.0;
-    let sector = sixths.floor();
-    let within = (sixths - sector) as f32;
-    let share = (f64::from(saturation) / 255.0) as f32;
-    let scaled = |rest: f64| (f64::from(value) * rest).round() as u8;
-    let low = scaled(1.0 - f64::from(share));
-    let falling = scaled(1.0 - f64::from(share * within));
-    let rising = scaled(1.0 - f64::from(share) * (1.0 - f64::from(within)));
-    match sector as u8 % 6 {
-        0 => [value, rising, low],
-        1 => [falling, value, low],
-        2 => [low, value, rising],
-        3 => [low, falling, value],
-        4 => [rising, low, value],
-        _ => [value, low, falling],
+
+    fn rgb_of_hsv(&self, [hue, saturation, value]: [u8; 3]) -> [u8; 3] {
+        if saturation == 0 {
+            return [value; 3];
+        }
+        let (sector, within) = self.sectors[usize::from(hue)];
+        let share = self.shares[usize::from(saturation)];
+        // To the nearest; none of them is negative.
+        let scaled = |rest: f64| (f64::from(value) * rest + 0.5) as u8;
+        let low = scaled(1.0 - f64::from(share));
+        let falling = scaled(1.0 - f64::from(share * within));
+        let rising = scaled(1.0 - f64::from(share) * (1.0 - f64::from(within)));
+        match sector {
+            0 => [value, rising, low],
+            1 => [falling, value, low],
+            2 => [low, value, rising],
+            3 => [low, falling, value],
+            4 => [rising, low, value],
+            _ => [value, low, falling],
+        }
     }
 }
 
@@ -183,7 +204,7 @@ mod tests {
         let mut picture = colours();
         hue(&mut picture, -1.0 / 3.0);
         // −85 of 255ths from 0 is 171 of 256.
-        assert_eq!(picture.rgb[..3], rgb_of_hsv([171, 255, 255]));
+        assert_eq!(picture.rgb[..3], Circle::new().rgb_of_hsv([171, 255, 255]));
     }
 
     #[test]

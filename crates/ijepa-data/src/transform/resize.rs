@@ -2,9 +2,12 @@
 //!
 //! A wanted pixel is a weighted mean of the pixels around the place it comes from. The filter is as wide as it is when nothing
 //! changes its size, or, where the picture shrinks, as many times wider as it shrinks (antialiased). First the columns, then the
-//! rows; weights are multiples of 2⁻²², and each of the two steps rounds to 8 bits.
+//! rows; weights are multiples of 2⁻²², and each of the two steps rounds to 8 bits. The loops are compiled for AVX2 too, and chosen when the
+//! program runs.
 
 use std::ops::Range;
+
+use pulp::{Arch, Simd, WithSimd};
 
 use super::CropBox;
 use crate::picture::Picture;
@@ -62,7 +65,8 @@ pub fn resize_part(picture: &Picture, (width, height): (usize, usize), part: Cro
         "{part:?} of {width}×{height} pixels"
     );
     let down = Weights::new(picture.height, height, part.top..part.top + part.height, filter);
-    let rows = down.sources();
+    // At its own size a row is itself; neighbours would count nothing.
+    let rows = if picture.height == height { part.top..part.top + part.height } else { down.sources() };
     let across = Weights::new(picture.width, width, part.left..part.left + part.width, filter);
     let narrow = if picture.width == width {
         picture.crop(part.left, rows.start, part.width, rows.len())
@@ -127,34 +131,82 @@ impl Weights {
 
     /// Makes the wanted columns of some rows.
     fn apply_to_columns(&self, picture: &Picture, rows: Range<usize>) -> Picture {
-        let (width, height) = (self.first.len(), rows.len());
-        let mut rgb = vec![0; width * height * 3];
-        // Four bytes are read at a pixel, one of them of the next: four numbers side by side are one operation.
-        let mut padded = vec![0; picture.width * 3 + 1];
-        for (out, row) in rgb.chunks_exact_mut(width * 3).zip(rows) {
-            padded[..picture.width * 3].copy_from_slice(&picture.rgb[row * picture.width * 3..][..picture.width * 3]);
-            let (out, _) = out.as_chunks_mut::<3>();
-            for (out, (first, weights)) in out.iter_mut().zip(self.iter()) {
-                let mut sum = [1 << (BITS - 1); 4];
-                for (pixel, &weight) in padded[first * 3..].windows(4).step_by(3).zip(weights) {
-                    for (sum, &byte) in sum.iter_mut().zip(pixel) {
-                        *sum += weight * i32::from(byte);
-                    }
-                }
-                *out = [rounded(sum[0]), rounded(sum[1]), rounded(sum[2])];
-            }
-        }
-        Picture::new(width, height, rgb)
+        let mut out = Picture::new(self.first.len(), rows.len(), vec![0; self.first.len() * rows.len() * 3]);
+        Arch::new().dispatch(Columns { weights: self, picture, rows, out: &mut out });
+        out
     }
 
     /// Makes the wanted rows of a picture that begins at row `begin` of the source.
     fn apply_to_rows(&self, picture: &Picture, begin: usize) -> Picture {
         let stride = picture.width * 3;
-        let mut rgb = vec![0; self.first.len() * stride];
+        let mut out = Picture::new(picture.width, self.first.len(), vec![0; self.first.len() * stride]);
+        Arch::new().dispatch(Rows { weights: self, picture, begin, out: &mut out });
+        out
+    }
+}
+
+/// Rows whose pixels of one column lie side by side, so that one operation works on all of them.
+const TOGETHER: usize = 8;
+/// Bytes of such a column; a pixel has four, the last of them its neighbour's.
+const LANES: usize = 4 * TOGETHER;
+
+struct Columns<'a> {
+    weights: &'a Weights,
+    picture: &'a Picture,
+    rows: Range<usize>,
+    out: &'a mut Picture,
+}
+
+impl WithSimd for Columns<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, _: S) {
+        let (stride, wanted) = (self.picture.width * 3, self.weights.first.len());
+        let mut columns = vec![[0u8; LANES]; self.picture.width];
+        let blocks = self.out.rgb.chunks_mut(TOGETHER * wanted * 3);
+        for (out, first_row) in blocks.zip(self.rows.clone().step_by(TOGETHER)) {
+            for (place, row) in (first_row..self.rows.end).take(TOGETHER).enumerate() {
+                let row = &self.picture.rgb[row * stride..][..stride];
+                let (last, lane) = (self.picture.width - 1, 4 * place);
+                for (column, pixel) in columns.iter_mut().zip(row.windows(4).step_by(3)) {
+                    column[lane..lane + 4].copy_from_slice(pixel);
+                }
+                columns[last][lane..lane + 3].copy_from_slice(&row[last * 3..]);
+            }
+            for (x, (first, weights)) in self.weights.iter().enumerate() {
+                let mut sums = [1 << (BITS - 1); LANES];
+                for (column, &weight) in columns[first..].iter().zip(weights) {
+                    for (sum, &byte) in sums.iter_mut().zip(column) {
+                        *sum += weight * i32::from(byte);
+                    }
+                }
+                let bytes = sums.map(rounded);
+                for (out, pixel) in out.chunks_exact_mut(wanted * 3).zip(bytes.as_chunks::<4>().0) {
+                    out[x * 3..x * 3 + 3].copy_from_slice(&pixel[..3]);
+                }
+            }
+        }
+    }
+}
+
+struct Rows<'a> {
+    weights: &'a Weights,
+    picture: &'a Picture,
+    begin: usize,
+    out: &'a mut Picture,
+}
+
+impl WithSimd for Rows<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, _: S) {
+        let stride = self.picture.width * 3;
         let mut sums = vec![0; stride];
-        for (out, (first, weights)) in rgb.chunks_exact_mut(stride).zip(self.iter()) {
+        for (out, (first, weights)) in self.out.rgb.chunks_exact_mut(stride).zip(self.weights.iter()) {
             sums.fill(1 << (BITS - 1));
-            let rows = picture.rgb[(first - begin) * stride..].chunks_exact(stride);
+            let rows = self.picture.rgb[(first - self.begin) * stride..].chunks_exact(stride);
             for (row, &weight) in rows.zip(weights) {
                 for (sum, &byte) in sums.iter_mut().zip(row) {
                     *sum += weight * i32::from(byte);
@@ -164,11 +216,11 @@ impl Weights {
                 *byte = rounded(sum);
             }
         }
-        Picture::new(picture.width, self.first.len(), rgb)
     }
 }
 
 /// A sum that began at one half, without its bits behind the point.
+#[inline(always)]
 fn rounded(sum: i32) -> u8 {
     (sum >> BITS).clamp(0, 255) as u8
 }
