@@ -34,8 +34,8 @@ pub(crate) fn run(arguments: &[&str]) -> Result<()> {
 pub(crate) fn environment(peers: &str) -> Result<PathBuf> {
     let folder = crate::root().join("target").join(peers);
     let requirements = crate::root().join("peers").join(peers).join("requirements.txt");
-    let wanted = std::fs::read_to_string(&requirements)
-        .with_context(|| format!("{} cannot be read", requirements.display()))?;
+    let wanted =
+        std::fs::read_to_string(&requirements).with_context(|| format!("{} cannot be read", requirements.display()))?;
     let (python, installed) = (folder.join("bin/python"), folder.join("installed.txt"));
     if std::fs::read_to_string(&installed).is_ok_and(|installed| installed == wanted) {
         return Ok(python);

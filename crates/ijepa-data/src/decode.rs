@@ -131,11 +131,7 @@ fn open(bytes: &[u8], limits: Limits) -> Result<Encoded<'_>, DecodeError> {
         Some(ImageFormat::Jpeg) => {
             let jpeg = jpeg::Jpeg::open(bytes, limits)?;
             check_size(jpeg.size(), limits)?;
-            return Ok(Encoded {
-                stored: jpeg.size(),
-                orientation: jpeg.orientation(),
-                content: Content::Jpeg(jpeg),
-            });
+            return Ok(Encoded { stored: jpeg.size(), orientation: jpeg.orientation(), content: Content::Jpeg(jpeg) });
         }
         Some(_) => (),
     }

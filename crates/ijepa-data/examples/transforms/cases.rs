@@ -155,5 +155,7 @@ fn filter(head: &Value) -> Filter {
 }
 
 fn numbers<const N: usize>(value: &Value) -> [usize; N] {
-    std::array::from_fn(|k| value[k].as_u64().unwrap_or_else(|| panic!("{value}: {N} whole numbers are expected")) as usize)
+    std::array::from_fn(|k| {
+        value[k].as_u64().unwrap_or_else(|| panic!("{value}: {N} whole numbers are expected")) as usize
+    })
 }

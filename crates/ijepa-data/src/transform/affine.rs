@@ -76,7 +76,8 @@ impl WithSimd for Looked<'_> {
             for (x, pixel) in row.iter_mut().enumerate() {
                 let (x, y) = (x as f64 + 0.5, y as f64 + 0.5);
                 let from = (a * x + b * y + c, d * x + e * y + f);
-                let inside = from.0 >= 0.0 && from.0 < source.width as f64 && from.1 >= 0.0 && from.1 < source.rows as f64;
+                let inside =
+                    from.0 >= 0.0 && from.0 < source.width as f64 && from.1 >= 0.0 && from.1 < source.rows as f64;
                 *pixel = match filter {
                     _ if !inside => fill,
                     Filter::Bilinear => source.linear(from),

@@ -132,7 +132,8 @@ fn smoothed(out: &mut [u8], picture: &Picture) {
         let (above, middle, below) = (row(y - 1), row(y), row(y + 1));
         for (at, byte) in out[y * stride + 3..][..inside].iter_mut().enumerate() {
             // In this order, since the sum is in single precision.
-            let sum = 0.5 + weighted(below, at, NEIGHBOUR) + weighted(middle, at, CENTRE) + weighted(above, at, NEIGHBOUR);
+            let sum =
+                0.5 + weighted(below, at, NEIGHBOUR) + weighted(middle, at, CENTRE) + weighted(above, at, NEIGHBOUR);
             *byte = sum as u8;
         }
     }

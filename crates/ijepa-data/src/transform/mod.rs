@@ -188,7 +188,10 @@ impl EvalTransform {
 /// # Panics
 /// When the picture is smaller than what is to be cut out of it.
 pub fn centre_crop((width, height): (usize, usize), (cut_width, cut_height): (usize, usize)) -> CropBox {
-    assert!(cut_width <= width && cut_height <= height, "the middle {cut_width}×{cut_height} of {width}×{height} pixels");
+    assert!(
+        cut_width <= width && cut_height <= height,
+        "the middle {cut_width}×{cut_height} of {width}×{height} pixels"
+    );
     // As Python rounds: .5 goes to the even neighbour.
     let offset = |length: usize, cut: usize| ((length - cut) as f64 / 2.0).round_ties_even() as usize;
     CropBox { left: offset(width, cut_width), top: offset(height, cut_height), width: cut_width, height: cut_height }

@@ -193,12 +193,8 @@ fn busy_jpeg(width: usize, height: usize, kind: Kind) -> Vec<u8> {
 fn part_is_of_the_whole(bytes: &[u8], place: (usize, usize, usize, usize)) -> Result<(), TestCaseError> {
     let whole = decoded(bytes);
     let (left, top) = (place.0 % whole.width, place.1 % whole.height);
-    let part = CropBox {
-        left,
-        top,
-        width: place.2 % (whole.width - left) + 1,
-        height: place.3 % (whole.height - top) + 1,
-    };
+    let part =
+        CropBox { left, top, width: place.2 % (whole.width - left) + 1, height: place.3 % (whole.height - top) + 1 };
     let encoded = Encoded::open(bytes, Limits::default()).expect("opens");
     prop_assert_eq!(encoded.size(), (whole.width, whole.height));
     let got = encoded.region(part).expect("decodes");
@@ -234,7 +230,8 @@ fn any_kind() -> impl Strategy<Value = Kind> {
         |(format, sampling, progressive, restarts, orientation)| Kind {
             format,
             sampling: if format == PixelFormat::Rgb { sampling } else { Subsampling::S444 },
-            progressive,
+            // The encoder has no progressive CMYK.
+            progressive: progressive && format != PixelFormat::Cmyk,
             restarts,
             orientation,
         },
