@@ -47,9 +47,6 @@ impl Map {
     }
 }
 
-/// Red, green, blue and nothing: four numbers are one operation.
-type Colour = [f64; 4];
-
 #[derive(Clone, Copy)]
 struct Source<'a> {
     width: usize,
@@ -89,33 +86,43 @@ impl WithSimd for Looked<'_> {
     }
 }
 
-impl Source<'_> {
+impl<'a> Source<'a> {
     #[inline(always)]
     fn linear(&self, (x, y): (f64, f64)) -> [u8; 3] {
         let ((column, dx), (row, dy)) = (split(x - 0.5), split(y - 0.5));
-        let across = self.around::<2>(column, row).map(|[left, right]| between(left, right, dx));
-        bytes(between(across[0], across[1], dy))
+        let (columns, rows) = self.around::<2>(column, row);
+        std::array::from_fn(|channel| {
+            let byte = |row: usize, column: usize| f64::from(rows[row][columns[column]][channel]);
+            let across = |row: usize| between(byte(row, 0), byte(row, 1), dx);
+            between(across(0), across(1), dy) as u8
+        })
     }
 
     #[inline(always)]
     fn cubic(&self, (x, y): (f64, f64)) -> [u8; 3] {
         let ((column, dx), (row, dy)) = (split(x - 0.5), split(y - 0.5));
-        let across = self.around::<4>(column - 1, row - 1).map(|colours| cubic(colours, dx));
-        bytes(cubic(across, dy))
+        let (columns, rows) = self.around::<4>(column - 1, row - 1);
+        std::array::from_fn(|channel| {
+            let across = |row: usize| {
+                let byte = |column: usize| i32::from(rows[row][columns[column]][channel]);
+                let (a, b, c, d) = (byte(0), byte(1), byte(2), byte(3));
+                horner([b, c - a, 2 * (a - b) + c - d, b - a + d - c].map(f64::from), dx)
+            };
+            let (a, b, c, d) = (across(0), across(1), across(2), across(3));
+            horner([b, -a + c, 2.0 * (a - b) + c - d, -a + b - c + d], dy) as u8
+        })
     }
 
-    /// N×N pixels from a column and row on, those at the edge for those beyond.
+    /// N columns and rows from one of each on, those at the edge for those beyond.
     #[inline(always)]
-    fn around<const N: usize>(&self, column: isize, row: isize) -> [[Colour; N]; N] {
+    fn around<const N: usize>(&self, column: isize, row: isize) -> ([usize; N], [&'a [[u8; 3]]; N]) {
         let within = |at: isize, length: usize| at.clamp(0, length as isize - 1) as usize;
-        let columns: [usize; N] = std::array::from_fn(|k| within(column + k as isize, self.width));
-        std::array::from_fn(|k| {
-            let row = &self.pixels[within(row + k as isize, self.rows) * self.width..][..self.width];
-            columns.map(|column| {
-                let [red, green, blue] = row[column];
-                [red, green, blue, 0].map(f64::from)
-            })
-        })
+        let columns = std::array::from_fn(|k| within(column + k as isize, self.width));
+        let rows = std::array::from_fn(|k| {
+            let first = within(row + k as isize, self.rows) * self.width;
+            &self.pixels[first..first + self.width]
+        });
+        (columns, rows)
     }
 }
 
@@ -127,23 +134,14 @@ fn split(place: f64) -> (isize, f64) {
 }
 
 #[inline(always)]
-fn bytes(colour: Colour) -> [u8; 3] {
-    [colour[0] as u8, colour[1] as u8, colour[2] as u8]
+fn between(a: f64, b: f64, share: f64) -> f64 {
+    a + (b - a) * share
 }
 
+/// A cubic: of Keys' with a = −1 through four values, at `share` of the way from the second to the third.
 #[inline(always)]
-fn between(a: Colour, b: Colour, share: f64) -> Colour {
-    std::array::from_fn(|k| a[k] + (b[k] - a[k]) * share)
-}
-
-/// Keys' cubic with a = −1 at `share` of the way from the second to the third, by Horner's rule.
-#[inline(always)]
-fn cubic([a, b, c, d]: [Colour; 4], share: f64) -> Colour {
-    std::array::from_fn(|k| {
-        let (a, b, c, d) = (a[k], b[k], c[k], d[k]);
-        let (first, second, third) = (-a + c, 2.0 * (a - b) + c - d, -a + b - c + d);
-        b + share * (first + share * (second + share * third))
-    })
+fn horner([zeroth, first, second, third]: [f64; 4], share: f64) -> f64 {
+    zeroth + share * (first + share * (second + share * third))
 }
 
 #[cfg(test)]

@@ -126,7 +126,7 @@ impl Mix {
     /// Mixes the images of a batch (b, 3, h, w). Of an odd number the middle one is its own partner.
     pub fn apply(self, images: &mut [f32], (height, width): (usize, usize)) {
         let length = 3 * height * width;
-        assert!(length > 0 && images.len() % length == 0, "a batch is (b, 3, {height}, {width}) values");
+        assert!(length > 0 && images.len().is_multiple_of(length), "a batch is (b, 3, {height}, {width}) values");
         let pairs = images.len() / length / 2;
         let at = images.len() - pairs * length;
         let (rest, last) = images.split_at_mut(at);
