@@ -49,12 +49,8 @@ impl Orders {
             shuffle(&mut rng, &mut order);
             return order;
         }
-        let mut first = 0;
-        let mut chunks: Vec<_> = Vec::with_capacity(self.chunks.len());
-        for &len in &self.chunks {
-            chunks.push((first, len));
-            first += len;
-        }
+        let begins = self.chunks.iter().scan(0, |next, len| Some(std::mem::replace(next, *next + len)));
+        let mut chunks: Vec<_> = begins.zip(self.chunks.iter().copied()).collect();
         shuffle(&mut rng, &mut chunks);
         let mut order = Vec::with_capacity(self.samples);
         let mut window = 0; // where it begins
