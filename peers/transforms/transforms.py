@@ -140,7 +140,7 @@ def goldens(out):
 
 def photos(out, folder, count, seed):
     draw = random.Random(seed)
-    files = sorted(path for path in pathlib.Path(folder).rglob("*") if path.suffix.lower() in (".jpg", ".jpeg", ".png"))
+    files = sorted(path for path in pathlib.Path(folder).rglob("*") if path.suffix.lower() in (".jpg", ".jpeg"))
     draw.shuffle(files)
     done = 0
     for path in files:
@@ -159,7 +159,10 @@ def photos(out, folder, count, seed):
             resized(out, source, image, [left, top, width, height], [224, 224], filter_name)
             small = draw.randint(16, 200)
             resized(out, source, image, [left, top, width, height], [small, small], filter_name)
-            evaluated(out, source, image, draw.choice([96, 128, 224]), filter_name)
+            crop = draw.choice([96, 128, 224])
+            # A picture of just that size we take as it is.
+            if image.size != (crop, crop):
+                evaluated(out, source, image, crop, filter_name)
         changed(out, source, image, draw)
     print(f"{done} photos", file=sys.stderr)
 

@@ -149,6 +149,8 @@ impl Weights {
 const TOGETHER: usize = 8;
 /// Bytes of such a column; a pixel has four, the last of them its neighbour's.
 const LANES: usize = 4 * TOGETHER;
+/// Sums that stay in one register while the weights are gone through.
+const REGISTER: usize = 8;
 
 struct Columns<'a> {
     weights: &'a Weights,
@@ -175,13 +177,16 @@ impl WithSimd for Columns<'_> {
                 columns[last][lane..lane + 3].copy_from_slice(&row[last * 3..]);
             }
             for (x, (first, weights)) in self.weights.iter().enumerate() {
-                let mut sums = [1 << (BITS - 1); LANES];
-                for (column, &weight) in columns[first..].iter().zip(weights) {
-                    for (sum, &byte) in sums.iter_mut().zip(column) {
-                        *sum += weight * i32::from(byte);
+                let mut bytes = [0; LANES];
+                for (lane, bytes) in (0..LANES).step_by(REGISTER).zip(bytes.as_chunks_mut::<REGISTER>().0) {
+                    let mut sums = [1 << (BITS - 1); REGISTER];
+                    for (column, &weight) in columns[first..].iter().zip(weights) {
+                        for (sum, &byte) in sums.iter_mut().zip(&column[lane..lane + REGISTER]) {
+                            *sum += weight * i32::from(byte);
+                        }
                     }
+                    *bytes = sums.map(rounded);
                 }
-                let bytes = sums.map(rounded);
                 for (out, pixel) in out.chunks_exact_mut(wanted * 3).zip(bytes.as_chunks::<4>().0) {
                     out[x * 3..x * 3 + 3].copy_from_slice(&pixel[..3]);
                 }
