@@ -177,7 +177,7 @@ fn busy_jpeg(width: usize, height: usize, kind: Kind) -> Vec<u8> {
         PixelFormat::Cmyk => 4,
         _ => 3,
     };
-    let value = |k: usize| ((k * 2_654_435_761 >> 13) % 90 + k / (width * channels) * 40 / height + k % 97) as u8;
+    let value = |k: usize| (((k * 2_654_435_761) >> 13) % 90 + k / (width * channels) * 40 / height + k % 97) as u8;
     let pixels: Vec<u8> = (0..width * height * channels).map(value).collect();
     let mut encoder = Encoder::new(&pixels, width, height, kind.format)
         .quality(92)
