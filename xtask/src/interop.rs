@@ -14,7 +14,7 @@ PYTHON has what peers/interop/requirements.txt names. Without it, an environment
 /// Runs the command.
 pub(crate) fn run(arguments: &[&str]) -> Result<()> {
     let python = match arguments {
-        [] => environment()?,
+        [] => environment("interop")?,
         ["--python", python] => PathBuf::from(python),
         _ => bail!("{USAGE}"),
     };
@@ -30,16 +30,17 @@ pub(crate) fn run(arguments: &[&str]) -> Result<()> {
     )
 }
 
-/// The Python of an environment with the required packages, made when it is not there or they have changed.
-fn environment() -> Result<PathBuf> {
-    let folder = crate::root().join("target/interop");
-    let requirements = crate::root().join("peers/interop/requirements.txt");
-    let wanted = std::fs::read_to_string(&requirements).context("peers/interop/requirements.txt cannot be read")?;
+/// The Python of an environment with the packages that a folder of `peers/` requires, made when it is not there or they have changed.
+pub(crate) fn environment(peers: &str) -> Result<PathBuf> {
+    let folder = crate::root().join("target").join(peers);
+    let requirements = crate::root().join("peers").join(peers).join("requirements.txt");
+    let wanted =
+        std::fs::read_to_string(&requirements).with_context(|| format!("{} cannot be read", requirements.display()))?;
     let (python, installed) = (folder.join("bin/python"), folder.join("installed.txt"));
     if std::fs::read_to_string(&installed).is_ok_and(|installed| installed == wanted) {
         return Ok(python);
     }
-    println!("making {} with the packages of peers/interop/requirements.txt", folder.display());
+    println!("making {} with the packages of {}", folder.display(), requirements.display());
     call(Command::new("python3").args(["-m", "venv"]).arg(&folder))?;
     call(
         Command::new(&python)
@@ -51,7 +52,7 @@ fn environment() -> Result<PathBuf> {
 }
 
 /// Runs a command in the root of the repository; its output is shown as it comes.
-fn call(command: &mut Command) -> Result<()> {
+pub(crate) fn call(command: &mut Command) -> Result<()> {
     let root: &Path = &crate::root();
     // One cargo inside another would take this build's settings for its own.
     let status = command.current_dir(root).env_remove("CARGO_MANIFEST_DIR").status();

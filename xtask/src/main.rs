@@ -5,6 +5,7 @@ mod ci;
 mod goldens;
 mod interop;
 mod peers;
+mod pictures;
 mod tidy;
 
 use std::path::{Path, PathBuf};
@@ -17,7 +18,9 @@ usage: cargo xtask COMMAND
   tidy      the rules of the code base that a machine can hold (also a test)
   goldens   how the files in goldens/ were made, and whether they are still those
   interop   our checkpoints in PyTorch, transformers, timm and onnxruntime, and theirs here (--python PYTHON)
-  peers     our training step and PyTorch's, in turn on this machine (--python PYTHON, --shapes, --modes, --rounds, --avx2)";
+  peers     our training step and PyTorch's, in turn on this machine (--python PYTHON, --shapes, --modes, --rounds, --avx2)
+  peers transforms   our transforms against the bytes of Pillow, torchvision and timm (--photos FOLDER, --python PYTHON)
+  peers data         images a second of our loader and of PyTorch's, in turn (--photos FOLDER, --python PYTHON)";
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -26,6 +29,8 @@ fn main() -> ExitCode {
         ["tidy"] => tidy::run(),
         ["goldens"] => goldens::run(),
         ["interop", arguments @ ..] => interop::run(arguments),
+        ["peers", "transforms", arguments @ ..] => pictures::transforms(arguments),
+        ["peers", "data", arguments @ ..] => pictures::data(arguments),
         ["peers", arguments @ ..] => peers::run(arguments),
         _ => {
             eprintln!("{USAGE}");

@@ -39,10 +39,14 @@ impl Measured {
     }
 
     fn median(&self) -> f64 {
-        let mut sorted = self.ms.clone();
-        sorted.sort_by(f64::total_cmp);
-        sorted[sorted.len() / 2]
+        median(&self.ms)
     }
+}
+
+pub(crate) fn median(values: &[f64]) -> f64 {
+    let mut sorted = values.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    sorted[sorted.len() / 2]
 }
 
 /// Runs the command.
@@ -67,11 +71,11 @@ fn measure(shape: &str, options: &Options) -> Result<()> {
     let (mut ours, mut theirs) = (Measured::default(), BTreeMap::<&str, Measured>::new());
     let mut share = 0.0;
     for _ in 0..options.rounds {
-        let report = report(&mut our_program(shape, options))?;
+        let report = report(&mut our_program(shape, options)).context(USAGE)?;
         share = report["peak_share"].as_f64().unwrap_or(0.0);
         ours.add(&report)?;
         for mode in &options.modes {
-            let report = self::report(&mut peer(shape, mode, options))?;
+            let report = self::report(&mut peer(shape, mode, options)).context(USAGE)?;
             theirs.entry(mode).or_default().add(&report)?;
         }
     }
@@ -127,10 +131,10 @@ fn peer(shape: &str, mode: &str, options: &Options) -> Command {
 }
 
 /// The JSON object that a program prints last.
-fn report(command: &mut Command) -> Result<Value> {
+pub(crate) fn report(command: &mut Command) -> Result<Value> {
     let output = command.output().with_context(|| format!("cannot start {command:?}"))?;
     if !output.status.success() {
-        bail!("{command:?} ended with {}:\n{}\n{USAGE}", output.status, String::from_utf8_lossy(&output.stderr));
+        bail!("{command:?} ended with {}:\n{}", output.status, String::from_utf8_lossy(&output.stderr));
     }
     let text = String::from_utf8_lossy(&output.stdout);
     serde_json::from_str(&text[text.find('{').unwrap_or(0)..]).with_context(|| format!("{command:?} printed {text}"))

@@ -27,6 +27,8 @@ pub enum Purpose {
     Replacement = 7,
     /// Splits and draws of the probes.
     Probe = 8,
+    /// How a batch is mixed: step = training step.
+    Mix = 9,
 }
 
 /// The full name of one stream of random numbers.
@@ -86,6 +88,31 @@ pub fn normal(rng: &mut ChaCha8Rng) -> f64 {
     radius * (std::f64::consts::TAU * uniform(rng)).cos()
 }
 
+/// A number in [0, 1] of the distribution Beta(alpha, alpha). Panics unless `alpha` is positive.
+pub fn beta(rng: &mut ChaCha8Rng, alpha: f64) -> f64 {
+    assert!(alpha > 0.0, "Beta({alpha}, {alpha})");
+    let (one, other) = (ln_gamma_distributed(rng, alpha), ln_gamma_distributed(rng, alpha));
+    1.0 / (1.0 + (other - one).exp())
+}
+
+/// The logarithm of a number of the Gamma distribution (Marsaglia and Tsang 2000). Below shape 1 it is one of shape + 1 times
+/// u^(1/shape), which may be too small for anything but its logarithm.
+fn ln_gamma_distributed(rng: &mut ChaCha8Rng, shape: f64) -> f64 {
+    if shape < 1.0 {
+        let smaller = (1.0 - uniform(rng)).ln() / shape;
+        return smaller + ln_gamma_distributed(rng, shape + 1.0);
+    }
+    let d = shape - 1.0 / 3.0;
+    let c = 1.0 / (9.0 * d).sqrt();
+    loop {
+        let x = normal(rng);
+        let v = (1.0 + c * x).powi(3);
+        if v > 0.0 && (1.0 - uniform(rng)).ln() < 0.5 * x * x + d - d * v + d * v.ln() {
+            return d.ln() + v.ln();
+        }
+    }
+}
+
 /// Puts `items` in an order drawn from all orders alike (Fisher and Yates).
 pub fn shuffle<T>(rng: &mut ChaCha8Rng, items: &mut [T]) {
     for last in (1..items.len()).rev() {
@@ -141,6 +168,20 @@ mod tests {
         let variance = draws.iter().map(|x| x * x).sum::<f64>() / draws.len() as f64;
         assert!(mean.abs() < 0.02, "{mean}");
         assert!((variance - 1.0).abs() < 0.03, "{variance}");
+    }
+
+    #[test]
+    fn beta_has_its_mean_and_variance() {
+        for alpha in [0.1, 0.8, 1.0, 5.0] {
+            let mut rng = Key::new(0, Purpose::Mix, 0, 0).rng();
+            let draws: Vec<f64> = (0..50_000).map(|_| beta(&mut rng, alpha)).collect();
+            assert!(draws.iter().all(|x| (0.0..=1.0).contains(x)));
+            let mean = draws.iter().sum::<f64>() / draws.len() as f64;
+            let variance = draws.iter().map(|x| (x - mean).powi(2)).sum::<f64>() / draws.len() as f64;
+            let expected = 1.0 / (4.0 * (2.0 * alpha + 1.0));
+            assert!((mean - 0.5).abs() < 0.01, "{alpha}: {mean}");
+            assert!((variance / expected - 1.0).abs() < 0.03, "{alpha}: {variance} for {expected}");
+        }
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::Result;
-use ijepa_data::{Dataset, EvalConfig, EvalLoader, EvalTransform, Normalisation};
+use ijepa_data::{Dataset, EvalConfig, EvalLoader, EvalTransform, Filter, Normalisation};
 use ijepa_eval::Features;
 use ijepa_model::checkpoint::{Meta, Network, Reader};
 use ijepa_model::params::Layout;
@@ -101,7 +101,7 @@ impl Encoder {
 
     /// How its images are cut and normalised.
     pub(crate) fn transform(&self) -> EvalTransform {
-        EvalTransform { crop: self.vit.config.image, normalisation: self.normalisation }
+        EvalTransform { crop: self.vit.config.image, filter: Filter::Bilinear, normalisation: self.normalisation }
     }
 
     /// Length of a feature vector.
@@ -156,7 +156,7 @@ pub(crate) fn pixels(
 ) -> Result<Features> {
     let cut = (height.min(PIXELS_SIDE), width.min(PIXELS_SIDE));
     let (height, width) = dataset.normalised_size().unwrap_or(cut);
-    let transform = EvalTransform { crop: (height, width), normalisation };
+    let transform = EvalTransform { crop: (height, width), filter: Filter::Bilinear, normalisation };
     extract(dataset, transform, 3 * height * width, batch, |images, _| images.to_vec())
 }
 

@@ -49,8 +49,8 @@ impl<'a> Jpeg<'a> {
         self.decoder.set_output_format(if cmyk { PixelFormat::Cmyk } else { PixelFormat::Rgb });
         let whole = CropBox { left: 0, top: 0, width, height };
         let mut decoded = whole;
-        // Deep and lossless pictures have another way through the decoder, that cuts nothing.
-        if part != whole && self.decoder.header().precision == 8 && !self.decoder.header().is_lossless {
+        // Deep and lossless pictures have another way through the decoder, that cuts nothing; of four channels it cuts the wrong part.
+        if part != whole && !cmyk && self.decoder.header().precision == 8 && !self.decoder.header().is_lossless {
             decoded = with_margin(part, &self.decoder, (width, height));
             self.decoder.set_crop_region(decoded.left, decoded.top, decoded.width, decoded.height);
         }
@@ -73,8 +73,9 @@ impl<'a> Jpeg<'a> {
 fn with_margin(part: CropBox, decoder: &Decoder, (width, height): (usize, usize)) -> CropBox {
     let sampling = decoder.header().components.iter().map(|component| usize::from(component.horizontal_sampling));
     let block = 8 * sampling.max().unwrap_or(1);
-    let left = part.left.saturating_sub(1) / block * block;
     let right = (part.left + part.width + block).min(width);
+    // Colour of two columns or fewer is not interpolated, and a part at the right edge could be as narrow as that.
+    let left = part.left.min(right.saturating_sub(block)).saturating_sub(1) / block * block;
     let top = part.top.saturating_sub(block);
     let bottom = (part.top + part.height + block).min(height);
     CropBox { left, top, width: right - left, height: bottom - top }

@@ -1,15 +1,8 @@
-//! Which part of a picture, and how is it brought to size?
-//!
-//! The random crop is that of Szegedy et al. 2015 as torchvision draws it; resizing is a triangle filter that widens when it
-//! shrinks (antialiased), as Pillow's `BILINEAR`.
+//! Which part of a picture? The random crop of Szegedy et al. 2015 as torchvision draws it.
 
-use fast_image_resize::images::{TypedImage, TypedImageRef};
-use fast_image_resize::pixels::U8x3;
-use fast_image_resize::{FilterType, ResizeAlg, ResizeOptions, Resizer};
 use rand_chacha::ChaCha8Rng;
 
 use crate::key::{below, between};
-use crate::picture::Picture;
 
 /// A part of a picture, in pixels.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -53,20 +46,4 @@ pub fn random_resized_crop(
     let cut_height = if own_ratio < ratio.0 { (width as f64 / ratio.0).round_ties_even() as usize } else { height };
     let (cut_width, cut_height) = (cut_width.clamp(1, width), cut_height.clamp(1, height));
     CropBox { left: (width - cut_width) / 2, top: (height - cut_height) / 2, width: cut_width, height: cut_height }
-}
-
-/// The picture at another size, with Pillow's antialiased bilinear filter.
-pub fn resize(picture: Picture, width: usize, height: usize) -> Picture {
-    if (picture.width, picture.height) == (width, height) {
-        return picture;
-    }
-    let source = TypedImageRef::<U8x3>::from_buffer(picture.width as u32, picture.height as u32, &picture.rgb)
-        .expect("a picture holds width·height·3 bytes");
-    let mut rgb = vec![0; width * height * 3];
-    let mut resized =
-        TypedImage::<U8x3>::from_buffer(width as u32, height as u32, &mut rgb).expect("rgb was made for this size");
-    let options = ResizeOptions::new().resize_alg(ResizeAlg::Convolution(FilterType::Bilinear));
-    // `resize` would compile every filter for every pixel type into this crate.
-    Resizer::new().resize_typed(&source, &mut resized, &options).expect("both images have pixels in them");
-    Picture::new(width, height, rgb)
 }

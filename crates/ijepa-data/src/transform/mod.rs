@@ -1,16 +1,32 @@
 //! How does a picture become what the model takes?
 //!
-//! Training, in this order: random resized crop, horizontal flip, colour distortion, Gaussian blur, normalisation; all but
+//! Pretraining, in this order: random resized crop, horizontal flip, colour distortion, Gaussian blur, normalisation; all but
 //! the first and the last are off in the published runs of the method. Evaluation: shorter side to 256/224 of the crop,
-//! centre crop, normalisation. Up to the normalisation everything is 8 bits a channel, as with Pillow.
+//! centre crop, normalisation. Up to the normalisation everything is 8 bits a channel, and every byte is Pillow's.
+//!
+//! Fine-tuning has more to choose from: [`random_resized_crop`] and [`resize`] with either [`Filter`], [`flip`],
+//! [`RandAugment`] or [`ColourJitter`], [`Op::Blur`], [`Normalisation`], [`RandomErasing`], and [`Mixup`] for the whole batch.
 
+mod affine;
 mod blur;
 mod colour;
 mod crop;
+mod erase;
+mod mix;
+mod op;
+mod rand_augment;
+mod resize;
+mod tone;
 
 use rand_chacha::ChaCha8Rng;
 
-pub use crop::{CropBox, random_resized_crop, resize};
+pub use colour::ColourJitter;
+pub use crop::{CropBox, random_resized_crop};
+pub use erase::{Erased, RandomErasing};
+pub use mix::{Mix, Mixup};
+pub use op::{Move, Op};
+pub use rand_augment::RandAugment;
+pub use resize::{Filter, resize, resize_part};
 
 use crate::error::DataError;
 use crate::key::{between, uniform};
@@ -56,6 +72,8 @@ pub struct TrainTransform {
 pub struct EvalTransform {
     /// Height and width of what comes out, in pixels.
     pub crop: (usize, usize),
+    /// How the picture is resized; the reference of the method takes the bilinear one.
+    pub filter: Filter,
     /// From bytes to values.
     pub normalisation: Normalisation,
 }
@@ -117,7 +135,7 @@ impl TrainTransform {
 
     /// Brings a part to size, distorts and normalises it into `out` (3, s, s). The draws are taken from `rng` in a fixed order.
     pub fn finish(&self, out: &mut [f32], part: Picture, rng: &mut ChaCha8Rng) {
-        let mut picture = resize(part, self.crop_size, self.crop_size);
+        let mut picture = resize(part, self.crop_size, self.crop_size, Filter::Bilinear);
         if self.horizontal_flip && uniform(rng) < 0.5 {
             flip(&mut picture);
         }
@@ -125,7 +143,7 @@ impl TrainTransform {
             colour::distort(&mut picture, self.color_jitter_strength, rng);
         }
         if self.gaussian_blur && uniform(rng) < 0.5 {
-            blur::gaussian(&mut picture, between(rng, (0.1, 2.0)) as f32);
+            Op::Blur(between(rng, (0.1, 2.0))).apply(&mut picture);
         }
         self.normalisation.apply(out, &picture);
     }
@@ -154,33 +172,29 @@ impl EvalTransform {
         }
         // The picture just covers 256/224 of the crop; of a square crop, that is its shorter side.
         let covered = (height * 256 / 224, width * 256 / 224);
-        let picture = without_far_ends(picture, covered);
         // The longer side follows, rounded down as torchvision does.
         let (tall, wide) = if picture.width * covered.0 <= picture.height * covered.1 {
             ((covered.1 * picture.height / picture.width).max(covered.0), covered.1)
         } else {
             (covered.0, (covered.0 * picture.width / picture.height).max(covered.1))
         };
-        let resized = resize(picture, wide, tall);
-        // As Python rounds: .5 goes to the even neighbour.
-        let offset = |length: usize, crop: usize| ((length - crop) as f64 / 2.0).round_ties_even() as usize;
-        let middle = resized.crop(offset(wide, width), offset(tall, height), width, height);
+        let middle = resize_part(picture, (wide, tall), centre_crop((wide, tall), (width, height)), self.filter);
         self.normalisation.apply(out, &middle);
     }
 }
 
-/// Cuts the ends off a picture more than eight times as long as what of it is needed, evenly: only that is resized, since a 4000×2
-/// picture would become 500 times as wide as high.
-fn without_far_ends(picture: &Picture, (height, width): (usize, usize)) -> Picture {
-    let longest = |length: usize, other: usize, covered: usize, other_covered: usize| {
-        length.min((8 * other * covered).div_ceil(other_covered).max(1))
-    };
-    let cut_width = longest(picture.width, picture.height, width, height);
-    let cut_height = longest(picture.height, picture.width, height, width);
-    if (cut_height, cut_width) == (picture.height, picture.width) {
-        return picture.clone();
-    }
-    picture.crop((picture.width - cut_width) / 2, (picture.height - cut_height) / 2, cut_width, cut_height)
+/// The middle of a picture, places rounded as torchvision does.
+///
+/// # Panics
+/// When the picture is smaller than what is to be cut out of it.
+pub fn centre_crop((width, height): (usize, usize), (cut_width, cut_height): (usize, usize)) -> CropBox {
+    assert!(
+        cut_width <= width && cut_height <= height,
+        "the middle {cut_width}×{cut_height} of {width}×{height} pixels"
+    );
+    // As Python rounds: .5 goes to the even neighbour.
+    let offset = |length: usize, cut: usize| ((length - cut) as f64 / 2.0).round_ties_even() as usize;
+    CropBox { left: offset(width, cut_width), top: offset(height, cut_height), width: cut_width, height: cut_height }
 }
 
 fn validate_crop_size(side: usize) -> Result<(), DataError> {
@@ -195,7 +209,7 @@ fn validate_crop_size(side: usize) -> Result<(), DataError> {
 }
 
 /// Mirrors left and right.
-fn flip(picture: &mut Picture) {
+pub fn flip(picture: &mut Picture) {
     for row in picture.rgb.chunks_exact_mut(picture.width * 3) {
         let (pixels, _) = row.as_chunks_mut::<3>();
         pixels.reverse();

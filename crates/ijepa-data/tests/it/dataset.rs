@@ -55,7 +55,7 @@ fn split_folders_are_found_and_a_missing_one_is_named() {
 
     std::fs::remove_dir_all(root.path().join("test")).expect("removed");
     let error = open(root.path(), Split::Val).expect_err("no val").to_string();
-    assert!(error.contains("train/") && error.contains("val/, validation/, test/"), "{error}");
+    assert!(error.contains("has train but") && error.contains("val/, validation/, test/"), "{error}");
 }
 
 #[test]

@@ -2,10 +2,12 @@
 
 use std::io::Cursor;
 
-use ijepa_data::decode::{Limits, decode, decode_file};
+use ijepa_data::decode::{Encoded, Limits, decode, decode_file};
+use ijepa_data::transform::CropBox;
 use ijepa_data::{DataError, DecodeError, Picture};
 use image::codecs::png::PngEncoder;
 use image::{DynamicImage, ExtendedColorType, ImageEncoder, ImageFormat, Rgb, RgbImage, RgbaImage};
+use libjpeg_turbo_rs::{Encoder, PixelFormat, Subsampling};
 use proptest::prelude::*;
 
 fn gradient(width: u32, height: u32) -> RgbImage {
@@ -155,5 +157,101 @@ proptest! {
                 prop_assert_eq!(picture.rgb.len(), picture.width * picture.height * 3);
             }
         }
+    }
+}
+
+/// What a JPEG may be, as far as its pixels are concerned.
+#[derive(Debug, Clone, Copy)]
+struct Kind {
+    format: PixelFormat,
+    sampling: Subsampling,
+    progressive: bool,
+    restarts: bool,
+    orientation: u8,
+}
+
+/// Noise over gradients: every block of every channel is busy.
+fn busy_jpeg(width: usize, height: usize, kind: Kind) -> Vec<u8> {
+    let channels = match kind.format {
+        PixelFormat::Grayscale => 1,
+        PixelFormat::Cmyk => 4,
+        _ => 3,
+    };
+    let value = |k: usize| (((k * 2_654_435_761) >> 13) % 90 + k / (width * channels) * 40 / height + k % 97) as u8;
+    let pixels: Vec<u8> = (0..width * height * channels).map(value).collect();
+    let mut encoder = Encoder::new(&pixels, width, height, kind.format)
+        .quality(92)
+        .subsampling(kind.sampling)
+        .progressive(kind.progressive);
+    if kind.restarts {
+        encoder = encoder.restart_rows(1);
+    }
+    with_orientation(&encoder.encode().expect("encodes"), kind.orientation)
+}
+
+/// Every part of the picture is, to the bit, that part of the whole.
+fn part_is_of_the_whole(bytes: &[u8], place: (usize, usize, usize, usize)) -> Result<(), TestCaseError> {
+    let whole = decoded(bytes);
+    let (left, top) = (place.0 % whole.width, place.1 % whole.height);
+    let part =
+        CropBox { left, top, width: place.2 % (whole.width - left) + 1, height: place.3 % (whole.height - top) + 1 };
+    let encoded = Encoded::open(bytes, Limits::default()).expect("opens");
+    prop_assert_eq!(encoded.size(), (whole.width, whole.height));
+    let got = encoded.region(part).expect("decodes");
+    let expected = whole.crop(part.left, part.top, part.width, part.height);
+    let first = got.rgb.iter().zip(&expected.rgb).position(|(a, b)| a != b);
+    prop_assert!(
+        got == expected,
+        "{:?} of {}×{}: first different byte {:?}",
+        part,
+        whole.width,
+        whole.height,
+        first.map(|at| (at / 3 % part.width, at / 3 / part.width, got.rgb[at], expected.rgb[at]))
+    );
+    Ok(())
+}
+
+fn any_kind() -> impl Strategy<Value = Kind> {
+    let format = prop_oneof![
+        6 => Just(PixelFormat::Rgb),
+        1 => Just(PixelFormat::Grayscale),
+        1 => Just(PixelFormat::Cmyk),
+    ];
+    let sampling = prop_oneof![
+        Just(Subsampling::S444),
+        Just(Subsampling::S422),
+        Just(Subsampling::S420),
+        Just(Subsampling::S440),
+        Just(Subsampling::S411),
+        Just(Subsampling::S441),
+        Just(Subsampling::S410),
+    ];
+    (format, sampling, any::<bool>(), any::<bool>(), 1u8..=8).prop_map(
+        |(format, sampling, progressive, restarts, orientation)| Kind {
+            format,
+            sampling: if format == PixelFormat::Rgb { sampling } else { Subsampling::S444 },
+            // The encoder has no progressive CMYK.
+            progressive: progressive && format != PixelFormat::Cmyk,
+            restarts,
+            orientation,
+        },
+    )
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(600))]
+    #[test]
+    fn a_part_of_a_jpeg_is_to_the_bit_that_of_the_whole(
+        kind in any_kind(), width in 1usize..140, height in 1usize..140,
+        place in (0usize..1000, 0usize..1000, 0usize..1000, 0usize..1000)
+    ) {
+        part_is_of_the_whole(&busy_jpeg(width, height, kind), place)?;
+    }
+
+    #[test]
+    fn a_part_of_any_other_picture_is_that_of_the_whole(
+        width in 1u32..40, height in 1u32..40, place in (0usize..1000, 0usize..1000, 0usize..1000, 0usize..1000)
+    ) {
+        part_is_of_the_whole(&encode(&gradient(width, height).into(), ImageFormat::Png), place)?;
     }
 }

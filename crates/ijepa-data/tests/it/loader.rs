@@ -4,8 +4,8 @@ use std::path::Path;
 use std::sync::Arc;
 
 use ijepa_data::{
-    Batch, DataError, Dataset, EvalConfig, EvalLoader, EvalTransform, LoaderConfig, MaskConfig, Normalisation, Sampler,
-    Split, TrainLoader, TrainTransform,
+    Batch, DataError, Dataset, EvalConfig, EvalLoader, EvalTransform, Filter, LoaderConfig, MaskConfig, Normalisation,
+    Sampler, Split, TrainLoader, TrainTransform,
 };
 
 fn config(threads: usize, start_step: u64, stop_step: u64) -> LoaderConfig {
@@ -206,7 +206,11 @@ fn an_evaluation_visits_every_readable_image_once_in_order() {
     let folder = tempfile::tempdir().expect("a scratch folder");
     let data = picture_folder(folder.path(), 11, 1);
     for threads in [1, 4] {
-        let transform = EvalTransform { crop: (8, 8), normalisation: Normalisation { mean: [0.0; 3], std: [1.0; 3] } };
+        let transform = EvalTransform {
+            crop: (8, 8),
+            filter: Filter::Bilinear,
+            normalisation: Normalisation { mean: [0.0; 3], std: [1.0; 3] },
+        };
         let eval = EvalConfig { batch_size: 5, threads, queue: 2, transform };
         let mut loader = EvalLoader::start(Arc::clone(&data), eval).expect("starts");
         let (mut indices, mut unreadable) = (Vec::new(), Vec::new());

@@ -7,6 +7,7 @@ mod files;
 mod loader;
 mod masks;
 mod parquet;
+mod peers;
 mod scenes;
 mod server;
 mod shards;

@@ -1,7 +1,7 @@
 //! Transforms: the crop's law, the filter, the arithmetic of normalisation.
 
 use ijepa_data::key::{Key, Purpose};
-use ijepa_data::transform::{random_resized_crop, resize};
+use ijepa_data::transform::{Filter, random_resized_crop, resize};
 use ijepa_data::{EvalTransform, Normalisation, Picture, TrainTransform};
 use proptest::prelude::*;
 
@@ -63,7 +63,7 @@ proptest! {
         transform.apply(&mut out, &picture, &mut rng(item));
         prop_assert!(out.iter().all(|value| (0.0..=1.0).contains(value)));
         out.fill(f32::NAN);
-        EvalTransform { crop: (side, side), normalisation: PLAIN }.apply(&mut out, &picture);
+        EvalTransform { crop: (side, side), filter: Filter::Bilinear, normalisation: PLAIN }.apply(&mut out, &picture);
         prop_assert!(out.iter().all(|value| (0.0..=1.0).contains(value)));
     }
 }
@@ -94,7 +94,7 @@ fn a_picture_too_long_for_any_crop_falls_back_to_its_middle() {
 fn shrinking_averages_instead_of_picking() {
     // Stripes of one pixel: anything that picks pixels gives 0 or 255.
     let rgb = (0..64 * 64).flat_map(|k| if k % 2 == 0 { [0; 3] } else { [255; 3] }).collect();
-    let small = resize(Picture::new(64, 64, rgb), 8, 8);
+    let small = resize(Picture::new(64, 64, rgb), 8, 8, Filter::Bilinear);
     assert!(small.rgb.iter().all(|&byte| (115..=140).contains(&byte)), "{:?}", &small.rgb[..24]);
 }
 
@@ -103,7 +103,7 @@ fn resizing_meets_the_triangle_filter_by_hand() {
     // 4 → 2 pixels: support 2 around source centres 1 and 3, weights 1 − |x − centre|/2 at pixel centres ½, 1½, 2½ (3½ is
     // out of reach): ¾, ¾, ¼ of 0, 100, 200 → (75 + 50)/1.75 = 71.4; mirrored (¼·100 + ¾·200 + ¾·40)/1.75 = 117.1.
     let rgb = [0u8, 100, 200, 40].iter().flat_map(|&byte| [byte; 3]).collect();
-    let half = resize(Picture::new(4, 1, rgb), 2, 1);
+    let half = resize(Picture::new(4, 1, rgb), 2, 1, Filter::Bilinear);
     assert_eq!(half.rgb, [71, 71, 71, 117, 117, 117]);
 }
 
@@ -122,7 +122,7 @@ fn normalisation_is_byte_over_255_minus_mean_over_deviation_channel_by_channel()
 fn an_evaluation_picture_of_the_right_size_is_taken_as_it_is() {
     let picture = noise(32, 32);
     let mut out = vec![0.0; 3 * 32 * 32];
-    EvalTransform { crop: (32, 32), normalisation: PLAIN }.apply(&mut out, &picture);
+    EvalTransform { crop: (32, 32), filter: Filter::Bilinear, normalisation: PLAIN }.apply(&mut out, &picture);
     assert_eq!(out[5], f32::from(picture.rgb[15]) / 255.0);
 }
 
@@ -131,7 +131,7 @@ fn evaluation_takes_the_middle_of_the_picture() {
     // At 256 pixels nothing is resized and 16 pixels fall off each side.
     let picture = noise(256, 256);
     let mut out = vec![0.0; 3 * 224 * 224];
-    EvalTransform { crop: (224, 224), normalisation: PLAIN }.apply(&mut out, &picture);
+    EvalTransform { crop: (224, 224), filter: Filter::Bilinear, normalisation: PLAIN }.apply(&mut out, &picture);
     let red = |row: usize, col: usize| f32::from(picture.rgb[(row * 256 + col) * 3]) / 255.0;
     assert_eq!((out[0], out[224 * 224 - 1]), (red(16, 16), red(239, 239)));
 }
@@ -139,7 +139,7 @@ fn evaluation_takes_the_middle_of_the_picture() {
 #[test]
 fn a_long_thin_picture_costs_no_more_than_it_must() {
     let mut out = vec![0.0; 3 * 64 * 64];
-    EvalTransform { crop: (64, 64), normalisation: PLAIN }.apply(&mut out, &noise(60_000, 2));
+    EvalTransform { crop: (64, 64), filter: Filter::Bilinear, normalisation: PLAIN }.apply(&mut out, &noise(60_000, 2));
     assert!(out.iter().all(|value| value.is_finite()));
 }
 
