@@ -342,7 +342,11 @@ fn each_group_is_unpacked_once_in_order_and_within_a_window_by_any_number_of_thr
     };
     for threads in [1, 4] {
         let data = Arc::new(open(&path, Split::Train).expect("a data set"));
-        let transform = EvalTransform { crop: (16, 16), normalisation: Normalisation::default() };
+        let transform = EvalTransform {
+            crop: (16, 16),
+            filter: ijepa_data::Filter::Bilinear,
+            normalisation: Normalisation::default(),
+        };
         let eval = EvalConfig { batch_size: 7, threads, queue: 3, transform };
         let mut loader = EvalLoader::start(Arc::clone(&data), eval).expect("it starts");
         let mut indices = Vec::new();

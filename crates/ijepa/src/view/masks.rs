@@ -133,7 +133,8 @@ fn pixels(sample: &Sample, config: &Config, data: &str) -> Result<Vec<u8>> {
         Sample::Picture(picture) => {
             let plain = Normalisation { mean: [0.0; 3], std: [1.0; 3] };
             let mut values = vec![0.0; 3 * side * side];
-            EvalTransform { crop: (side, side), filter: Filter::Bilinear, normalisation: plain }.apply(&mut values, picture);
+            EvalTransform { crop: (side, side), filter: Filter::Bilinear, normalisation: plain }
+                .apply(&mut values, picture);
             values
         }
         Sample::Normalised { size, values } => {
