@@ -39,7 +39,9 @@ pub(crate) fn run() -> Result<()> {
     })?;
     step("large files", &|| {
         let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".into());
-        command(&cargo, &["test", "-q", "-p", "ijepa", "--test", "it", "large"], &[("IJEPA_LARGE", "1")])
+        let large = [("IJEPA_LARGE", "1")];
+        command(&cargo, &["test", "-q", "-p", "ijepa", "--test", "it", "large"], &large)?;
+        command(&cargo, &["test", "-q", "-p", "ijepa-data", "--test", "it", "million", "--", "--nocapture"], &large)
     })?;
     step("interop", &|| crate::interop::run(&[]))?;
 

@@ -4,7 +4,8 @@ use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
-use ijepa_data::{Dataset, LoaderConfig, Split, TrainLoader};
+use ijepa_data::dataset::Index;
+use ijepa_data::{Dataset, LoaderConfig, Split, Storage, TrainLoader};
 use ijepa_model::VitConfig;
 use ijepa_model::checkpoint::{self, Meta, Network, Reader, Source};
 use ijepa_model::jepa::{Jepa, State};
@@ -43,7 +44,7 @@ pub(crate) struct Done {
 pub(crate) fn run(args: &PretrainArgs) -> Result<Exit> {
     let settings = run::settings(args)?;
     if args.dry_run {
-        let Ready { run, model, state, .. } = ready(&settings, args.replay.as_deref())?;
+        let Ready { run, model, state, .. } = ready(&settings, args.replay.as_deref(), &Storage::default())?;
         describe(&run, &model, &state);
         return Ok(Exit::Done);
     }
@@ -56,7 +57,7 @@ pub(crate) fn run(args: &PretrainArgs) -> Result<Exit> {
 
 /// Trains as the settings say; `replay` names a file of batches to take instead of images.
 pub(crate) fn pretrain(settings: &Settings, replay: Option<&Path>) -> Result<Done> {
-    let Ready { run, model, mut state, mut batches } = ready(settings, replay)?;
+    let Ready { run, model, mut state, mut batches } = ready(settings, replay, &settings.storage())?;
     let mut exit = Exit::Done;
     if state.step >= run.steps {
         output::note(&format!("{} has done all its {} steps", run.folder.display(), run.steps));
@@ -88,21 +89,22 @@ struct Ready {
     batches: Batches,
 }
 
-fn ready(settings: &Settings, replay: Option<&Path>) -> Result<Ready> {
-    let (run, input) = resolve(settings, replay)?;
-    folder::check(&run.folder, run.start.goes_on())?;
+fn ready(settings: &Settings, replay: Option<&Path>, storage: &Storage) -> Result<Ready> {
+    folder::check(&settings.folder, settings.start.goes_on())?;
+    let (run, input) = resolve(settings, replay, storage)?;
     let model = Jepa::new(run.encoder, run.predictor);
     let state = begin(&run, &model)?;
     let batches = batches(&run, input, state.step)?;
     Ok(Ready { run, model, state, batches })
 }
 
-fn resolve(settings: &Settings, replay: Option<&Path>) -> Result<(Run, Input)> {
+fn resolve(settings: &Settings, replay: Option<&Path>, storage: &Storage) -> Result<(Run, Input)> {
     for note in &settings.notes {
         output::note(note);
     }
     let Some(path) = replay else {
-        let dataset = Dataset::open(&settings.data()?, Split::Train, settings.config.meta.seed)?;
+        let dataset = Dataset::open_with(&settings.data()?, Split::Train, settings.config.meta.seed, storage)?;
+        remarks(&dataset);
         let run = settings.resolve(dataset.len())?;
         return Ok((run, Input::Dataset(Arc::new(dataset))));
     };
@@ -122,6 +124,35 @@ fn resolve(settings: &Settings, replay: Option<&Path>) -> Result<(Run, Input)> {
             .into());
     }
     Ok((settings.resolve_steps(steps / epochs), Input::Replay(batches)))
+}
+
+/// What a user may not expect of the data.
+fn remarks(dataset: &Dataset) {
+    match dataset {
+        Dataset::Files(files) => {
+            if let Index::Unwritten(reason) = files.index() {
+                output::warning(&format!("the list of images is not kept for the next time: {reason}"));
+            }
+            if files.broken_links() > 0 {
+                output::warning(&format!("{} links lead nowhere and are passed over", files.broken_links()));
+            }
+        }
+        Dataset::Shards(shards) => {
+            if shards.without_image() > 0 {
+                output::warning(&format!(
+                    "{} samples of the shards hold no image and are passed over",
+                    shards.without_image()
+                ));
+            }
+            if shards.images_beside() > 0 {
+                output::note(&format!(
+                    "{} further images of samples with several are not used",
+                    shards.images_beside()
+                ));
+            }
+        }
+        _ => (),
+    }
 }
 
 /// The state before the first step of this process.

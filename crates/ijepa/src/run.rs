@@ -6,8 +6,7 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
-use ijepa_data::batches_per_epoch;
-use ijepa_data::{MaskConfig, TrainTransform};
+use ijepa_data::{MaskConfig, Storage, TrainTransform, batches_per_epoch};
 use ijepa_model::checkpoint;
 use ijepa_model::schedule::Schedule;
 use ijepa_model::{PredictorConfig, VitConfig};
@@ -146,12 +145,23 @@ impl Settings {
             };
             return Err(Failure::usage(what)
                 .remedy(
-                    "give --data PATH (a folder of images, a .safetensors, or scenes:N), or data.path in the run file",
+                    "give --data PATH (a folder of images, or one of the others in docs/data.md, or scenes:N), or data.path in the run file",
                 )
                 .into());
         }
         let root = Path::new(&data.root_path).join(&data.image_folder);
         Ok(root.to_string_lossy().into_owned())
+    }
+
+    /// Where the data set may keep what it finds: its index beside the run, shards where the run file says.
+    pub(crate) fn storage(&self) -> Storage {
+        let data = &self.config.data;
+        let limited = data.download_gb > 0.0;
+        Storage {
+            index: Some(self.folder.join("index")),
+            downloads: data.download_folder.as_ref().map(PathBuf::from),
+            download_bytes: limited.then_some((data.download_gb * 1e9) as u64),
+        }
     }
 
     /// The run, for data of `images` images.
@@ -321,6 +331,8 @@ fn refuse_changes(config: &Config, folder: &Path) -> Result<()> {
                 "data.num_workers"
                     | "data.pin_mem"
                     | "data.skip_limit"
+                    | "data.download_folder"
+                    | "data.download_gb"
                     | "data.path"
                     | "data.root_path"
                     | "data.image_folder"

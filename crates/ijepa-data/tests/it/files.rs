@@ -229,8 +229,11 @@ fn peak() -> u64 {
 }
 
 #[test]
-#[ignore = "makes a million files and takes minutes; prints times and memory"]
-fn a_million_files_open_again_in_well_under_a_second() {
+fn a_million_files_are_found_again_by_their_index() {
+    if std::env::var_os("IJEPA_LARGE").is_none() {
+        eprintln!("skipped: IJEPA_LARGE is not set, and this test makes a million files");
+        return;
+    }
     let (root, store) = (tempfile::tempdir().expect("scratch"), tempfile::tempdir().expect("scratch"));
     make(root.path(), 1000, 1000);
     let mut line = String::new();
@@ -248,11 +251,10 @@ fn a_million_files_open_again_in_well_under_a_second() {
         let time = start.elapsed();
         eprintln!("{what}: {time:.2?}, peak {} MiB, {before} MiB before, {:?}", peak(), files.index());
         assert_eq!(files.len(), 1_000_000);
-        time
+        files.index().clone()
     };
     std::thread::sleep(Duration::from_millis(2100));
-    measure("searched", &|| open(root.path(), store.path()));
-    let again = measure("again", &|| open(root.path(), store.path()));
+    assert_eq!(measure("searched", &|| open(root.path(), store.path())), Index::Written);
+    assert_eq!(measure("again", &|| open(root.path(), store.path())), Index::Used);
     measure("list", &|| Files::open_list(&list, Split::Train).expect("a list"));
-    assert!(again < Duration::from_millis(900), "{again:?}");
 }

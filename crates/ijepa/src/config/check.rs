@@ -74,6 +74,13 @@ fn ranges(config: &Config, origins: &Origins, problems: &mut Vec<String>) {
     if let Some(mean) = config.data.mean.iter().find(|mean| mean.abs() > 1e30) {
         problems.push(format!("{}: expected three numbers, -1e30 to 1e30, got {mean:e}", origins.of("data.mean")));
     }
+    if config.data.download_gb < 0.0 {
+        problems.push(format!(
+            "{}: expected gigabytes, or 0 for as many as there are, got {}",
+            origins.of("data.download_gb"),
+            config.data.download_gb
+        ));
+    }
     if config.meta.init_std <= 0.0 {
         problems.push(format!(
             "{}: expected a number above 0, got {}",

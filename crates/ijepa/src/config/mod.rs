@@ -52,6 +52,10 @@ pub(crate) struct Data {
     pub(crate) crop_scale: [f64; 2],
     /// Side of the crop in pixels.
     pub(crate) crop_size: usize,
+    /// Where shards from the network, and those that were packed with gzip, are kept; null means the user's cache.
+    pub(crate) download_folder: Option<String>,
+    /// Most gigabytes that are kept there; 0 means all.
+    pub(crate) download_gb: f64,
     /// Leave out what remains of an epoch after its last whole batch.
     pub(crate) drop_last: bool,
     /// Folder under `root_path`, as the reference splits it.
@@ -194,6 +198,8 @@ impl Default for Config {
                 color_jitter_strength: 0.0,
                 crop_scale: [0.3, 1.0],
                 crop_size: 224,
+                download_folder: None,
+                download_gb: 0.0,
                 drop_last: true,
                 image_folder: String::new(),
                 mean: [0.485, 0.456, 0.406],
@@ -264,6 +270,8 @@ impl Config {
             ("data.color_jitter_strength", Field::Real(&mut data.color_jitter_strength)),
             ("data.crop_scale", Field::Reals(&mut data.crop_scale)),
             ("data.crop_size", Field::Count(&mut data.crop_size)),
+            ("data.download_folder", Field::MaybeText(&mut data.download_folder)),
+            ("data.download_gb", Field::Real(&mut data.download_gb)),
             ("data.drop_last", Field::Flag(&mut data.drop_last)),
             ("data.image_folder", Field::Text(&mut data.image_folder)),
             ("data.mean", Field::Reals(&mut data.mean)),
