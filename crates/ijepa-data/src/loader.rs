@@ -14,7 +14,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use make::{eval_batch, train_batch};
+use make::{Spare, eval_batch, train_batch};
 use order::Orders;
 use ordered::Ordered;
 use spent::Clock;
@@ -88,6 +88,7 @@ pub struct Unreadable {
 #[derive(Debug)]
 pub struct TrainLoader {
     batches: Ordered<Result<Batch, DataError>>,
+    spare: Arc<Spare>,
     clock: Arc<Clock>,
     wait: Duration,
     met: HashSet<usize>,
@@ -142,9 +143,19 @@ impl TrainLoader {
         let orders = Orders::new(config.seed, dataset.len(), dataset.chunks(), config.shuffle_window);
         let clock = Arc::new(Clock::default());
         let threads_clock = Arc::clone(&clock);
-        let make = move |step: u64| train_batch(&dataset, &config, &orders, &threads_clock, step);
+        let spare = Arc::new(Spare::default());
+        let threads_spare = Arc::clone(&spare);
+        let make = move |step: u64| {
+            let images = threads_spare.take();
+            train_batch(&dataset, &config, &orders, &threads_clock, step, images)
+        };
         let batches = Ordered::start(steps, threads, queue, make);
-        Ok(TrainLoader { batches, clock, wait: Duration::ZERO, met: HashSet::new(), skip_limit })
+        Ok(TrainLoader { batches, spare, clock, wait: Duration::ZERO, met: HashSet::new(), skip_limit })
+    }
+
+    /// Takes the memory of a batch's images back for the batches to come: fresh memory costs as much as resizing.
+    pub fn recycle(&self, images: Vec<f32>) {
+        self.spare.put(images);
     }
 
     /// Where the time went until now.

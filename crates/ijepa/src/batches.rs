@@ -39,6 +39,13 @@ impl Batches {
         }
     }
 
+    /// Takes the memory of a batch back.
+    pub(crate) fn recycle(&self, batch: Batch) {
+        if let Batches::Loader(loader) = self {
+            loader.recycle(batch.images);
+        }
+    }
+
     /// Where a loader's time went until now.
     pub(crate) fn spent(&self) -> Option<Spent> {
         match self {

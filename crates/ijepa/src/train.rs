@@ -78,6 +78,7 @@ pub(crate) fn train(
             data_ms: waited.as_secs_f64() * 1e3,
             img_per_s: data.masks.batch as f64 / elapsed,
         })?;
+        batches.recycle(data);
 
         let asked = stop.asked();
         if asked || state.step == run.steps || state.step.is_multiple_of(run.save_every) {

@@ -1,6 +1,7 @@
 //! What goes into a batch? Samples of an epoch's order, each cut and distorted by draws of its own.
 
 use std::ops::Range;
+use std::sync::{Mutex, PoisonError};
 
 use super::order::Orders;
 use super::spent::{Clock, Stage};
@@ -23,12 +24,29 @@ fn places(samples: usize, batch: u64, batch_size: usize, (rank, world): (usize, 
     begin..begin + share + usize::from(rank < more)
 }
 
+/// Memory that waits for its next batch.
+#[derive(Debug, Default)]
+pub(super) struct Spare(Mutex<Vec<Vec<f32>>>);
+
+impl Spare {
+    pub(super) fn take(&self) -> Vec<f32> {
+        // No code panics while it holds the lock.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).pop().unwrap_or_default()
+    }
+
+    pub(super) fn put(&self, images: Vec<f32>) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(images);
+    }
+}
+
+/// The batch of a step, in the memory of `images`.
 pub(super) fn train_batch(
     dataset: &Dataset,
     config: &LoaderConfig,
     orders: &Orders,
     clock: &Clock,
     step: u64,
+    mut images: Vec<f32>,
 ) -> Result<Batch, DataError> {
     let batches_per_epoch = batches_per_epoch(dataset.len(), config.batch_size, config.world, config.drop_last);
     let (epoch, batch) = (step / batches_per_epoch, step % batches_per_epoch);
@@ -37,7 +55,7 @@ pub(super) fn train_batch(
 
     let side = config.transform.crop_size;
     let image_len = 3 * side * side;
-    let mut images = vec![0.0; wanted.len() * image_len]; // (b, 3, s, s)
+    images.resize(wanted.len() * image_len, 0.0); // (b, 3, s, s)
     let mut indices = Vec::with_capacity(wanted.len());
     let mut unreadable = Vec::new();
     for (out, &wanted) in images.chunks_exact_mut(image_len).zip(wanted) {

@@ -83,12 +83,17 @@ fn measure(dataset: &Arc<Dataset>, config: &Config, images: usize) -> Result<Rep
     let mut skipped = 0;
     // What is taken first was made while nobody took anything.
     for _ in 0..QUEUE {
-        loader.next()?;
+        if let Some(batch) = loader.next()? {
+            loader.recycle(batch.images);
+        }
     }
     let (began, before) = (Instant::now(), loader.spent());
     let batches = images.div_ceil(batch);
     for _ in 0..batches {
-        skipped = loader.next()?.map_or(skipped, |batch| batch.skipped);
+        if let Some(batch) = loader.next()? {
+            skipped = batch.skipped;
+            loader.recycle(batch.images);
+        }
     }
     let (seconds, after) = (began.elapsed().as_secs_f64(), loader.spent());
     let images = batches * batch;
