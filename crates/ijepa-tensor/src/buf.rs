@@ -5,17 +5,18 @@
 
 use std::ops::Range;
 
-/// One cache line, so that every buffer starts on one.
-#[repr(C, align(64))]
-#[derive(Clone, Copy)]
-struct Line([f32; 16]);
-
 /// A buffer of f32 values on a device. Its content is unspecified until an op writes it, unless made by
 /// [`Buf::zeros`] or [`Buf::from_slice`].
 pub struct Buf {
-    lines: Vec<Line>,
+    /// As the system gives it, zeroed: pages that are never written take no memory.
+    values: Vec<f32>,
+    /// The first value that begins a cache line.
+    start: usize,
     len: usize,
 }
+
+/// Values of a cache line.
+const LINE: usize = 16;
 
 /// Values that an op reads.
 #[derive(Clone, Copy)]
@@ -33,7 +34,10 @@ pub enum ViewMut<'a> {
 impl Buf {
     /// A buffer of `len` zeros.
     pub fn zeros(len: usize) -> Buf {
-        Buf { lines: vec![Line([0.0; 16]); len.div_ceil(16)], len }
+        let values = vec![0.0f32; len.next_multiple_of(LINE) + LINE - 1];
+        let start = values.as_ptr().align_offset(LINE * size_of::<f32>());
+        // The function may refuse to say, which costs speed alone.
+        Buf { values, start: if start < LINE { start } else { 0 }, len }
     }
 
     /// A copy of `values`.
@@ -55,7 +59,7 @@ impl Buf {
 
     /// Number of values that fit without another allocation.
     pub fn capacity(&self) -> usize {
-        self.lines.len() * 16
+        self.values.len() - (LINE - 1)
     }
 
     /// Takes another length within the capacity; the content becomes unspecified.
@@ -76,14 +80,12 @@ impl Buf {
 
     /// The values in main memory.
     pub fn as_slice(&self) -> &[f32] {
-        // SAFETY: `lines` is a contiguous array of `[f32; 16]` and holds at least `len` values.
-        unsafe { std::slice::from_raw_parts(self.lines.as_ptr().cast(), self.len) }
+        &self.values[self.start..][..self.len]
     }
 
     /// The values in main memory.
     pub fn as_mut_slice(&mut self) -> &mut [f32] {
-        // SAFETY: as in `as_slice`, and the borrow is unique.
-        unsafe { std::slice::from_raw_parts_mut(self.lines.as_mut_ptr().cast(), self.len) }
+        &mut self.values[self.start..][..self.len]
     }
 }
 
