@@ -147,8 +147,7 @@ fn pack_whole<'a>(out: &'a mut Vec<f32>, b: Matrix, n: usize, k: usize) -> &'a [
         let columns = (0..n).step_by(PANELS * width).map(|first| first..(first + PANELS * width).min(n));
         jobs.extend(block.chunks_mut(PANELS * width * sums.len()).zip(columns).map(|job| (job, sums.clone())));
     }
-    jobs.into_par_iter()
-        .for_each(|((panels, columns), sums)| pack::pack(panels, b, Map::Plain, columns, sums, width));
+    jobs.into_par_iter().for_each(|((panels, columns), sums)| pack::pack(panels, b, Map::Plain, columns, sums, width));
     out
 }
 
@@ -298,8 +297,12 @@ impl Product<'_> {
         for columns in blocks(columns, NC, width) {
             for sums in blocks(0..k, KC, 1) {
                 let b = match packed {
-                    Some(packed) => Panels::packed(&packed[sums.start * n.next_multiple_of(width)..], 0, width, sums.len()),
-                    None => Panels::of(b, fused.map_b, columns.clone(), sums.clone(), width, rows.len(), &mut scratch.b),
+                    Some(packed) => {
+                        Panels::packed(&packed[sums.start * n.next_multiple_of(width)..], 0, width, sums.len())
+                    }
+                    None => {
+                        Panels::of(b, fused.map_b, columns.clone(), sums.clone(), width, rows.len(), &mut scratch.b)
+                    }
                 };
                 for rows in blocks(rows.clone(), MC, kernels.rows) {
                     // Tiles of equal height, rather than a thin one at the end.
@@ -320,7 +323,8 @@ impl Product<'_> {
                                 b_step: b.inner_step,
                                 ..self.tile(tile, row * c.stride + column, column, sums.start == 0)
                             };
-                            let hidden = fused.gelu.filter(|_| sums.end == k).map(|hidden| hidden.cut(place.0, place.1));
+                            let hidden =
+                                fused.gelu.filter(|_| sums.end == k).map(|hidden| hidden.cut(place.0, place.1));
                             run(kernels, &args, tile, hidden);
                         }
                     }

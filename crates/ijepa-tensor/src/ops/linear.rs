@@ -95,7 +95,9 @@ impl<'p> Tape<'p> {
         self.record(move |tape| {
             let Some(dy) = tape.take_gradient(key) else { return };
             backward_bias(tape.param_grad(layer.bias), dy.view(), shape);
-            if let Before::Gelu = before && x.tracked() {
+            if let Before::Gelu = before
+                && x.tracked()
+            {
                 let (key, mut dx, mut hidden) = (x.key(), tape.take(x.len()), tape.own(x));
                 backward_input(dx.view_mut(), dy.view(), weight, Some(hidden.view_mut()), shape);
                 // By now gelu(hidden).
