@@ -3,20 +3,19 @@
 //! `View` and `ViewMut` are enums over the devices. An op takes them apart with a `let` that names every
 //! device it can run on, so that adding a device makes the compiler list the ops that lack it.
 
+use memmap2::MmapMut;
 use std::ops::Range;
+
+/// Bytes that memory is asked for in multiples of.
+const PAGE: usize = 4096;
 
 /// A buffer of f32 values on a device. Its content is unspecified until an op writes it, unless made by
 /// [`Buf::zeros`] or [`Buf::from_slice`].
 pub struct Buf {
-    /// As the system gives it, zeroed: pages that are never written take no memory.
-    values: Vec<f32>,
-    /// The first value that begins a cache line.
-    start: usize,
+    /// Zeroed pages of the system's, not of an allocator's: those that are never written take no memory.
+    pages: MmapMut,
     len: usize,
 }
-
-/// Values of a cache line.
-const LINE: usize = 16;
 
 /// Values that an op reads.
 #[derive(Clone, Copy)]
@@ -33,11 +32,13 @@ pub enum ViewMut<'a> {
 
 impl Buf {
     /// A buffer of `len` zeros.
+    ///
+    /// # Panics
+    /// When there is no memory.
     pub fn zeros(len: usize) -> Buf {
-        let values = vec![0.0f32; len.next_multiple_of(LINE) + LINE - 1];
-        let start = values.as_ptr().align_offset(LINE * size_of::<f32>());
-        // The function may refuse to say, which costs speed alone.
-        Buf { values, start: if start < LINE { start } else { 0 }, len }
+        let bytes = (len * size_of::<f32>()).next_multiple_of(PAGE).max(PAGE);
+        let pages = MmapMut::map_anon(bytes).unwrap_or_else(|error| panic!("no memory for {bytes} bytes: {error}"));
+        Buf { pages, len }
     }
 
     /// A copy of `values`.
@@ -59,7 +60,7 @@ impl Buf {
 
     /// Number of values that fit without another allocation.
     pub fn capacity(&self) -> usize {
-        self.values.len() - (LINE - 1)
+        self.pages.len() / size_of::<f32>()
     }
 
     /// Takes another length within the capacity; the content becomes unspecified.
@@ -80,12 +81,12 @@ impl Buf {
 
     /// The values in main memory.
     pub fn as_slice(&self) -> &[f32] {
-        &self.values[self.start..][..self.len]
+        &bytemuck::cast_slice(&self.pages)[..self.len]
     }
 
     /// The values in main memory.
     pub fn as_mut_slice(&mut self) -> &mut [f32] {
-        &mut self.values[self.start..][..self.len]
+        &mut bytemuck::cast_slice_mut(&mut self.pages)[..self.len]
     }
 }
 

@@ -17,7 +17,7 @@ pub(crate) use pack::transpose;
 
 use crate::threads;
 use rayon::prelude::*;
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::ops::Range;
 use std::ptr::null;
 
@@ -94,61 +94,26 @@ pub(crate) fn fused(c: &mut [f32], a: &[f32], b: &[f32], shape: Gemm, fused: Fus
         }
         return;
     }
+    let product = Product {
+        k,
+        a: Matrix::new(a, m, k, shape.a),
+        b: Matrix::new(b, k, n, shape.b).transposed(),
+        accumulate,
+        fused,
+    };
     let threads = if m * n * k <= SERIAL_WORK { 1 } else { threads::count() };
-    let b = Matrix::new(b, k, n, shape.b).transposed();
-    let once = threads > 1 && pack_once(b, fused.map_b, shape);
-    let mut shared = if once { SHARED.take() } else { Vec::new() };
-    let packed = once.then(|| pack_whole(&mut shared, b, n, k));
-    let pieces = pieces(shape, fused.map_b, threads, once || b.direct(MC));
-    let product = Product { n, k, a: Matrix::new(a, m, k, shape.a), b, packed, accumulate, fused };
+    // An operand that passes through a map is cut between threads, so that no value is mapped twice.
+    let across =
+        if let Map::Plain = fused.map_b { 1 } else { threads.min(n.div_ceil(2 * Kernels::widest().columns())) };
+    let rows = m.div_ceil(threads / across);
+    let columns = n.div_ceil(across).next_multiple_of(Kernels::widest().lanes);
+    let pieces: Vec<_> =
+        (0..m).step_by(rows).flat_map(|row| (0..n).step_by(columns).map(move |column| (row, column))).collect();
     let c = Window::of(c, n);
-    pieces.into_par_iter().for_each(|(rows, columns)| {
+    pieces.into_par_iter().for_each(|(row, column)| {
+        let (rows, columns) = (row..(row + rows).min(m), column..(column + columns).min(n));
         SCRATCH.with_borrow_mut(|scratch| product.block(c, rows, columns, scratch));
     });
-    if once {
-        SHARED.set(shared);
-    }
-}
-
-/// The parts of c (rows and columns) that threads take one after the other. `fine` says that b need not be packed for each of them.
-fn pieces(Gemm { m, n, .. }: Gemm, map_b: Map, threads: usize, fine: bool) -> Vec<(Range<usize>, Range<usize>)> {
-    let kernels = Kernels::widest();
-    if let Map::Plain = map_b {
-        // So many that no thread waits long for the last one.
-        let count = if fine && threads > 1 { m.div_ceil(MC).next_multiple_of(threads) } else { threads };
-        let rows = m.div_ceil(count).next_multiple_of(kernels.rows);
-        return (0..m).step_by(rows).map(|row| (row..(row + rows).min(m), 0..n)).collect();
-    }
-    // An operand that passes through a map is cut between threads, so that no value is mapped twice.
-    let across = threads.min(n.div_ceil(2 * kernels.columns()));
-    let rows = m.div_ceil(threads / across);
-    let columns = n.div_ceil(across).next_multiple_of(kernels.lanes);
-    let part = |row: usize, column: usize| (row..(row + rows).min(m), column..(column + columns).min(n));
-    (0..m).step_by(rows).flat_map(|row| (0..n).step_by(columns).map(move |column| part(row, column))).collect()
-}
-
-/// Whether b is packed as a whole before the threads begin, rather than by each of them.
-fn pack_once(b: Matrix, map_b: Map, Gemm { m, n, k, .. }: Gemm) -> bool {
-    matches!(map_b, Map::Plain) && !b.direct(m) && n * k <= SHARED_LEN
-}
-
-/// Packs b (n, k): for each block of the sums, all panels of that block.
-fn pack_whole<'a>(out: &'a mut Vec<f32>, b: Matrix, n: usize, k: usize) -> &'a [f32] {
-    /// Panels that a thread packs at a time.
-    const PANELS: usize = 4;
-    let width = Kernels::widest().columns();
-    let padded = n.next_multiple_of(width);
-    let out = room(out, padded * k);
-    let mut rest = &mut *out;
-    let mut jobs = Vec::new();
-    for sums in blocks(0..k, KC, 1) {
-        let (block, after) = rest.split_at_mut(padded * sums.len());
-        rest = after;
-        let columns = (0..n).step_by(PANELS * width).map(|first| first..(first + PANELS * width).min(n));
-        jobs.extend(block.chunks_mut(PANELS * width * sums.len()).zip(columns).map(|job| (job, sums.clone())));
-    }
-    jobs.into_par_iter().for_each(|((panels, columns), sums)| pack::pack(panels, b, Map::Plain, columns, sums, width));
-    out
 }
 
 /// Multiply-adds below which one thread does all.
@@ -161,8 +126,6 @@ const KC: usize = 256;
 const NC: usize = 3072;
 /// An operand whose values are used so many times at most is read where it lies: packing it would cost more than it brings.
 const DIRECT: usize = 768;
-/// Most values of an operand that is packed as a whole: 16 MiB, half of a third-level cache.
-const SHARED_LEN: usize = 1 << 22;
 
 /// Memory for packed blocks, one for each thread.
 #[derive(Default)]
@@ -172,8 +135,6 @@ struct Scratch {
 }
 
 thread_local! {
-    /// Taken while it is used: a thread that waits for others may begin another product.
-    static SHARED: Cell<Vec<f32>> = const { Cell::new(Vec::new()) };
     static SCRATCH: RefCell<Scratch> = RefCell::default();
     static ROWS: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
 }
@@ -226,11 +187,6 @@ impl<'a> Matrix<'a> {
         Matrix { values: self.values, row_stride: self.column_stride, column_stride: self.row_stride, adjacent }
     }
 
-    /// Whether it is read where it lies by a kernel that uses each of its values `uses` times.
-    fn direct(&self, uses: usize) -> bool {
-        uses <= DIRECT && self.adjacent == Adjacent::Rows
-    }
-
     fn assert_holds(&self, name: &str, rows: usize, columns: usize) {
         if rows > 0 && columns > 0 {
             let last = (rows - 1) * self.row_stride + (columns - 1) * self.column_stride;
@@ -276,14 +232,11 @@ impl Window {
 
 /// A product and what happens on its way in and out.
 struct Product<'a> {
-    n: usize,
     k: usize,
     /// (m, k)
     a: Matrix<'a>,
     /// (n, k)
     b: Matrix<'a>,
-    /// What [`pack_whole`] made of b.
-    packed: Option<&'a [f32]>,
     accumulate: bool,
     fused: Fused<'a>,
 }
@@ -291,19 +244,12 @@ struct Product<'a> {
 impl Product<'_> {
     /// Computes a block of c. The five loops: columns, sums, rows in blocks, then the panels of both operands.
     fn block(&self, c: Window, rows: Range<usize>, columns: Range<usize>, scratch: &mut Scratch) {
-        let &Product { n, k, a, b, packed, fused, .. } = self;
+        let &Product { k, a, b, fused, .. } = self;
         let kernels = Kernels::widest();
         let width = kernels.columns();
         for columns in blocks(columns, NC, width) {
             for sums in blocks(0..k, KC, 1) {
-                let b = match packed {
-                    Some(packed) => {
-                        Panels::packed(&packed[sums.start * n.next_multiple_of(width)..], 0, width, sums.len())
-                    }
-                    None => {
-                        Panels::of(b, fused.map_b, columns.clone(), sums.clone(), width, rows.len(), &mut scratch.b)
-                    }
-                };
+                let b = Panels::of(b, fused.map_b, columns.clone(), sums.clone(), width, rows.len(), &mut scratch.b);
                 for rows in blocks(rows.clone(), MC, kernels.rows) {
                     // Tiles of equal height, rather than a thin one at the end.
                     let height = rows.len().div_ceil(rows.len().div_ceil(kernels.rows));
@@ -395,19 +341,14 @@ impl<'a> Panels<'a> {
         scratch: &'a mut Vec<f32>,
     ) -> Panels<'a> {
         let first = outer.start;
-        if matches!(map, Map::Plain) && matrix.direct(uses) {
+        if matches!(map, Map::Plain) && uses <= DIRECT && matrix.adjacent == Adjacent::Rows {
             let values = &matrix.values[outer.start * matrix.row_stride + inner.start * matrix.column_stride..];
             let (outer_step, inner_step) = (matrix.row_stride, matrix.column_stride);
             return Panels { values, first, panel: width * outer_step, width, outer_step, inner_step };
         }
         let panels = room(scratch, outer.len().next_multiple_of(width) * inner.len());
         pack::pack(panels, matrix, map, outer, inner.clone(), width);
-        Panels::packed(panels, first, width, inner.len())
-    }
-
-    /// Panels that lie one after the other, the first of them at the outer index `first`.
-    fn packed(values: &'a [f32], first: usize, width: usize, depth: usize) -> Panels<'a> {
-        Panels { values, first, panel: width * depth, width, outer_step: 1, inner_step: width }
+        Panels { values: panels, first, panel: width * inner.len(), width, outer_step: 1, inner_step: width }
     }
 
     /// Where the panel of an outer index begins.
