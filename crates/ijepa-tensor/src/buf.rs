@@ -3,17 +3,17 @@
 //! `View` and `ViewMut` are enums over the devices. An op takes them apart with a `let` that names every
 //! device it can run on, so that adding a device makes the compiler list the ops that lack it.
 
+use memmap2::MmapMut;
 use std::ops::Range;
 
-/// One cache line, so that every buffer starts on one.
-#[repr(C, align(64))]
-#[derive(Clone, Copy)]
-struct Line([f32; 16]);
+/// Bytes that memory is asked for in multiples of.
+const PAGE: usize = 4096;
 
 /// A buffer of f32 values on a device. Its content is unspecified until an op writes it, unless made by
 /// [`Buf::zeros`] or [`Buf::from_slice`].
 pub struct Buf {
-    lines: Vec<Line>,
+    /// Zeroed pages of the system's, not of an allocator's: those that are never written take no memory.
+    pages: MmapMut,
     len: usize,
 }
 
@@ -32,8 +32,13 @@ pub enum ViewMut<'a> {
 
 impl Buf {
     /// A buffer of `len` zeros.
+    ///
+    /// # Panics
+    /// When there is no memory.
     pub fn zeros(len: usize) -> Buf {
-        Buf { lines: vec![Line([0.0; 16]); len.div_ceil(16)], len }
+        let bytes = (len * size_of::<f32>()).next_multiple_of(PAGE).max(PAGE);
+        let pages = MmapMut::map_anon(bytes).unwrap_or_else(|error| panic!("no memory for {bytes} bytes: {error}"));
+        Buf { pages, len }
     }
 
     /// A copy of `values`.
@@ -55,7 +60,7 @@ impl Buf {
 
     /// Number of values that fit without another allocation.
     pub fn capacity(&self) -> usize {
-        self.lines.len() * 16
+        self.pages.len() / size_of::<f32>()
     }
 
     /// Takes another length within the capacity; the content becomes unspecified.
@@ -76,14 +81,12 @@ impl Buf {
 
     /// The values in main memory.
     pub fn as_slice(&self) -> &[f32] {
-        // SAFETY: `lines` is a contiguous array of `[f32; 16]` and holds at least `len` values.
-        unsafe { std::slice::from_raw_parts(self.lines.as_ptr().cast(), self.len) }
+        &bytemuck::cast_slice(&self.pages)[..self.len]
     }
 
     /// The values in main memory.
     pub fn as_mut_slice(&mut self) -> &mut [f32] {
-        // SAFETY: as in `as_slice`, and the borrow is unique.
-        unsafe { std::slice::from_raw_parts_mut(self.lines.as_mut_ptr().cast(), self.len) }
+        &mut bytemuck::cast_slice_mut(&mut self.pages)[..self.len]
     }
 }
 

@@ -244,6 +244,19 @@ impl<'p> Tape<'p> {
         self.params.range(slot.range())
     }
 
+    /// The values of an activation for the caller alone: without a copy when nothing else holds them.
+    pub(crate) fn own(&mut self, var: Var) -> Buf {
+        match Rc::try_unwrap(var.0).map(|mut value| value.buf.take()) {
+            Ok(buf) => buf.expect("a value holds its buffer until it is dropped"),
+            Err(shared) => {
+                let var = Var(shared);
+                let mut copy = self.take(var.len());
+                copy.as_mut_slice().copy_from_slice(var.as_slice());
+                copy
+            }
+        }
+    }
+
     /// The gradient of a parameter, to be added to.
     pub(crate) fn param_grad(&mut self, slot: Slot) -> ViewMut<'_> {
         self.grads.as_mut().expect("backward runs on a training tape").range(slot.range())

@@ -33,12 +33,11 @@ impl Map<'_> {
 }
 
 vectorised! {
-    /// c becomes c · gelu′(hidden), which is laid out as c.
-    pub(super) fn gelu_gradient(c: Window, hidden: &[f32]) {
-        let mut c = c;
+    /// c becomes c · gelu′(hidden), and hidden gelu(hidden).
+    pub(super) fn gelu_backward(c: Window, hidden: Window) {
+        let (mut c, mut hidden) = (c, hidden);
         for row in 0..c.rows {
-            let hidden = &hidden[row * c.stride..][..c.columns];
-            gelu::multiply_by_slope(c.row(row), hidden);
+            gelu::backward_values(c.row(row), hidden.row(row));
         }
     }
 }

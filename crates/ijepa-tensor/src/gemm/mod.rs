@@ -66,8 +66,8 @@ pub(crate) struct Fused<'a> {
     pub(crate) bias: Option<&'a [f32]>,
     /// Added to c (m, n).
     pub(crate) residual: Option<&'a [f32]>,
-    /// c is multiplied by gelu′ of it (m, n).
-    pub(crate) gelu_gradient: Option<&'a [f32]>,
+    /// c is multiplied by gelu′ of it (m, n), and it becomes gelu of it.
+    pub(crate) gelu: Option<Window>,
 }
 
 /// As [`gemm`], with more done on the way.
@@ -80,9 +80,9 @@ pub(crate) fn fused(c: &mut [f32], a: &[f32], b: &[f32], shape: Gemm, fused: Fus
     assert_eq!(a.len(), m * k, "a of a product {shape:?}");
     assert_eq!(b.len(), k * n, "b of a product {shape:?}");
     assert!(fused.bias.is_none_or(|bias| bias.len() == n), "bias of a product {shape:?}");
-    for matrix in [fused.residual, fused.gelu_gradient].into_iter().flatten() {
-        assert_eq!(matrix.len(), m * n, "a matrix like c of a product {shape:?}");
-    }
+    assert!(fused.residual.is_none_or(|residual| residual.len() == m * n), "residual of a product {shape:?}");
+    let like_c = |hidden: Window| (hidden.rows, hidden.columns, hidden.stride) == (m, n, n);
+    assert!(fused.gelu.is_none_or(like_c), "hidden values of a product {shape:?}");
     assert!(!accumulate || fused.residual.is_none(), "c is added to one matrix");
     if m == 0 || n == 0 {
         return;
@@ -109,7 +109,7 @@ pub(crate) fn fused(c: &mut [f32], a: &[f32], b: &[f32], shape: Gemm, fused: Fus
     let columns = n.div_ceil(across).next_multiple_of(Kernels::widest().lanes);
     let pieces: Vec<_> =
         (0..m).step_by(rows).flat_map(|row| (0..n).step_by(columns).map(move |column| (row, column))).collect();
-    let c = Window { start: c.as_mut_ptr(), stride: n, rows: m, columns: n };
+    let c = Window::of(c, n);
     pieces.into_par_iter().for_each(|(row, column)| {
         let (rows, columns) = (row..(row + rows).min(m), column..(column + columns).min(n));
         SCRATCH.with_borrow_mut(|scratch| product.block(c, rows, columns, scratch));
@@ -210,6 +210,11 @@ unsafe impl Send for Window {}
 unsafe impl Sync for Window {}
 
 impl Window {
+    /// All of a matrix. It must not be used for anything else while the window is.
+    pub(crate) fn of(values: &mut [f32], columns: usize) -> Window {
+        Window { start: values.as_mut_ptr(), stride: columns, rows: values.len() / columns, columns }
+    }
+
     fn cut(self, rows: Range<usize>, columns: Range<usize>) -> Window {
         assert!(rows.end <= self.rows && columns.end <= self.columns, "{rows:?} × {columns:?}");
         // SAFETY: inside the window, by the assert.
@@ -253,7 +258,8 @@ impl Product<'_> {
                     for column in columns.clone().step_by(width) {
                         let columns = column..(column + width).min(columns.end);
                         for row in rows.clone().step_by(height) {
-                            let tile = c.cut(row..(row + height).min(rows.end), columns.clone());
+                            let place = (row..(row + height).min(rows.end), columns.clone());
+                            let tile = c.cut(place.0.clone(), place.1.clone());
                             let args = Tile {
                                 k: sums.len(),
                                 a: a.at(row),
@@ -263,7 +269,9 @@ impl Product<'_> {
                                 b_step: b.inner_step,
                                 ..self.tile(tile, row * c.stride + column, column, sums.start == 0)
                             };
-                            self.run(kernels, &args, tile, row * c.stride + column, sums.end == k);
+                            let hidden =
+                                fused.gelu.filter(|_| sums.end == k).map(|hidden| hidden.cut(place.0, place.1));
+                            run(kernels, &args, tile, hidden);
                         }
                     }
                 }
@@ -292,19 +300,18 @@ impl Product<'_> {
             },
         }
     }
+}
 
-    /// Computes a tile, and what follows when its sums are complete.
-    fn run(&self, kernels: Kernels, args: &Tile, tile: Window, offset: usize, complete: bool) {
-        let hidden = self.fused.gelu_gradient.filter(|_| complete).map(|hidden| &hidden[offset..]);
-        if let Some(hidden) = hidden {
-            (0..tile.rows).for_each(|row| pack::prefetch(&hidden[row * tile.stride..][..tile.columns]));
-        }
-        // SAFETY: the panels hold `k` steps of the tile's rows and columns; the window lies in c, and what is added was asserted to
-        // be as large as c or its rows.
-        unsafe { kernels.run(tile.rows, args) };
-        if let Some(hidden) = hidden {
-            fuse::gelu_gradient(tile, hidden);
-        }
+/// Computes a tile, and what follows when its sums are complete.
+fn run(kernels: Kernels, args: &Tile, tile: Window, mut hidden: Option<Window>) {
+    if let Some(hidden) = &mut hidden {
+        (0..hidden.rows).for_each(|row| pack::prefetch(hidden.row(row)));
+    }
+    // SAFETY: the panels hold `k` steps of the tile's rows and columns; the window lies in c, and what is added was asserted to
+    // be as large as c or its rows.
+    unsafe { kernels.run(tile.rows, args) };
+    if let Some(hidden) = hidden {
+        fuse::gelu_backward(tile, hidden);
     }
 }
 

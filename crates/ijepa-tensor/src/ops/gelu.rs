@@ -15,28 +15,28 @@ vectorised! {
     }
 }
 
-/// dy becomes dy · gelu′(x), of the same length; a few vectors at a time.
+/// dy becomes dy · gelu′(x), and x gelu(x), of the same length; a few vectors at a time.
 #[inline(always)]
-pub(crate) fn multiply_by_slope(dy: &mut [f32], x: &[f32]) {
+pub(crate) fn backward_values(dy: &mut [f32], x: &mut [f32]) {
     // Rows of a tile are short: runs of a fixed length keep the compiler from preparing for long ones.
-    let ((dy, dy_rest), (x, x_rest)) = (dy.as_chunks_mut::<16>(), x.as_chunks::<16>());
+    let ((dy, dy_rest), (x, x_rest)) = (dy.as_chunks_mut::<16>(), x.as_chunks_mut::<16>());
     for (dy, x) in dy.iter_mut().zip(x) {
         for i in 0..16 {
-            dy[i] *= slope(x[i]);
+            backward_value(&mut dy[i], &mut x[i]);
         }
     }
     for (dy, x) in dy_rest.iter_mut().zip(x_rest) {
-        *dy *= slope(*x);
+        backward_value(dy, x);
     }
 }
 
-/// gelu′(x)
 #[inline(always)]
-fn slope(x: f32) -> f32 {
+fn backward_value(dy: &mut f32, x: &mut f32) {
     const INVERSE_SQRT_2PI: f32 = 0.398_942_3;
-    let cumulative = 0.5 * (1.0 + erf(x * FRAC_1_SQRT_2));
-    let density = INVERSE_SQRT_2PI * exp(-0.5 * x * x);
-    cumulative + x * density
+    let cumulative = 0.5 * (1.0 + erf(*x * FRAC_1_SQRT_2));
+    let density = INVERSE_SQRT_2PI * exp(-0.5 * *x * *x);
+    *dy *= cumulative + *x * density;
+    *x *= cumulative;
 }
 
 /// The plain statement.

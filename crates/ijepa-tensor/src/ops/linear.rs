@@ -4,7 +4,7 @@
 //! Backward: dx = dy · W, dW += dyᵀ · x, db += Σ_r dy, d(residual) = dy.
 
 use crate::buf::{Buf, View, ViewMut};
-use crate::gemm::{Fused, Gemm, Layout, Map, fused};
+use crate::gemm::{Fused, Gemm, Layout, Map, Window, fused};
 use crate::ops::layer_norm::{self, Affine};
 use crate::tape::{Slot, Tape, Var};
 
@@ -94,10 +94,21 @@ impl<'p> Tape<'p> {
         let residual = residual.map(Var::key);
         self.record(move |tape| {
             let Some(dy) = tape.take_gradient(key) else { return };
-            let input = tape.input_of(&x, before, stats.as_ref());
-            backward_weight(tape.param_grad(layer.weight), dy.view(), input, shape);
             backward_bias(tape.param_grad(layer.bias), dy.view(), shape);
-            tape.linear_backward_input(&x, before, dy.view(), weight, stats, shape);
+            if let Before::Gelu = before
+                && x.tracked()
+            {
+                let (key, mut dx, mut hidden) = (x.key(), tape.take(x.len()), tape.own(x));
+                backward_input(dx.view_mut(), dy.view(), weight, Some(hidden.view_mut()), shape);
+                // By now gelu(hidden).
+                backward_weight(tape.param_grad(layer.weight), dy.view(), Input::Plain(hidden.view()), shape);
+                tape.put(hidden);
+                tape.pass_gradient(key, dx);
+            } else {
+                let input = tape.input_of(&x, before, stats.as_ref());
+                backward_weight(tape.param_grad(layer.weight), dy.view(), input, shape);
+                tape.linear_backward_input(&x, before, dy.view(), weight, stats, shape);
+            }
             match residual {
                 Some(residual) => tape.pass_gradient(residual, dy),
                 None => tape.put(dy),
@@ -123,8 +134,7 @@ impl<'p> Tape<'p> {
             }
             _ if x.tracked() => {
                 let mut dx = self.take(x.len());
-                let hidden = matches!(before, Before::Gelu).then(|| x.view());
-                backward_input(dx.view_mut(), dy, weight, hidden, shape);
+                backward_input(dx.view_mut(), dy, weight, None, shape);
                 self.pass_gradient(x.key(), dx);
             }
             _ => {}
@@ -196,13 +206,13 @@ pub fn forward(y: ViewMut, x: Input, weight: View, bias: View, residual: Option<
     fused(y, x, weight, product, Fused { map_a, bias: Some(bias), residual, ..Fused::default() });
 }
 
-/// dx (rows, in) = dy · weight [∘ gelu′(hidden)].
-pub fn backward_input(dx: ViewMut, dy: View, weight: View, hidden: Option<View>, shape: Shape) {
+/// dx (rows, in) = dy · weight [∘ gelu′(hidden)]; `hidden` becomes gelu(hidden), which the gradient of the weights needs next.
+pub fn backward_input(dx: ViewMut, dy: View, weight: View, hidden: Option<ViewMut>, shape: Shape) {
     let (ViewMut::Cpu(dx), View::Cpu(dy), View::Cpu(weight)) = (dx, dy, weight);
     let Shape { rows, inputs, outputs } = shape;
-    let gelu_gradient = hidden.map(|View::Cpu(hidden)| hidden);
+    let gelu = hidden.map(|ViewMut::Cpu(hidden)| Window::of(hidden, inputs));
     let product = Gemm { m: rows, n: inputs, k: outputs, a: Layout::Plain, b: Layout::Plain, accumulate: false };
-    fused(dx, dy, weight, product, Fused { gelu_gradient, ..Fused::default() });
+    fused(dx, dy, weight, product, Fused { gelu, ..Fused::default() });
 }
 
 /// dweight (out, in) += dyᵀ · x.

@@ -172,11 +172,13 @@ impl Bench {
         self.push(group, "gelu, fc2, residual".to_owned(), flop, Bound::Compute, || {
             linear::forward(y.view_mut(), input, View::Cpu(&weight), View::Cpu(&bias), Some(residual), shape);
         });
+        let mut hidden = Buf::from_slice(&x);
         self.push(group, "gelu, fc2 dx".to_owned(), flop, Bound::Compute, || {
-            linear::backward_input(dx.view_mut(), View::Cpu(&dy), View::Cpu(&weight), Some(View::Cpu(&x)), shape);
+            let hidden = Some(hidden.view_mut());
+            linear::backward_input(dx.view_mut(), View::Cpu(&dy), View::Cpu(&weight), hidden, shape);
         });
-        self.push(group, "gelu, fc2 dw".to_owned(), flop, Bound::Compute, || {
-            linear::backward_weight(dweight.view_mut(), View::Cpu(&dy), input, shape);
+        self.push(group, "fc2 dw".to_owned(), flop, Bound::Compute, || {
+            linear::backward_weight(dweight.view_mut(), View::Cpu(&dy), linear::Input::Plain(View::Cpu(&x)), shape);
         });
     }
 
