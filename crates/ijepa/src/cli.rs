@@ -78,7 +78,8 @@ Example:
 pub(crate) struct PretrainArgs {
     /// Run file: the reference's YAML with our own keys [default: the reference's values; with --resume, the run's own].
     pub(crate) config: Option<PathBuf>,
-    /// Images: a folder (its train/ if it has one), a .safetensors with `images` (n,3,h,w), or scenes:N.
+    /// Images: a folder (its train/ if it has one), a list, shards (.tar, http:// too), Parquet, CIFAR, IDX, .npy, .safetensors
+    /// (docs/data.md has them all), or scenes:N.
     #[arg(long, value_name = "PATH")]
     pub(crate) data: Option<String>,
     /// The run folder [default: logging.folder, else runs/ and the run file's name].
@@ -170,7 +171,7 @@ pub(crate) struct EvalSource {
     /// Checkpoint: a file or folder of any known format, hf:OWNER/NAME, or a download name of the reference.
     #[arg(long, value_name = "FILE")]
     pub(crate) checkpoint: PathBuf,
-    /// Labelled images to learn from: a folder of class folders, a .safetensors, or scenes:N.
+    /// Labelled images to learn from: a folder of class folders, or anything else that pretrain takes as --data.
     #[arg(long, value_name = "PATH")]
     pub(crate) train: String,
     /// Labelled images to be measured on.
@@ -276,7 +277,8 @@ pub(crate) struct EmbedArgs {
     /// Checkpoint: a file or folder of any known format, hf:OWNER/NAME, or a download name of the reference.
     #[arg(long, value_name = "FILE")]
     pub(crate) checkpoint: PathBuf,
-    /// Images: a folder (its train/ if it has one), a .safetensors with `images` (n,3,h,w), or scenes:N.
+    /// Images: a folder (its train/ if it has one), a list, shards (.tar, http:// too), Parquet, CIFAR, IDX, .npy, .safetensors
+    /// (docs/data.md has them all), or scenes:N.
     #[arg(long, value_name = "PATH")]
     pub(crate) data: String,
     /// File to write, ending in .npy, .safetensors or .parquet.
