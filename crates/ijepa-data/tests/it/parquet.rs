@@ -356,8 +356,8 @@ fn each_group_is_unpacked_once_in_order_and_within_a_window_by_any_number_of_thr
         }
         assert_eq!(indices, (0..80).collect::<Vec<_>>());
         assert_eq!(unpacked(&data), 16);
-        // Room for five groups of some 500 bytes, windows of two.
-        let small = Parquet::open(&path).expect("a data set").with_cache_bytes(5000);
+        // Windows of two groups. Threads that run ahead of one another are in three of them at most; there is room for ten groups.
+        let small = Parquet::open(&path).expect("a data set").with_cache_bytes(10_000);
         let data = Arc::new(Dataset::Parquet(small));
         let indices = delivered(&data, config(threads, 0, 1, 20));
         assert_eq!(indices.iter().collect::<BTreeSet<_>>().len(), 80);
