@@ -6,6 +6,7 @@
 //! declares a huge picture costs nothing. JPEGs give the bits of libjpeg-turbo, which is what Pillow reads them with.
 
 mod jpeg;
+mod palette;
 
 use std::io::Cursor;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -44,6 +45,7 @@ pub struct Encoded<'a> {
 
 enum Content<'a> {
     Jpeg(Box<jpeg::Jpeg<'a>>),
+    Palette(palette::Palette<'a>),
     Other(Box<dyn ImageDecoder + 'a>),
 }
 
@@ -82,6 +84,7 @@ impl<'a> Encoded<'a> {
         let stored = as_stored(part, self.orientation, (width, height));
         let picture = guarded(|| match self.content {
             Content::Jpeg(jpeg) => jpeg.region(stored),
+            Content::Palette(palette) => palette.picture().map(|picture| picture.cut(stored)),
             Content::Other(decoder) => {
                 let rgb = DynamicImage::from_decoder(decoder).map_err(broken)?.into_rgb8();
                 Ok(Picture::new(rgb.width() as usize, rgb.height() as usize, rgb.into_raw()).cut(stored))
@@ -126,6 +129,10 @@ fn open(bytes: &[u8], limits: Limits) -> Result<Encoded<'_>, DecodeError> {
     let mut reader = ImageReader::new(Cursor::new(bytes))
         .with_guessed_format()
         .map_err(|error| DecodeError::Broken(error.to_string()))?;
+    // A Targa file says what it is at its end alone.
+    if reader.format().is_none() && bytes.ends_with(b"TRUEVISION-XFILE.\0") {
+        reader.set_format(ImageFormat::Tga);
+    }
     match reader.format() {
         None => return Err(DecodeError::UnknownFormat),
         Some(ImageFormat::Jpeg) => {
@@ -137,6 +144,17 @@ fn open(bytes: &[u8], limits: Limits) -> Result<Encoded<'_>, DecodeError> {
                 content: Content::Jpeg(Box::new(jpeg)),
             });
         }
+        Some(ImageFormat::Tiff) => {
+            if let Some(palette) = palette::Palette::open(bytes)? {
+                check_size(palette.size(), limits)?;
+                return Ok(Encoded {
+                    stored: palette.size(),
+                    orientation: palette.orientation(),
+                    content: Content::Palette(palette),
+                });
+            }
+        }
+        Some(ImageFormat::Png) => check_png_methods(bytes)?,
         Some(_) => (),
     }
     let mut decoder_limits = image::Limits::default();
@@ -149,6 +167,28 @@ fn open(bytes: &[u8], limits: Limits) -> Result<Encoded<'_>, DecodeError> {
     // A broken EXIF block says nothing about the picture itself.
     let orientation = decoder.orientation().unwrap_or(Orientation::NoTransforms);
     Ok(Encoded { stored, orientation, content: Content::Other(Box::new(decoder)) })
+}
+
+/// PNG has one method of compression; the decoder takes every other for that one.
+fn check_png_methods(bytes: &[u8]) -> Result<(), DecodeError> {
+    let mut at = 8; // behind the signature
+    while let Some((length, rest)) = bytes.get(at..).and_then(<[u8]>::split_first_chunk::<4>) {
+        let length = u32::from_be_bytes(*length) as usize;
+        let content = rest.get(4..).unwrap_or_default();
+        let content = &content[..length.min(content.len())];
+        let method = match rest.get(..4) {
+            Some(b"IHDR") => content.get(10),
+            // Behind the name of the profile.
+            Some(b"iCCP") => content.iter().position(|&byte| byte == 0).and_then(|end| content.get(end + 1)),
+            Some(b"IDAT") | None => break,
+            Some(_) => None,
+        };
+        if let Some(method) = method.filter(|&&method| method != 0) {
+            return Err(DecodeError::Broken(format!("compression method {method} of a PNG, there is only 0")));
+        }
+        at += 12 + length;
+    }
+    Ok(())
 }
 
 fn check_size((width, height): (usize, usize), limits: Limits) -> Result<(), DecodeError> {

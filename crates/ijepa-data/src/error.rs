@@ -172,7 +172,7 @@ pub enum DecodeError {
         height: u32,
     },
     /// Not a picture of a known format.
-    #[error("not a JPEG, PNG, WebP, GIF, BMP or TIFF by its content; convert or remove it")]
+    #[error("not a JPEG, PNG, WebP, GIF, BMP, TIFF, PPM, TGA or ICO by its content; convert or remove it")]
     UnknownFormat,
     /// A JPEG whose end is missing, as an interrupted download leaves it.
     #[error("the JPEG ends before its end marker: truncated; fetch it again or remove it")]

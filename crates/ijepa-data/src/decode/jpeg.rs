@@ -1,7 +1,7 @@
 //! How is a JPEG read? To the bit as libjpeg-turbo reads it, and no more of it than is needed.
 
 use image::metadata::Orientation;
-use libjpeg_turbo_rs::{DecodeLimits, Decoder, PixelFormat};
+use libjpeg_turbo_rs::{DecodeLimits, DecodeWarning, Decoder, JpegError, PixelFormat};
 
 use super::Limits;
 use crate::error::DecodeError;
@@ -29,7 +29,10 @@ impl<'a> Jpeg<'a> {
             ..DecodeLimits::default()
         };
         let decoder = Decoder::new_with_limits(bytes, limits).map_err(broken)?;
-        Ok(Jpeg { decoder })
+        match decoder.header().precision {
+            8 => Ok(Jpeg { decoder }),
+            bits => Err(DecodeError::Broken(format!("a JPEG of {bits} bits a sample, 8 are expected"))),
+        }
     }
 
     /// Columns and rows as stored.
@@ -49,12 +52,23 @@ impl<'a> Jpeg<'a> {
         self.decoder.set_output_format(if cmyk { PixelFormat::Cmyk } else { PixelFormat::Rgb });
         let whole = CropBox { left: 0, top: 0, width, height };
         let mut decoded = whole;
-        // Deep and lossless pictures have another way through the decoder, that cuts nothing; of four channels it cuts the wrong part.
-        if part != whole && !cmyk && self.decoder.header().precision == 8 && !self.decoder.header().is_lossless {
+        // Lossless pictures have another way through the decoder, that cuts nothing; of four channels it cuts the wrong part.
+        if part != whole && !cmyk && !self.decoder.header().is_lossless {
             decoded = with_margin(part, &self.decoder, (width, height));
             self.decoder.set_crop_region(decoded.left, decoded.top, decoded.width, decoded.height);
         }
-        let image = self.decoder.decode_image().map_err(broken)?;
+        let image = match self.decoder.decode_image() {
+            // As with Pillow: a wrong code costs what follows it up to the next place to begin anew, not the picture.
+            Err(JpegError::CorruptData(_)) => {
+                self.decoder.set_lenient(true);
+                self.decoder.decode_image()
+            }
+            image => image,
+        };
+        let image = image.map_err(broken)?;
+        if image.warnings.iter().any(|warning| matches!(warning, DecodeWarning::TruncatedData { .. })) {
+            return Err(DecodeError::Truncated);
+        }
         let expected = (decoded.width, decoded.height, if cmyk { PixelFormat::Cmyk } else { PixelFormat::Rgb });
         if (image.width, image.height, image.pixel_format) != expected {
             return Err(DecodeError::Broken(format!(
@@ -115,6 +129,6 @@ fn has_end(bytes: &[u8]) -> bool {
     false
 }
 
-fn broken(error: libjpeg_turbo_rs::JpegError) -> DecodeError {
+fn broken(error: JpegError) -> DecodeError {
     DecodeError::Broken(error.to_string())
 }

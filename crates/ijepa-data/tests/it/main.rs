@@ -6,6 +6,7 @@ mod decode;
 mod files;
 mod loader;
 mod masks;
+mod odd_images;
 mod parquet;
 mod peers;
 mod scenes;

@@ -17,7 +17,8 @@ use paths::{Paths, as_path};
 use super::Split;
 use crate::error::DataError;
 
-const ENDINGS: [&str; 8] = ["jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff"];
+/// Those of torchvision, and GIF.
+pub(super) const ENDINGS: [&str; 10] = ["jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff", "ppm", "pgm"];
 const TRAIN: [&str; 1] = ["train"];
 const VAL: [&str; 3] = ["val", "validation", "test"];
 

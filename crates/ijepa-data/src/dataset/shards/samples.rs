@@ -6,10 +6,9 @@
 
 use std::fs::File;
 
+use super::super::files::ENDINGS;
 use super::tape::{Lying, Member, Tape, Walk};
 use crate::decode::Limits;
-
-const ENDINGS: [&str; 8] = ["jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff"];
 
 /// Longest `.cls` that is read; a number has at most 20 digits.
 const CLASS_BYTES_MAX: u64 = 64;
