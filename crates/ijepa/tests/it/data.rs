@@ -195,11 +195,12 @@ fn packing_overwrites_nothing_and_leaves_nothing_half_done() {
 fn the_bench_of_data_says_where_the_time_goes() {
     let dir = photos();
     let bench = |options: &[&str]| {
-        let arguments = ["bench", "data", "--data", "photos", "--images", "6", "--set", "data.batch_size=3"];
+        // Many more batches than can be ready before the clock starts.
+        let arguments = ["bench", "data", "--data", "photos", "--images", "60", "--set", "data.batch_size=3"];
         ijepa(dir.path(), &[&arguments, options].concat())
     };
     let report = bench(&["--crop", "32", "--threads", "1", "--json"]).json();
-    assert_eq!((&report["images"], &report["threads"], &report["crop"]), (&json!(6), &json!(1), &json!(32)));
+    assert_eq!((&report["images"], &report["threads"], &report["crop"]), (&json!(60), &json!(1), &json!(32)));
     for key in ["seconds", "img_per_s", "img_per_s_per_thread", "decode_ms", "transform_ms"] {
         assert!(report[key].as_f64().is_some_and(|value| value > 0.0), "{key} in {report}");
     }
