@@ -120,22 +120,37 @@ pub(crate) fn read_file(path: &Path) -> Result<Vec<u8>, DataError> {
     std::fs::read(path).map_err(io)
 }
 
+/// The usual ending of a format that can be decoded, by content.
+pub fn ending(bytes: &[u8]) -> Option<&'static str> {
+    match format(bytes)? {
+        ImageFormat::Jpeg => Some("jpg"),
+        ImageFormat::Png => Some("png"),
+        ImageFormat::WebP => Some("webp"),
+        ImageFormat::Gif => Some("gif"),
+        ImageFormat::Bmp => Some("bmp"),
+        ImageFormat::Tiff => Some("tif"),
+        ImageFormat::Pnm => Some("ppm"),
+        ImageFormat::Tga => Some("tga"),
+        ImageFormat::Ico => Some("ico"),
+        _ => None,
+    }
+}
+
+fn format(bytes: &[u8]) -> Option<ImageFormat> {
+    // A Targa file says what it is at its end alone.
+    let targa = || bytes.ends_with(b"TRUEVISION-XFILE.\0").then_some(ImageFormat::Tga);
+    image::guess_format(bytes).ok().or_else(targa)
+}
+
 fn guarded<T>(work: impl FnOnce() -> Result<T, DecodeError>) -> Result<T, DecodeError> {
     catch_unwind(AssertUnwindSafe(work))
         .unwrap_or_else(|_| Err(DecodeError::Broken("the decoder gave up on this content".into())))
 }
 
 fn open(bytes: &[u8], limits: Limits) -> Result<Encoded<'_>, DecodeError> {
-    let mut reader = ImageReader::new(Cursor::new(bytes))
-        .with_guessed_format()
-        .map_err(|error| DecodeError::Broken(error.to_string()))?;
-    // A Targa file says what it is at its end alone.
-    if reader.format().is_none() && bytes.ends_with(b"TRUEVISION-XFILE.\0") {
-        reader.set_format(ImageFormat::Tga);
-    }
-    match reader.format() {
-        None => return Err(DecodeError::UnknownFormat),
-        Some(ImageFormat::Jpeg) => {
+    let format = format(bytes).ok_or(DecodeError::UnknownFormat)?;
+    match format {
+        ImageFormat::Jpeg => {
             let jpeg = jpeg::Jpeg::open(bytes, limits)?;
             check_size(jpeg.size(), limits)?;
             return Ok(Encoded {
@@ -144,7 +159,7 @@ fn open(bytes: &[u8], limits: Limits) -> Result<Encoded<'_>, DecodeError> {
                 content: Content::Jpeg(Box::new(jpeg)),
             });
         }
-        Some(ImageFormat::Tiff) => {
+        ImageFormat::Tiff => {
             if let Some(palette) = palette::Palette::open(bytes)? {
                 check_size(palette.size(), limits)?;
                 return Ok(Encoded {
@@ -154,9 +169,10 @@ fn open(bytes: &[u8], limits: Limits) -> Result<Encoded<'_>, DecodeError> {
                 });
             }
         }
-        Some(ImageFormat::Png) => check_png_methods(bytes)?,
-        Some(_) => (),
+        ImageFormat::Png => check_png_methods(bytes)?,
+        _ => (),
     }
+    let mut reader = ImageReader::with_format(Cursor::new(bytes), format);
     let mut decoder_limits = image::Limits::default();
     decoder_limits.max_alloc = Some(limits.bytes);
     reader.limits(decoder_limits);

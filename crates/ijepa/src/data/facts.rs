@@ -1,8 +1,7 @@
 //! What can be said of an image file by its content?
 
-use ijepa_data::decode::{Limits, decode};
-use ijepa_data::{Dataset, Sample, Stored};
-use image::ImageFormat;
+use ijepa_data::decode::{Limits, decode, ending};
+use ijepa_data::{Dataset, DecodeError, Sample, Stored};
 use sha2::{Digest, Sha256};
 
 /// What is known of a readable image.
@@ -26,7 +25,7 @@ impl Facts {
         match dataset.read(index).map_err(|error| error.to_string())? {
             Stored::Encoded(bytes) => {
                 let picture = decode(&bytes, Limits::default()).map_err(|error| error.to_string())?;
-                let format = format(&bytes).ok_or("its format has no name here")?;
+                let format = ending(&bytes).ok_or_else(|| DecodeError::UnknownFormat.to_string())?;
                 Ok(Facts {
                     size: (picture.width, picture.height),
                     format,
@@ -46,19 +45,6 @@ impl Facts {
                 Ok(Facts { size: (size.1, size.0), format: "tensor", mode: "f32", bytes: 0, digest: None })
             }
         }
-    }
-}
-
-/// The usual ending of an image format that can be decoded, by content.
-pub(super) fn format(bytes: &[u8]) -> Option<&'static str> {
-    match image::guess_format(bytes).ok()? {
-        ImageFormat::Jpeg => Some("jpg"),
-        ImageFormat::Png => Some("png"),
-        ImageFormat::WebP => Some("webp"),
-        ImageFormat::Gif => Some("gif"),
-        ImageFormat::Bmp => Some("bmp"),
-        ImageFormat::Tiff => Some("tif"),
-        _ => None,
     }
 }
 
@@ -116,8 +102,8 @@ mod tests {
             (image::DynamicImage::new_rgba8(3, 2), "RGBA"),
         ] {
             let mut bytes = std::io::Cursor::new(Vec::new());
-            image.write_to(&mut bytes, ImageFormat::Png).expect("it encodes");
-            assert_eq!(mode(bytes.get_ref(), format(bytes.get_ref()).expect("a PNG")), mode_of_it);
+            image.write_to(&mut bytes, image::ImageFormat::Png).expect("it encodes");
+            assert_eq!(mode(bytes.get_ref(), ending(bytes.get_ref()).expect("a PNG")), mode_of_it);
         }
         // Start, an application segment of 6 bytes, a frame of one component.
         let grey = [0xff, 0xd8, 0xff, 0xe0, 0, 6, 1, 2, 3, 4, 0xff, 0xc2, 0, 11, 8, 0, 1, 0, 1, 1, 1, 0x11, 0];

@@ -9,12 +9,12 @@ use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
-use ijepa_data::decode::{Limits, decode};
+use ijepa_data::decode::{Limits, decode, ending};
 use ijepa_data::{Dataset, Stored, loader};
 use serde::Serialize;
 
 use super::work::in_order;
-use super::{Part, classes, facts, parts};
+use super::{Part, classes, parts};
 use crate::cli::DataPackArgs;
 use crate::exit::{Exit, Failure};
 use crate::inspect::bytes;
@@ -211,7 +211,7 @@ fn image(dataset: &Dataset, index: usize, check: bool) -> Result<(&'static str, 
     let Stored::Encoded(content) = dataset.read(index).map_err(|error| error.to_string())? else {
         return Err("no image file".to_owned());
     };
-    let ending = facts::format(&content).ok_or_else(|| ijepa_data::DecodeError::UnknownFormat.to_string())?;
+    let ending = ending(&content).ok_or_else(|| ijepa_data::DecodeError::UnknownFormat.to_string())?;
     if check {
         decode(&content, Limits::default()).map_err(|error| error.to_string())?;
     }
