@@ -44,7 +44,8 @@ pub(crate) struct Done {
 pub(crate) fn run(args: &PretrainArgs) -> Result<Exit> {
     let settings = run::settings(args)?;
     if args.dry_run {
-        let Ready { run, model, state, .. } = ready(&settings, args.replay.as_deref(), &Storage::default())?;
+        let Ready { run, model, state, .. } =
+            ready(&settings, args.replay.as_deref(), &Storage { index: None, ..settings.storage() })?;
         describe(&run, &model, &state);
         return Ok(Exit::Done);
     }

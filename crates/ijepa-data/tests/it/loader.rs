@@ -8,7 +8,7 @@ use ijepa_data::{
     Sampler, Split, TrainLoader, TrainTransform,
 };
 
-fn config(threads: usize, start_step: u64, stop_step: u64) -> LoaderConfig {
+pub(crate) fn config(threads: usize, start_step: u64, stop_step: u64) -> LoaderConfig {
     LoaderConfig {
         seed: 5,
         batch_size: 4,

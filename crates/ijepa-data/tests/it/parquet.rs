@@ -7,8 +7,7 @@ use std::sync::Arc;
 
 use ijepa_data::dataset::Parquet;
 use ijepa_data::{
-    DataError, Dataset, EvalConfig, EvalLoader, EvalTransform, LoaderConfig, MaskConfig, Normalisation, Sampler, Split,
-    Stored, TrainLoader, TrainTransform,
+    DataError, Dataset, EvalConfig, EvalLoader, EvalTransform, LoaderConfig, Normalisation, Split, Stored, TrainLoader,
 };
 use parquet::basic::{Compression, ZstdLevel};
 use parquet::data_type::{ByteArray, ByteArrayType, DoubleType, Int32Type, Int64Type};
@@ -116,39 +115,7 @@ fn rows(count: usize) -> Vec<Row> {
 }
 
 fn config(threads: usize, rank: usize, world: usize, stop_step: u64) -> LoaderConfig {
-    LoaderConfig {
-        seed: 5,
-        batch_size: 4,
-        rank,
-        world,
-        drop_last: true,
-        shuffle_window: 10,
-        threads,
-        queue: 3,
-        start_step: 0,
-        stop_step,
-        transform: TrainTransform {
-            crop_size: 16,
-            crop_scale: (0.3, 1.0),
-            horizontal_flip: true,
-            color_distortion: false,
-            color_jitter_strength: 0.0,
-            gaussian_blur: false,
-            normalisation: Normalisation::default(),
-        },
-        masks: MaskConfig {
-            grid: (8, 8),
-            sampler: Sampler::Fixed,
-            pred_mask_scale: (0.15, 0.2),
-            enc_mask_scale: (0.85, 1.0),
-            aspect_ratio: (0.75, 1.5),
-            num_pred_masks: 4,
-            num_enc_masks: 1,
-            min_keep: 4,
-            allow_overlap: false,
-        },
-        skip_limit: 10,
-    }
+    LoaderConfig { rank, world, shuffle_window: 10, ..crate::loader::config(threads, 0, stop_step) }
 }
 
 /// The samples that a loader delivers, in order.

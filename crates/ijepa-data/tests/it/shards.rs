@@ -11,10 +11,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use flate2::Compression;
 use flate2::write::GzEncoder;
-use ijepa_data::{
-    DataError, Dataset, LoaderConfig, MaskConfig, Normalisation, Sampler, Split, Storage, Stored, TrainLoader,
-    TrainTransform,
-};
+use ijepa_data::{DataError, Dataset, LoaderConfig, Split, Storage, Stored, TrainLoader};
 
 use crate::server::{Manners, Server};
 
@@ -305,36 +302,11 @@ fn shards_in_use_by_many_threads_are_fetched_once() {
 fn config(rank: usize, world: usize, start_step: u64, stop_step: u64) -> LoaderConfig {
     LoaderConfig {
         seed: 3,
-        batch_size: 4,
         rank,
         world,
-        drop_last: true,
         shuffle_window: 16,
-        threads: 2,
-        queue: 3,
-        start_step,
-        stop_step,
-        transform: TrainTransform {
-            crop_size: 16,
-            crop_scale: (0.3, 1.0),
-            horizontal_flip: true,
-            color_distortion: false,
-            color_jitter_strength: 0.0,
-            gaussian_blur: false,
-            normalisation: Normalisation::default(),
-        },
-        masks: MaskConfig {
-            grid: (8, 8),
-            sampler: Sampler::Fixed,
-            pred_mask_scale: (0.15, 0.2),
-            enc_mask_scale: (0.85, 1.0),
-            aspect_ratio: (0.75, 1.5),
-            num_pred_masks: 4,
-            num_enc_masks: 1,
-            min_keep: 4,
-            allow_overlap: false,
-        },
         skip_limit: 0,
+        ..crate::loader::config(2, start_step, stop_step)
     }
 }
 
