@@ -24,4 +24,4 @@ pub use loader::{
 };
 pub use masks::{IndexSet, KeepRates, MaskConfig, Masks, Sampler, keep_rates};
 pub use picture::Picture;
-pub use transform::{EvalTransform, Filter, Normalisation, TrainTransform};
+pub use transform::{EvalTransform, Filter, Fit, Normalisation, TrainTransform};

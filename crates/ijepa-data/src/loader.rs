@@ -108,7 +108,7 @@ pub struct EvalConfig {
     pub transform: EvalTransform,
 }
 
-/// Some images of a data set, in its order.
+/// Some images of a data set.
 #[derive(Debug, Clone, PartialEq)]
 pub struct EvalBatch {
     /// Normalised pixels; unreadable images are left out.
@@ -121,7 +121,7 @@ pub struct EvalBatch {
     pub unreadable: Vec<Unreadable>,
 }
 
-/// Every image of a data set once, in order.
+/// Images of a data set, each once, in order.
 #[derive(Debug)]
 pub struct EvalLoader {
     batches: Ordered<Result<EvalBatch, DataError>>,
@@ -193,15 +193,29 @@ impl TrainLoader {
 }
 
 impl EvalLoader {
-    /// Starts the threads.
+    /// Starts the threads, for all images.
     pub fn start(dataset: Arc<Dataset>, config: EvalConfig) -> Result<EvalLoader, DataError> {
+        let all = (0..dataset.len() as u32).collect();
+        EvalLoader::start_for(dataset, all, config)
+    }
+
+    /// Starts the threads, for some images in the order of their numbers in `images`.
+    ///
+    /// # Panics
+    /// When there is no such image.
+    pub fn start_for(dataset: Arc<Dataset>, images: Arc<[u32]>, config: EvalConfig) -> Result<EvalLoader, DataError> {
         config.transform.validate()?;
         batch_size_setting(config.batch_size)?;
         check_size(&dataset, config.transform.crop)?;
-        let batches = dataset.len().div_ceil(config.batch_size) as u64;
+        assert!(images.iter().all(|&image| (image as usize) < dataset.len()), "images of a set of {}", dataset.len());
+        let batches = images.len().div_ceil(config.batch_size) as u64;
         let clock = Arc::new(Clock::default());
         let threads_clock = Arc::clone(&clock);
-        let make = move |batch: u64| eval_batch(&dataset, &config, &threads_clock, batch as usize);
+        let make = move |batch: u64| {
+            let first = batch as usize * config.batch_size;
+            let wanted = &images[first..images.len().min(first + config.batch_size)];
+            eval_batch(&dataset, &config, &threads_clock, wanted)
+        };
         let batches = Ordered::start(0..batches, config.threads, config.queue, make);
         Ok(EvalLoader { batches, clock, wait: Duration::ZERO })
     }

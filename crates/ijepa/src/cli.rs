@@ -1,6 +1,7 @@
 //! What can the user ask for? The command line, nothing else: what each command does is in the module of its name.
 
 mod data;
+mod eval;
 
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
@@ -9,6 +10,7 @@ use std::str::FromStr;
 use clap::{Args, Parser, Subcommand};
 
 pub(crate) use data::{BenchDataArgs, DataCheckArgs, DataCommand, DataPackArgs};
+pub(crate) use eval::{EvalCommand, EvalSource, KnnArgs, LabelArgs, TaskArgs};
 
 /// Image representations by predicting what is hidden (I-JEPA): pretrain, evaluate, look inside.
 #[derive(Debug, Parser)]
@@ -127,64 +129,6 @@ pub(crate) struct DemoArgs {
     /// Train for N steps instead [default: what takes a few minutes on two cores].
     #[arg(long, value_name = "N", value_parser = at_least_one::<u64>)]
     pub(crate) steps: Option<u64>,
-    /// Print the results as one JSON object.
-    #[arg(long)]
-    pub(crate) json: bool,
-}
-
-/// What `eval` can measure.
-#[derive(Debug, Subcommand)]
-pub(crate) enum EvalCommand {
-    /// Vote of the nearest training images, weighted by cosine similarity.
-    Knn(KnnArgs),
-    /// Logistic regression on frozen features, regularisation chosen on held-out training images.
-    Linear(LinearArgs),
-}
-
-/// Options of `eval knn`.
-#[derive(Args, Clone, Debug)]
-#[command(after_help = "\
-Example:
-  ijepa eval knn --checkpoint runs/photos/checkpoints/latest.safetensors --train photos/train --val photos/val")]
-pub(crate) struct KnnArgs {
-    #[command(flatten)]
-    pub(crate) source: EvalSource,
-    /// Neighbours that vote.
-    #[arg(long, value_name = "K", default_value_t = 20, value_parser = at_least_one::<usize>)]
-    pub(crate) k: usize,
-}
-
-/// Options of `eval linear`.
-#[derive(Args, Clone, Debug)]
-#[command(after_help = "\
-Example:
-  ijepa eval linear --checkpoint runs/photos/checkpoints/latest.safetensors --train photos/train --val photos/val
-  ijepa eval linear --checkpoint model.safetensors --train photos/train --val photos/val --baselines --json")]
-pub(crate) struct LinearArgs {
-    #[command(flatten)]
-    pub(crate) source: EvalSource,
-}
-
-/// Which features are measured on which images.
-#[derive(Args, Clone, Debug)]
-pub(crate) struct EvalSource {
-    /// Checkpoint: a file or folder of any known format, hf:OWNER/NAME, or a download name of the reference.
-    #[arg(long, value_name = "FILE")]
-    pub(crate) checkpoint: PathBuf,
-    /// Labelled images to learn from: a folder of class folders, or anything else that pretrain takes as --data.
-    #[arg(long, value_name = "PATH")]
-    pub(crate) train: String,
-    /// Labelled images to be measured on.
-    #[arg(long, value_name = "PATH")]
-    pub(crate) val: String,
-    /// Also measure an untrained encoder of the same sizes, and raw pixels.
-    #[arg(long)]
-    pub(crate) baselines: bool,
-    #[command(flatten)]
-    pub(crate) encoder: EncoderArgs,
-    /// Seed of the untrained encoder, of scenes and of the held-out split.
-    #[arg(long, value_name = "N", default_value_t = 0)]
-    pub(crate) seed: u64,
     /// Print the results as one JSON object.
     #[arg(long)]
     pub(crate) json: bool,

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::Result;
-use ijepa_data::{Dataset, EvalConfig, EvalLoader, EvalTransform, Filter, Normalisation};
+use ijepa_data::{Dataset, EvalConfig, EvalLoader, EvalTransform, Filter, Fit, Normalisation};
 use ijepa_eval::Features;
 use ijepa_model::checkpoint::{Meta, Network, Reader};
 use ijepa_model::params::Layout;
@@ -18,6 +18,7 @@ use crate::exit::{Exit, Failure};
 use crate::hub;
 use crate::log::progress::Progress;
 use crate::output;
+use crate::store::{Key, Rows, Store};
 
 /// Side in pixels of the pictures that stand for raw pixels: larger ones are made smaller, which costs a linear probe nothing and saves
 /// it from fitting noise.
@@ -100,8 +101,8 @@ impl Encoder {
     }
 
     /// How its images are cut and normalised.
-    pub(crate) fn transform(&self) -> EvalTransform {
-        EvalTransform { crop: self.vit.config.image, filter: Filter::Bilinear, normalisation: self.normalisation }
+    pub(crate) fn transform(&self, fit: Fit) -> EvalTransform {
+        EvalTransform { crop: self.vit.config.image, filter: Filter::Bilinear, fit, normalisation: self.normalisation }
     }
 
     /// Length of a feature vector.
@@ -138,53 +139,146 @@ impl Encoder {
         (features, outputs.pop().expect("an encoder has at least one layer"))
     }
 
-    /// Features of every image that can be read, in the order of the data; labels where it has them.
-    pub(crate) fn extract(&self, dataset: &Arc<Dataset>, pool: Pool, batch: usize) -> Result<Features> {
+    /// Features of the images that can be read, with progress.
+    pub(crate) fn extract(&self, wanted: &Wanted, pool: Pool) -> Result<Extracted> {
         let memory = ijepa_tensor::Pool::new();
-        extract(dataset, self.transform(), self.width(pool), batch, |images, count| {
+        let sizes = format!("{:?} {pool:?}", self.vit.config);
+        let key = Key::new().with(sizes.as_bytes()).with(bytemuck::cast_slice(self.params.as_slice()));
+        let width = self.width(pool);
+        extract(wanted, self.transform(wanted.fit), width, Some(key), |images, count| {
             self.forward(&memory, images, count, pool).0
         })
     }
 }
 
-/// Raw pixels of every image, as an encoder of images of that size would get them, at most [`PIXELS_SIDE`] wide and high.
-pub(crate) fn pixels(
-    dataset: &Arc<Dataset>,
-    (height, width): (usize, usize),
-    normalisation: Normalisation,
-    batch: usize,
-) -> Result<Features> {
-    let cut = (height.min(PIXELS_SIDE), width.min(PIXELS_SIDE));
-    let (height, width) = dataset.normalised_size().unwrap_or(cut);
-    let transform = EvalTransform { crop: (height, width), filter: Filter::Bilinear, normalisation };
-    extract(dataset, transform, 3 * height * width, batch, |images, _| images.to_vec())
+/// Which images' features are wanted, how they are cut, and where features are kept.
+#[derive(Clone, Copy)]
+pub(crate) struct Wanted<'a> {
+    pub(crate) dataset: &'a Arc<Dataset>,
+    /// Numbers of images, ascending; all without.
+    pub(crate) images: Option<&'a [u32]>,
+    pub(crate) fit: Fit,
+    /// Images at a time.
+    pub(crate) batch: usize,
+    pub(crate) store: &'a Store,
+    /// Whether progress is shown.
+    pub(crate) narrated: bool,
 }
 
+/// Features without labels, and which image each row belongs to: those that cannot be read have none.
+pub(crate) struct Extracted {
+    pub(crate) features: Features,
+    pub(crate) images: Vec<u32>, // (n)
+}
+
+impl Extracted {
+    /// The features with the labels of their images, of which there is one for each in the data.
+    pub(crate) fn labelled(self, labels: &[u32]) -> Features {
+        let labels = self.images.iter().map(|&image| labels[image as usize]).collect();
+        Features { labels, ..self.features }
+    }
+
+    fn of(rows: Rows, width: usize) -> Extracted {
+        let features = Features { rows: rows.images.len(), width, values: rows.values, labels: Vec::new() };
+        Extracted { features, images: rows.images }
+    }
+
+    /// The rows of some images.
+    fn of_images(self, images: &[u32]) -> Extracted {
+        let width = self.features.width;
+        let mut rows = Rows::default();
+        for (row, image) in self.images.iter().enumerate().filter(|(_, image)| images.binary_search(image).is_ok()) {
+            rows.values.extend_from_slice(self.features.row(row));
+            rows.images.push(*image);
+        }
+        Extracted::of(rows, width)
+    }
+}
+
+/// Raw pixels, as an encoder of images of that size would get them, at most [`PIXELS_SIDE`] wide and high. They are not kept: reading them
+/// again takes as long as reading what was kept.
+pub(crate) fn pixels(
+    wanted: &Wanted,
+    (height, width): (usize, usize),
+    normalisation: Normalisation,
+) -> Result<Extracted> {
+    let cut = (height.min(PIXELS_SIDE), width.min(PIXELS_SIDE));
+    let (height, width) = wanted.dataset.normalised_size().unwrap_or(cut);
+    let transform = EvalTransform { crop: (height, width), filter: Filter::Bilinear, fit: wanted.fit, normalisation };
+    extract(wanted, transform, 3 * height * width, None, |images, _| images.to_vec())
+}
+
+/// Computes features of a batch of images, or finds them where they were kept under `key` together with the data and the transform.
 fn extract(
-    dataset: &Arc<Dataset>,
+    wanted: &Wanted,
     transform: EvalTransform,
     width: usize,
-    batch: usize,
+    key: Option<Key>,
     mut features_of: impl FnMut(&[f32], usize) -> Vec<f32>,
-) -> Result<Features> {
-    let threads = std::thread::available_parallelism().map_or(1, usize::from);
-    let mut loader =
-        EvalLoader::start(Arc::clone(dataset), EvalConfig { batch_size: batch, threads, queue: 4, transform })?;
-    let mut progress = Progress::start(dataset.len() as u64, 0);
-    let (mut values, mut indices) = (Vec::with_capacity(dataset.len() * width), Vec::new());
-    let mut seen = 0;
-    while let Some(images) = loader.next()? {
-        values.extend(features_of(&images.images, images.indices.len()));
-        seen += images.indices.len() + images.unreadable.len();
-        indices.extend(images.indices);
-        for image in images.unreadable {
-            progress.warning(&format!("left out: {}", image.error));
-        }
-        progress.advance(seen as u64, "images");
+) -> Result<Extracted> {
+    let Wanted { dataset, images, batch, store, narrated, .. } = *wanted;
+    let all: Arc<[u32]> = images.map_or_else(|| (0..dataset.len() as u32).collect(), Arc::from);
+    let none = Store::none();
+    let (store, key) = match key {
+        Some(key) => (store, data_key(key, dataset, transform)),
+        None => (&none, Key::new()),
+    };
+    let part_key = images.map(|images| key.clone().with(bytemuck::cast_slice(images)));
+    let found = |key: &Key| -> Result<Option<Extracted>> {
+        let rows = store.find(key, width)?;
+        rows.iter()
+            .for_each(|rows| output::note(&format!("features of {} images were kept before", rows.images.len())));
+        Ok(rows.map(|rows| Extracted::of(rows, width)))
+    };
+    if let Some(kept) = found(&key)? {
+        return Ok(match images {
+            None => kept,
+            Some(images) => kept.of_images(images),
+        });
     }
-    progress.finish();
-    let labels = dataset.labels().map_or_else(Vec::new, |labels| indices.iter().map(|&index| labels[index]).collect());
-    Ok(Features { rows: indices.len(), width, values, labels })
+    let key = part_key.unwrap_or(key);
+    if images.is_some()
+        && let Some(kept) = found(&key)?
+    {
+        return Ok(kept);
+    }
+
+    let about = serde_json::json!({ "images": all.len(), "width": width, "first": dataset.name(all[0] as usize) });
+    let mut part = store.begin(&key, width, &about)?;
+    let mut rows = part.as_mut().map_or_else(Rows::default, |part| part.taken());
+    let mut seen = rows.images.last().map_or(0, |last| all.partition_point(|image| image <= last));
+    if seen > 0 {
+        output::note(&format!("{seen} of {} features are there from an evaluation that was stopped", all.len()));
+    }
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    let config = EvalConfig { batch_size: batch, threads, queue: 4, transform };
+    let mut loader = EvalLoader::start_for(Arc::clone(dataset), all[seen..].into(), config)?;
+    let mut progress = narrated.then(|| Progress::start(all.len() as u64, seen as u64));
+    while let Some(images) = loader.next()? {
+        let features = features_of(&images.images, images.indices.len());
+        let numbers: Vec<u32> = images.indices.iter().map(|&index| index as u32).collect();
+        if let Some(part) = &mut part {
+            part.add(&features, &numbers)?;
+        }
+        rows.values.extend(features);
+        rows.images.extend(numbers);
+        seen += images.indices.len() + images.unreadable.len();
+        if let Some(progress) = &mut progress {
+            for image in images.unreadable {
+                progress.warning(&format!("left out: {}", image.error));
+            }
+            progress.advance(seen as u64, "images");
+        }
+    }
+    drop(progress);
+    part.map_or(Ok(()), |part| part.finish())?;
+    Ok(Extracted::of(rows, width))
+}
+
+fn data_key(key: Key, dataset: &Dataset, transform: EvalTransform) -> Key {
+    let mut key = key.with(format!("{transform:?}").as_bytes());
+    dataset.versions(|piece| key.add(piece));
+    key
 }
 
 fn layers(pool: Pool) -> usize {

@@ -24,9 +24,11 @@ mod pretrain;
 mod report;
 mod run;
 mod stop;
+mod store;
 mod train;
 mod view;
 mod waits;
+mod watch;
 
 use std::process::ExitCode;
 

@@ -22,6 +22,7 @@ use crate::output;
 use crate::run::{self, Run, Settings, Start};
 use crate::stop::Stop;
 use crate::train::{IMAGES, latest, train};
+use crate::watch::Watch;
 
 /// Batches made ahead of the step that is being taken.
 const QUEUE: usize = 4;
@@ -58,7 +59,7 @@ pub(crate) fn run(args: &PretrainArgs) -> Result<Exit> {
 
 /// Trains as the settings say; `replay` names a file of batches to take instead of images.
 pub(crate) fn pretrain(settings: &Settings, replay: Option<&Path>) -> Result<Done> {
-    let Ready { run, model, mut state, mut batches } = ready(settings, replay, &settings.storage())?;
+    let Ready { run, model, mut state, mut batches, mut watch } = ready(settings, replay, &settings.storage())?;
     let mut exit = Exit::Done;
     if state.step >= run.steps {
         output::note(&format!("{} has done all its {} steps", run.folder.display(), run.steps));
@@ -67,7 +68,7 @@ pub(crate) fn pretrain(settings: &Settings, replay: Option<&Path>) -> Result<Don
         describe(&run, &model, &state);
         let mut log = Log::open(&run, state.step)?;
         let stop = Stop::on_signals()?;
-        exit = train(&run, &model, &mut state, &mut batches, &mut log, &stop)?;
+        exit = train(&run, &model, &mut state, &mut batches, &mut log, &mut watch, &stop)?;
         if exit == Exit::Stopped {
             let folder = run.folder.display();
             output::note(&match replay {
@@ -88,6 +89,7 @@ struct Ready {
     model: Jepa,
     state: State,
     batches: Batches,
+    watch: Option<Watch>,
 }
 
 fn ready(settings: &Settings, replay: Option<&Path>, storage: &Storage) -> Result<Ready> {
@@ -95,8 +97,13 @@ fn ready(settings: &Settings, replay: Option<&Path>, storage: &Storage) -> Resul
     let (run, input) = resolve(settings, replay, storage)?;
     let model = Jepa::new(run.encoder, run.predictor);
     let state = begin(&run, &model)?;
+    let images = match &input {
+        Input::Dataset(dataset) => Some(dataset),
+        Input::Replay(_) => None,
+    };
+    let watch = Watch::of(&run, images)?;
     let batches = batches(&run, input, state.step)?;
-    Ok(Ready { run, model, state, batches })
+    Ok(Ready { run, model, state, batches, watch })
 }
 
 fn resolve(settings: &Settings, replay: Option<&Path>, storage: &Storage) -> Result<(Run, Input)> {

@@ -17,6 +17,7 @@ use crate::output;
 use crate::run::Run;
 use crate::stop::Stop;
 use crate::waits::Waits;
+use crate::watch::Watch;
 
 /// The key of the number of images in a checkpoint: with another number, an epoch and the order in it would be others.
 pub(crate) const IMAGES: &str = "images";
@@ -28,6 +29,7 @@ pub(crate) fn train(
     state: &mut State,
     batches: &mut Batches,
     log: &mut Log,
+    watch: &mut Option<Watch>,
     stop: &Stop,
 ) -> Result<Exit> {
     let pool = Pool::new(); // every activation and gradient, used again from step to step
@@ -79,6 +81,10 @@ pub(crate) fn train(
             img_per_s: data.masks.batch as f64 / elapsed,
         })?;
         batches.recycle(data);
+        if let Some(watch) = watch.as_mut().filter(|watch| watch.is_due(state.step)) {
+            let (seen, warning) = watch.look(run, model, state, f64::from(loss), &targets)?;
+            log.seen(&seen, warning)?;
+        }
 
         let asked = stop.asked();
         if asked || state.step == run.steps || state.step.is_multiple_of(run.save_every) {

@@ -7,7 +7,7 @@ use std::io::Read;
 
 use ijepa_data::decode::{Limits, decode};
 use ijepa_data::transform::{CropBox, Mix, Mixup, Move, Op, resize};
-use ijepa_data::{EvalTransform, Filter, Normalisation, Picture};
+use ijepa_data::{EvalTransform, Filter, Fit, Normalisation, Picture};
 use serde_json::Value;
 
 /// An operation and what it gave elsewhere.
@@ -54,7 +54,7 @@ impl Case {
                 let [height, width] = numbers(&head["crop"]);
                 let normalisation = Normalisation { mean: [0.0; 3], std: [1.0; 3] };
                 let mut planes = vec![0.0; 3 * height * width];
-                EvalTransform { crop: (height, width), filter: filter(head), normalisation }
+                EvalTransform { crop: (height, width), filter: filter(head), fit: Fit::Cut, normalisation }
                     .apply(&mut planes, &picture(head));
                 let byte = |k: usize| (planes[k % 3 * height * width + k / 3] * 255.0).round() as u8;
                 (0..planes.len()).map(byte).collect()

@@ -7,6 +7,7 @@ mod parquet;
 mod scenes;
 mod shards;
 mod tensors;
+mod versions;
 
 use std::path::{Path, PathBuf};
 

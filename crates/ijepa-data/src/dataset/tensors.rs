@@ -98,6 +98,11 @@ impl Tensors {
         })
     }
 
+    /// The file.
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// Number of images.
     #[expect(clippy::len_without_is_empty, reason = "a file without images cannot be opened")]
     pub fn len(&self) -> usize {

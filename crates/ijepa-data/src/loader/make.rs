@@ -111,16 +111,14 @@ pub(super) fn eval_batch(
     dataset: &Dataset,
     config: &EvalConfig,
     clock: &Clock,
-    batch: usize,
+    wanted: &[u32],
 ) -> Result<EvalBatch, DataError> {
     let (height, width) = config.transform.crop;
     let image_len = 3 * height * width;
-    let first = batch * config.batch_size;
-    let wanted = first..dataset.len().min(first + config.batch_size);
     let mut images = vec![0.0; wanted.len() * image_len]; // (b, 3, h, w)
     let mut indices = Vec::with_capacity(wanted.len());
     let mut unreadable = Vec::new();
-    for index in wanted {
+    for index in wanted.iter().map(|&index| index as usize) {
         let out = &mut images[indices.len() * image_len..][..image_len];
         match eval_image(out, dataset, config, clock, index) {
             Ok(()) => indices.push(index),

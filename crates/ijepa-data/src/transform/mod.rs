@@ -67,13 +67,25 @@ pub struct TrainTransform {
     pub normalisation: Normalisation,
 }
 
-/// The fixed middle of a picture for evaluation.
+/// What becomes of a picture of another shape.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Fit {
+    /// It keeps its proportions, and what is over is cut off on both sides.
+    #[default]
+    Cut,
+    /// All of it is kept, and proportions change: for counting, what lies at the edge counts too.
+    Squash,
+}
+
+/// The same view of a picture every time, for evaluation.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct EvalTransform {
     /// Height and width of what comes out, in pixels.
     pub crop: (usize, usize),
     /// How the picture is resized; the reference of the method takes the bilinear one.
     pub filter: Filter,
+    /// What becomes of pictures of another shape.
+    pub fit: Fit,
     /// From bytes to values.
     pub normalisation: Normalisation,
 }
@@ -163,12 +175,16 @@ impl EvalTransform {
         self.normalisation.validate()
     }
 
-    /// Cuts the middle out of `picture` and normalises it into `out` (3, h, w). A picture of exactly h×w pixels is taken as
+    /// Brings `picture` to size and normalises it into `out` (3, h, w). A picture of exactly h×w pixels is taken as
     /// it is.
     pub fn apply(&self, out: &mut [f32], picture: &Picture) {
         let (height, width) = self.crop;
         if (picture.height, picture.width) == self.crop {
             return self.normalisation.apply(out, picture);
+        }
+        if self.fit == Fit::Squash {
+            let all = CropBox { left: 0, top: 0, width, height };
+            return self.normalisation.apply(out, &resize_part(picture, (width, height), all, self.filter));
         }
         // The picture just covers 256/224 of the crop; of a square crop, that is its shorter side.
         let covered = (height * 256 / 224, width * 256 / 224);

@@ -4,8 +4,8 @@ use std::path::Path;
 use std::sync::Arc;
 
 use ijepa_data::{
-    Batch, DataError, Dataset, EvalConfig, EvalLoader, EvalTransform, Filter, LoaderConfig, MaskConfig, Normalisation,
-    Sampler, Split, TrainLoader, TrainTransform,
+    Batch, DataError, Dataset, EvalConfig, EvalLoader, EvalTransform, Filter, Fit, LoaderConfig, MaskConfig,
+    Normalisation, Sampler, Split, TrainLoader, TrainTransform,
 };
 
 pub(crate) fn config(threads: usize, start_step: u64, stop_step: u64) -> LoaderConfig {
@@ -209,6 +209,7 @@ fn an_evaluation_visits_every_readable_image_once_in_order() {
         let transform = EvalTransform {
             crop: (8, 8),
             filter: Filter::Bilinear,
+            fit: Fit::Cut,
             normalisation: Normalisation { mean: [0.0; 3], std: [1.0; 3] },
         };
         let eval = EvalConfig { batch_size: 5, threads, queue: 2, transform };

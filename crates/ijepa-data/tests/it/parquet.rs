@@ -312,6 +312,7 @@ fn each_group_is_unpacked_once_in_order_and_within_a_window_by_any_number_of_thr
         let transform = EvalTransform {
             crop: (16, 16),
             filter: ijepa_data::Filter::Bilinear,
+            fit: ijepa_data::Fit::Cut,
             normalisation: Normalisation::default(),
         };
         let eval = EvalConfig { batch_size: 7, threads, queue: 3, transform };

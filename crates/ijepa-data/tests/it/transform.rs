@@ -2,7 +2,7 @@
 
 use ijepa_data::key::{Key, Purpose};
 use ijepa_data::transform::{Filter, random_resized_crop, resize};
-use ijepa_data::{EvalTransform, Normalisation, Picture, TrainTransform};
+use ijepa_data::{EvalTransform, Fit, Normalisation, Picture, TrainTransform};
 use proptest::prelude::*;
 
 const RATIO: (f64, f64) = (3.0 / 4.0, 4.0 / 3.0);
@@ -63,7 +63,7 @@ proptest! {
         transform.apply(&mut out, &picture, &mut rng(item));
         prop_assert!(out.iter().all(|value| (0.0..=1.0).contains(value)));
         out.fill(f32::NAN);
-        EvalTransform { crop: (side, side), filter: Filter::Bilinear, normalisation: PLAIN }.apply(&mut out, &picture);
+        EvalTransform { crop: (side, side), filter: Filter::Bilinear, fit: Fit::Cut, normalisation: PLAIN }.apply(&mut out, &picture);
         prop_assert!(out.iter().all(|value| (0.0..=1.0).contains(value)));
     }
 }
@@ -122,7 +122,8 @@ fn normalisation_is_byte_over_255_minus_mean_over_deviation_channel_by_channel()
 fn an_evaluation_picture_of_the_right_size_is_taken_as_it_is() {
     let picture = noise(32, 32);
     let mut out = vec![0.0; 3 * 32 * 32];
-    EvalTransform { crop: (32, 32), filter: Filter::Bilinear, normalisation: PLAIN }.apply(&mut out, &picture);
+    EvalTransform { crop: (32, 32), filter: Filter::Bilinear, fit: Fit::Cut, normalisation: PLAIN }
+        .apply(&mut out, &picture);
     assert_eq!(out[5], f32::from(picture.rgb[15]) / 255.0);
 }
 
@@ -131,7 +132,8 @@ fn evaluation_takes_the_middle_of_the_picture() {
     // At 256 pixels nothing is resized and 16 pixels fall off each side.
     let picture = noise(256, 256);
     let mut out = vec![0.0; 3 * 224 * 224];
-    EvalTransform { crop: (224, 224), filter: Filter::Bilinear, normalisation: PLAIN }.apply(&mut out, &picture);
+    EvalTransform { crop: (224, 224), filter: Filter::Bilinear, fit: Fit::Cut, normalisation: PLAIN }
+        .apply(&mut out, &picture);
     let red = |row: usize, col: usize| f32::from(picture.rgb[(row * 256 + col) * 3]) / 255.0;
     assert_eq!((out[0], out[224 * 224 - 1]), (red(16, 16), red(239, 239)));
 }
@@ -139,7 +141,8 @@ fn evaluation_takes_the_middle_of_the_picture() {
 #[test]
 fn a_long_thin_picture_costs_no_more_than_it_must() {
     let mut out = vec![0.0; 3 * 64 * 64];
-    EvalTransform { crop: (64, 64), filter: Filter::Bilinear, normalisation: PLAIN }.apply(&mut out, &noise(60_000, 2));
+    EvalTransform { crop: (64, 64), filter: Filter::Bilinear, fit: Fit::Cut, normalisation: PLAIN }
+        .apply(&mut out, &noise(60_000, 2));
     assert!(out.iter().all(|value| value.is_finite()));
 }
 

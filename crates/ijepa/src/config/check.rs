@@ -28,6 +28,7 @@ fn counts(config: &Config, origins: &Origins, problems: &mut Vec<String>) {
     for (key, count, most) in [
         ("data.batch_size", config.data.batch_size, 1_000_000),
         ("data.crop_size", config.data.crop_size, 8192),
+        ("eval.images", config.eval.images, 10_000_000),
         ("mask.num_enc_masks", config.mask.num_enc_masks, 1000),
         ("mask.num_pred_masks", config.mask.num_pred_masks, 1000),
         ("mask.patch_size", config.mask.patch_size, 8192),
@@ -45,6 +46,16 @@ fn counts(config: &Config, origins: &Origins, problems: &mut Vec<String>) {
 }
 
 fn ranges(config: &Config, origins: &Origins, problems: &mut Vec<String>) {
+    for (key, given, other) in
+        [("eval.train", &config.eval.train, &config.eval.val), ("eval.val", &config.eval.val, &config.eval.train)]
+    {
+        if given.is_some() && other.is_none() {
+            problems.push(format!(
+                "{}: images to learn from and to judge are expected, got one of the two",
+                origins.of(key)
+            ));
+        }
+    }
     if config.logging.write_tag.is_empty() || config.logging.write_tag.contains(['/', '\\']) {
         let tag = &config.logging.write_tag;
         problems

@@ -19,6 +19,14 @@ impl Every {
             Every::Epochs(epochs) => ((epochs * steps_per_epoch as f64).round() as u64).max(1),
         }
     }
+
+    /// As a run file has it.
+    fn shown(&self) -> String {
+        match self {
+            Every::Steps(steps) => format!("{steps} steps"),
+            Every::Epochs(epochs) => format!("{epochs} epochs"),
+        }
+    }
 }
 
 /// An enum whose values have names in run files.
@@ -72,6 +80,7 @@ pub(super) enum Field<'c> {
     Text(&'c mut String),
     MaybeText(&'c mut Option<String>),
     Every(&'c mut Every),
+    MaybeEvery(&'c mut Option<Every>),
     Choice(&'c mut dyn Choice),
 }
 
@@ -103,6 +112,7 @@ impl Field<'_> {
             Field::Text(place) => put(place, Some(text().unwrap_or_default())),
             Field::MaybeText(place) => put(place, Some(text())),
             Field::Every(place) => put(place, every(scalar)),
+            Field::MaybeEvery(place) => put(place, if scalar.is_null() { Some(None) } else { every(scalar).map(Some) }),
             Field::Choice(place) => place.choose(&scalar.text).then_some(()),
             Field::Reals(_) => None,
         };
@@ -120,6 +130,7 @@ impl Field<'_> {
             Field::Text(_) => "text".into(),
             Field::MaybeText(_) => "text or null".into(),
             Field::Every(_) => "a number and its unit, such as `10 steps` or `0.5 epochs`".into(),
+            Field::MaybeEvery(_) => "a number and its unit, such as `10 steps` or `0.5 epochs`, or null".into(),
             Field::Choice(place) => match place.names() {
                 [one] => format!("`{one}`"),
                 names => format!("one of {}", names.join(", ")),
@@ -138,8 +149,8 @@ impl Field<'_> {
             Field::Reals(place) => format!("[{}]", place.iter().map(|x| shown_real(*x)).collect::<Vec<_>>().join(", ")),
             Field::Text(place) => shown_text(place),
             Field::MaybeText(place) => place.as_deref().map_or("null".into(), shown_text),
-            Field::Every(Every::Steps(steps)) => format!("{steps} steps"),
-            Field::Every(Every::Epochs(epochs)) => format!("{epochs} epochs"),
+            Field::Every(every) => every.shown(),
+            Field::MaybeEvery(every) => every.as_ref().map_or("null".into(), Every::shown),
             Field::Choice(place) => place.name().into(),
         }
     }

@@ -84,6 +84,19 @@ pub(crate) struct Data {
     pub(crate) use_horizontal_flip: bool,
 }
 
+/// What is looked at while a run goes on.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Eval {
+    /// How often; null means never.
+    pub(crate) every: Option<Every>,
+    /// Training images whose features are looked at.
+    pub(crate) images: usize,
+    /// Labelled images whose neighbours vote, named as `--data`; with `val`.
+    pub(crate) train: Option<String>,
+    /// Labelled images that are judged.
+    pub(crate) val: Option<String>,
+}
+
 /// What is written and how often.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Logging {
@@ -178,6 +191,8 @@ pub(crate) struct Optimization {
 pub(crate) struct Config {
     /// `data:`
     pub(crate) data: Data,
+    /// `eval:`
+    pub(crate) eval: Eval,
     /// `logging:`
     pub(crate) logging: Logging,
     /// `mask:`
@@ -214,6 +229,7 @@ impl Default for Config {
                 use_gaussian_blur: false,
                 use_horizontal_flip: false,
             },
+            eval: Eval { every: None, images: 2048, train: None, val: None },
             logging: Logging {
                 folder: String::new(),
                 log_every: Every::Steps(1),
@@ -264,7 +280,7 @@ impl Default for Config {
 impl Config {
     /// Every key with its place: the one list that reading, writing and "did you mean" go by.
     fn fields(&mut self) -> Vec<(&'static str, Field<'_>)> {
-        let Config { data, logging, mask, meta, method, optimization } = self;
+        let Config { data, eval, logging, mask, meta, method, optimization } = self;
         vec![
             ("data.batch_size", Field::Count(&mut data.batch_size)),
             ("data.color_jitter_strength", Field::Real(&mut data.color_jitter_strength)),
@@ -285,6 +301,10 @@ impl Config {
             ("data.use_color_distortion", Field::Flag(&mut data.use_color_distortion)),
             ("data.use_gaussian_blur", Field::Flag(&mut data.use_gaussian_blur)),
             ("data.use_horizontal_flip", Field::Flag(&mut data.use_horizontal_flip)),
+            ("eval.every", Field::MaybeEvery(&mut eval.every)),
+            ("eval.images", Field::Count(&mut eval.images)),
+            ("eval.train", Field::MaybeText(&mut eval.train)),
+            ("eval.val", Field::MaybeText(&mut eval.val)),
             ("logging.folder", Field::Text(&mut logging.folder)),
             ("logging.log_every", Field::Every(&mut logging.log_every)),
             ("logging.save_every", Field::Every(&mut logging.save_every)),

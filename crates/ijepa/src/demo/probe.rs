@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use anyhow::Result;
 use ijepa_data::dataset::{SCENE_CLASSES, distance_bin};
-use ijepa_data::{Dataset, Picture, Sample, Split};
+use ijepa_data::{Dataset, Fit, Picture, Sample, Split};
 use ijepa_eval::Features;
 use ijepa_eval::knn;
 use ijepa_eval::linear::{self, Logistic};
@@ -12,8 +12,9 @@ use ijepa_eval::metrics::Estimate;
 use serde::Serialize;
 
 use crate::cli::Pool;
-use crate::extract::{Encoder, pixels};
+use crate::extract::{Encoder, Wanted, pixels};
 use crate::output;
+use crate::store::Store;
 
 /// Fresh scenes that the probes learn from, and that they are judged on.
 const PROBE_TRAIN: usize = 8000;
@@ -104,9 +105,15 @@ impl Probe {
 
     /// Scores of all features on all tasks, and what the trained encoder takes for alike.
     pub(crate) fn run(&self, trained: &Encoder, untrained: &Encoder) -> Result<(Vec<Score>, Vec<Neighbours>)> {
-        let encoded = |encoder: &Encoder, scenes| encoder.extract(scenes, Pool::Last, BATCH);
+        let store = Store::none(); // every demo has an encoder of its own
+        let wanted =
+            |dataset| Wanted { dataset, images: None, fit: Fit::Cut, batch: BATCH, store: &store, narrated: true };
+        let encoded = |encoder: &Encoder, scenes| {
+            encoder.extract(&wanted(scenes), Pool::Last).map(|extracted| extracted.features)
+        };
         let side = trained.vit.config.image.0;
-        let raw = |scenes| pixels(scenes, (side, side), trained.normalisation, BATCH);
+        let raw =
+            |scenes| pixels(&wanted(scenes), (side, side), trained.normalisation).map(|extracted| extracted.features);
 
         let (train, val) = (encoded(trained, &self.train)?, encoded(trained, &self.val)?);
         let neighbours = self.neighbours(&train, &val)?;

@@ -5,7 +5,7 @@ pub(crate) mod write;
 use std::sync::Arc;
 
 use anyhow::Result;
-use ijepa_data::{Dataset, EvalConfig, EvalLoader, Split};
+use ijepa_data::{Dataset, EvalConfig, EvalLoader, Fit, Split};
 use serde::Serialize;
 
 use crate::cli::EmbedArgs;
@@ -47,7 +47,7 @@ pub(crate) fn run(args: &EmbedArgs) -> Result<Exit> {
         batch_size: args.encoder.batch,
         threads: std::thread::available_parallelism().map_or(1, usize::from),
         queue: QUEUE,
-        transform: encoder.transform(),
+        transform: encoder.transform(Fit::Cut),
     };
     let mut loader = EvalLoader::start(Arc::clone(&dataset), config)?;
     let memory = ijepa_tensor::Pool::new();

@@ -17,7 +17,7 @@ use crate::exit::{Exit, Failure};
 use crate::output;
 use name::Name;
 
-pub(crate) use place::{Held, held};
+pub(crate) use place::{Held, caches, held};
 
 /// What Meta says about its weights, on the Hub and elsewhere.
 const META_LICENCE: &str = "these weights are Meta's, under CC BY-NC 4.0: no commercial use";

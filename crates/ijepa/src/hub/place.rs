@@ -18,7 +18,7 @@ fn folder(name: &str) -> Option<PathBuf> {
 }
 
 /// `$XDG_CACHE_HOME`, else `~/.cache`.
-fn caches() -> PathBuf {
+pub(crate) fn caches() -> PathBuf {
     folder("XDG_CACHE_HOME").unwrap_or_else(|| env::home_dir().unwrap_or_default().join(".cache"))
 }
 

@@ -4,8 +4,6 @@ use std::fs::File;
 use std::io::{self, Write};
 use std::path::Path;
 
-use super::Row;
-
 /// An open `metrics.jsonl`.
 pub(super) struct Metrics {
     file: File,
@@ -19,8 +17,8 @@ impl Metrics {
         Ok(Metrics { file: super::csv::rewritten(path, &lines)? })
     }
 
-    /// Appends the row of a step.
-    pub(super) fn row(&mut self, row: &Row) -> io::Result<()> {
+    /// Appends what has a `step`.
+    pub(super) fn row(&mut self, row: &impl serde::Serialize) -> io::Result<()> {
         let mut line = serde_json::to_string(row)?;
         line.push('\n');
         self.file.write_all(line.as_bytes())
@@ -30,6 +28,7 @@ impl Metrics {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::log::Row;
     use crate::log::tests::row;
 
     #[test]

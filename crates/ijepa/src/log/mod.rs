@@ -66,6 +66,28 @@ pub(crate) struct Row {
     pub(crate) img_per_s: f64,
 }
 
+/// What was seen of the features after a step: see `watch.rs`. Its line of `metrics.jsonl` has the same `step` as the step's own.
+#[derive(Clone, Copy, Debug, serde::Serialize, serde::Deserialize)]
+pub(crate) struct Seen {
+    /// The step that was the last, from 0.
+    pub(crate) step: u64,
+    /// Exponential of the entropy of the features' singular values.
+    pub(crate) rank_me: f64,
+    /// The same once their mean is taken off.
+    pub(crate) effective_rank: f64,
+    /// Mean over dimensions of the features' standard deviation over images.
+    pub(crate) feature_std: f64,
+    /// Mean over dimensions of the targets' standard deviation over tokens.
+    pub(crate) target_std: f64,
+    /// The loss of a predictor that always says the mean of the targets.
+    pub(crate) loss_of_mean: f64,
+    /// The predictor's.
+    pub(crate) loss: f64,
+    /// Accuracy of the nearest neighbours' vote, where labelled images were named.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub(crate) knn: Option<f64>,
+}
+
 /// The rows of a run's `metrics.jsonl`.
 pub(crate) fn rows(folder: &Path) -> Result<Vec<Row>> {
     let path = folder.join(METRICS);
@@ -116,6 +138,25 @@ impl Log {
             self.events.row(row).context("cannot write the TensorBoard events")?;
         }
         self.progress.step(row);
+        Ok(())
+    }
+
+    /// Takes what was seen of the features after a step, and perhaps a warning.
+    pub(crate) fn seen(&mut self, seen: &Seen, warning: Option<String>) -> Result<()> {
+        self.metrics.row(seen).context("cannot write metrics.jsonl")?;
+        self.events.seen(seen).context("cannot write the TensorBoard events")?;
+        let knn = seen.knn.map_or_else(String::new, |knn| format!(", kNN {:.1} %", 100.0 * knn));
+        self.progress.note(&format!(
+            "after step {}: RankMe {:.1}, effective rank {:.1}, spread of features {:.3} and targets {:.3}, loss {:.4} (of the mean {:.4}){knn}",
+            seen.step + 1,
+            seen.rank_me,
+            seen.effective_rank,
+            seen.feature_std,
+            seen.target_std,
+            seen.loss,
+            seen.loss_of_mean
+        ));
+        warning.iter().for_each(|words| self.progress.warning(words));
         Ok(())
     }
 

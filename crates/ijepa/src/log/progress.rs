@@ -81,6 +81,14 @@ impl Progress {
         }
     }
 
+    /// Narration that does not tear the bar.
+    pub(crate) fn note(&self, text: &str) {
+        match &self.bar {
+            Some(bar) => bar.suspend(|| output::note(text)),
+            None => output::note(text),
+        }
+    }
+
     /// A warning that does not tear the bar.
     pub(crate) fn warning(&self, text: &str) {
         match &self.bar {

@@ -13,7 +13,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result};
 
-use super::Row;
+use super::{Row, Seen};
 
 /// An open event file.
 pub(super) struct Events {
@@ -53,6 +53,18 @@ impl Events {
                 ("speed/data_ms", row.data_ms),
             ],
         )
+    }
+
+    /// What was seen of the features after a step.
+    pub(super) fn seen(&mut self, seen: &Seen) -> io::Result<()> {
+        let mut values = vec![
+            ("eval/rank_me", seen.rank_me),
+            ("eval/effective_rank", seen.effective_rank),
+            ("eval/feature_std", seen.feature_std),
+            ("eval/loss_of_mean", seen.loss_of_mean),
+        ];
+        values.extend(seen.knn.map(|knn| ("eval/knn", knn)));
+        self.scalars(seen.step, &values)
     }
 
     /// Named values of a step, in one record.

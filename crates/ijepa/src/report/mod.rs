@@ -5,12 +5,14 @@
 //! ([`tiles`]), results are a table with errors ([`table`]). The page follows the reader's choice of light or dark, and its
 //! content policy forbids it to load anything.
 
+pub(crate) mod bars;
 mod html;
 pub(crate) mod plot;
 pub(crate) mod table;
 mod ticks;
 pub(crate) mod tiles;
 
+use bars::Bars;
 use html::escape;
 use plot::Plot;
 use table::Results;
@@ -39,6 +41,8 @@ pub(crate) enum Block {
     KeyValues(Vec<(String, String)>),
     /// Scores of features on tasks.
     Results(Results),
+    /// One quantity of several things.
+    Bars(Bars),
     /// Plots side by side where there is room; a single one takes the whole width.
     Plots(Vec<Plot>),
     /// Rows of pictures.
@@ -80,6 +84,7 @@ fn block(block: &Block) -> String {
             format!("<dl>\n{}</dl>\n", pairs.iter().map(pair).collect::<String>())
         }
         Block::Results(results) => table::html(results),
+        Block::Bars(bars) => bars::html(bars),
         Block::Plots(plots) => {
             format!("<div class=\"plots\">\n{}</div>\n", plots.iter().map(plot::html).collect::<String>())
         }

@@ -4,7 +4,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use ijepa_data::{
-    Dataset, EvalTransform, Filter, IndexSet, KeepRates, MaskConfig, Masks, Normalisation, Sample, Split, keep_rates,
+    Dataset, EvalTransform, Filter, Fit, IndexSet, KeepRates, MaskConfig, Masks, Normalisation, Sample, Split,
+    keep_rates,
 };
 
 use super::canvas::{Canvas, Rect, Rgb, heat};
@@ -133,7 +134,7 @@ fn pixels(sample: &Sample, config: &Config, data: &str) -> Result<Vec<u8>> {
         Sample::Picture(picture) => {
             let plain = Normalisation { mean: [0.0; 3], std: [1.0; 3] };
             let mut values = vec![0.0; 3 * side * side];
-            EvalTransform { crop: (side, side), filter: Filter::Bilinear, normalisation: plain }
+            EvalTransform { crop: (side, side), filter: Filter::Bilinear, fit: Fit::Cut, normalisation: plain }
                 .apply(&mut values, picture);
             values
         }

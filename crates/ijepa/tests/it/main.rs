@@ -37,6 +37,7 @@ fn ijepa_in(folder: &Path, variables: &[(&str, &str)], arguments: &[&str]) -> Sa
         .current_dir(folder)
         .env_remove("COLUMNS")
         .env("NO_COLOR", "1")
+        .env("XDG_CACHE_HOME", folder.join("cache"))
         .envs(variables.iter().copied())
         .output()
         .expect("the program starts");

@@ -275,3 +275,41 @@ fn a_loss_that_is_not_finite_ends_the_run_with_6_and_keeps_what_was_saved() {
     ijepa(dir.path(), &again).refused(6, &["loss of step 2", "latest.safetensors", "optimization.lr"]);
     assert!(std::fs::read(latest(&dir.path().join("run"))).expect("it is still there") == saved);
 }
+
+#[test]
+fn what_is_seen_of_the_features_is_logged_and_changes_nothing_of_the_run() {
+    let dir = scratch();
+    let run = |name: &'static str, sets: &[&'static str]| {
+        let sets: Vec<&str> = sets.iter().flat_map(|set| ["--set", set]).collect();
+        let said =
+            ijepa(dir.path(), &[&["pretrain", "small.yaml", "--data", "scenes:40", "--out", name], &sets[..]].concat());
+        assert_eq!(said.code, Some(0), "{said:?}");
+        said.stderr
+    };
+    run("plain", &[]);
+    let watched = ["eval.every=3 steps", "eval.images=16", "eval.train=scenes:40", "eval.val=scenes:20"];
+    let said = run("watched", &watched);
+    assert!(said.contains("RankMe") && said.contains("kNN"), "{said}");
+    let seen: Vec<_> =
+        metrics(&dir.path().join("watched")).into_iter().filter(|row| row.get("rank_me").is_some()).collect();
+    assert_eq!(seen.iter().map(|row| row["step"].as_u64().expect("a number")).collect::<Vec<_>>(), [2, 5, 8]);
+    for row in &seen {
+        for key in ["rank_me", "effective_rank", "feature_std", "target_std", "loss_of_mean", "loss", "knn"] {
+            assert!(row[key].as_f64().is_some_and(f64::is_finite), "{key} of {row}");
+        }
+    }
+    let weights = |name: &str| {
+        let bytes = std::fs::read(latest(&dir.path().join(name))).expect("the run left a checkpoint");
+        let file = SafeTensors::deserialize(&bytes).expect("it parses");
+        file.tensors()
+            .into_iter()
+            .map(|(name, tensor)| (name, tensor.data().to_vec()))
+            .collect::<std::collections::BTreeMap<_, _>>()
+    };
+    assert!(weights("plain") == weights("watched"));
+    let one = ijepa(
+        dir.path(),
+        &["pretrain", "small.yaml", "--data", "scenes:40", "--out", "x", "--set", "eval.train=scenes:40"],
+    );
+    one.refused(2, &["eval.train", "got one of the two"]);
+}

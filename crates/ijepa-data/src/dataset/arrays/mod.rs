@@ -104,6 +104,11 @@ impl Arrays {
         (self.format.order == Order::Normalised).then_some(self.format.size)
     }
 
+    /// The files that pictures are in.
+    pub(super) fn files(&self) -> Vec<PathBuf> {
+        self.parts.iter().map(|part| part.path.clone()).collect()
+    }
+
     pub(super) fn name(&self, index: usize) -> String {
         let (part, place) = self.place(index);
         format!("{} image {place}", part.path.display())

@@ -119,6 +119,11 @@ impl Files {
         self.root.join(as_path(self.paths.get(index)).expect("made of names that can be kept"))
     }
 
+    /// The path of an image relative to the root, or absolute where a list has it so.
+    pub(super) fn name(&self, index: usize) -> String {
+        String::from_utf8_lossy(self.paths.get(index)).into_owned()
+    }
+
     /// The class of every image.
     pub fn labels(&self) -> Option<&[u32]> {
         self.labels.as_deref()

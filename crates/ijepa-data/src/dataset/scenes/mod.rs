@@ -74,6 +74,16 @@ impl Scenes {
         self.count
     }
 
+    /// Which of the two sets of the seed.
+    pub(super) fn split(&self) -> Split {
+        self.split
+    }
+
+    /// What they are drawn from.
+    pub(super) fn seed(&self) -> u64 {
+        self.seed
+    }
+
     /// Names of the classes, by label.
     pub fn classes(&self) -> &[String] {
         &self.classes

@@ -27,6 +27,7 @@ use names::Place;
 use samples::Index;
 use web::{Patience, Web};
 
+use super::versions::version;
 use super::{Split, Storage};
 use crate::error::DataError;
 
@@ -112,6 +113,17 @@ impl Shards {
     /// Downloads and unpackings since the data was opened. More than shards in an epoch mean that the limit of downloads is too low.
     pub fn fetched(&self) -> u64 {
         self.copies.fetched()
+    }
+
+    /// What identifies each shard and changes when it does.
+    pub(super) fn versions(&self) -> Vec<String> {
+        let of = |shard: &Shard| match &shard.source {
+            Source::Plain(path) | Source::Copied(Copied { origin: Origin::Packed(path), .. }) => {
+                version(path, &path.file_name().unwrap_or_default().to_string_lossy())
+            }
+            Source::Copied(Copied { origin: Origin::Web(_, facts), .. }) => format!("{} {}", shard.name, facts.stamp()),
+        };
+        self.shards.iter().map(of).collect()
     }
 
     /// Samples of each shard where one of them has to be fetched or unpacked.

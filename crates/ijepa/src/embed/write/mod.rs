@@ -9,7 +9,7 @@
 //! | `.safetensors` | `pooled` | `tokens` | `labels` | F.paths.txt |
 //! | `.parquet` | column `pooled`, a list | column `tokens`, a list of lists | column `label` | column `path` |
 
-mod npy;
+pub(crate) mod npy;
 mod parquet;
 mod partial;
 mod safetensors;

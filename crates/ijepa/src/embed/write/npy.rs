@@ -11,7 +11,7 @@ use super::partial::Partial;
 use super::{Batch, Layout, f32_bytes, i64_bytes, path_lines};
 
 /// Magic, version, length and dictionary: room for three dimensions of 20 digits.
-const HEADER: usize = 192;
+pub(crate) const HEADER: usize = 192;
 
 /// Endings of the files beside F.npy, instead of its own.
 const TOKENS: &str = "tokens.npy";
@@ -84,7 +84,8 @@ impl Npy {
     }
 }
 
-fn header(dtype: &str, shape: &[usize]) -> [u8; HEADER] {
+/// The header of an array; the values of `dtype` follow, row after row.
+pub(crate) fn header(dtype: &str, shape: &[usize]) -> [u8; HEADER] {
     // A tuple of one has a comma in Python.
     let shape: String = shape.iter().map(|extent| format!("{extent},")).collect();
     let dictionary = format!("{{'descr': '{dtype}', 'fortran_order': False, 'shape': ({shape}), }}");

@@ -1,0 +1,120 @@
+//! `ijepa eval METHOD`: how good are an encoder's features?
+//!
+//! Frozen features ([`features`]) of the images with labels ([`subset`]) are judged by nearest neighbours or linear heads; what came out
+//! is shown by [`result`]. What is asked is a class, or a count or a distance ([`question`]).
+
+mod features;
+mod question;
+mod result;
+mod subset;
+
+use anyhow::Result;
+use ijepa_data::Fit;
+use ijepa_eval::Features;
+use ijepa_eval::knn::{self, Knn};
+use ijepa_eval::linear::{self, Logistic};
+use ijepa_eval::metrics::{Estimate, accuracy};
+use ijepa_eval::ridge::{self, Ridge};
+
+use crate::cli::{EvalCommand, KnnArgs, TaskArgs};
+use crate::exit::Exit;
+pub(crate) use features::numbered;
+use features::{Answered, Judging, classes};
+use question::{Bins, Question};
+use result::{Row, show};
+
+/// As in DINO (Caron et al. 2021) and Wu et al. 2018.
+pub(crate) const KNN_TEMPERATURE: f32 = 0.07;
+
+/// Runs the command.
+pub(crate) fn run(command: &EvalCommand) -> Result<Exit> {
+    let source = command.source();
+    let (protocol, results) = match command {
+        EvalCommand::Knn(args) => {
+            let (train, val) = classes(source)?;
+            let judging =
+                Judging { source, labels: &args.labels, train, val, fit: Fit::Cut, pool: source.encoder.pool };
+            ("knn", judging.run(|kind, train, val| neighbours(args, kind, &train.features, &val.features))?)
+        }
+        EvalCommand::Linear(args) => {
+            let (train, val) = classes(source)?;
+            let judging =
+                Judging { source, labels: &args.labels, train, val, fit: Fit::Cut, pool: source.encoder.pool };
+            ("linear", judging.run(|kind, train, val| logistic(kind, &train.features, &val.features, source.seed))?)
+        }
+        EvalCommand::Count(args) => ("count", task(args, Question::Count)?),
+        EvalCommand::Distance(args) => ("distance", task(args, Question::Distance)?),
+    };
+    show(protocol, &results, source)?;
+    Ok(Exit::Done)
+}
+
+fn row(
+    features: &'static str,
+    head: String,
+    metric: &'static str,
+    estimate: Estimate,
+    (train, val): (&Features, &Features),
+) -> Row {
+    let Estimate { value, standard_error } = estimate;
+    let (n_train, n_val, width) = (train.rows, val.rows, train.width);
+    Row { features, head, setting: None, metric, value, standard_error, n_train, n_val, width, draws: Vec::new() }
+}
+
+fn neighbours(args: &KnnArgs, kind: &'static str, train: &Features, val: &Features) -> Result<Vec<Row>> {
+    let most = args.k.iter().copied().max().unwrap_or(1);
+    let nearest = knn::nearest(train, val, most)?;
+    let judged = |&k: &usize| {
+        let votes = knn::vote(&nearest, &train.labels, Knn { k, temperature: KNN_TEMPERATURE })?;
+        Ok(row(kind, format!("knn k={k}"), "accuracy", accuracy(&votes, &val.labels)?, (train, val)))
+    };
+    args.k.iter().map(judged).collect()
+}
+
+fn logistic(kind: &'static str, train: &Features, val: &Features, seed: u64) -> Result<Vec<Row>> {
+    let judged = linear::evaluate(train, val, &Logistic::standard(seed))?;
+    let mut row = row(kind, "logistic".to_owned(), "accuracy", judged.accuracy, (train, val));
+    row.setting = Some(format!("l2={:e}", judged.fit.lambda));
+    Ok(vec![row])
+}
+
+/// As classes by a linear classifier, and as a number by least squares.
+fn task(args: &TaskArgs, question: Question) -> Result<Vec<Row>> {
+    let source = &args.source;
+    let (train, val, bins) = question::asked(args, question)?;
+    // What lies at the edge counts too.
+    let judging = Judging { source, labels: &args.labels, train, val, fit: Fit::Squash, pool: source.encoder.pool };
+    judging.run(|kind, train, val| {
+        let mut rows = logistic(kind, &train.features, &val.features, source.seed)?;
+        rows[0].head = format!("logistic, {bins}");
+        rows.extend(regression(kind, train, val, source.seed)?);
+        Ok(rows)
+    })
+}
+
+/// R² and mean absolute error of ridge regression, λ chosen on held-out training images.
+fn regression(kind: &'static str, train: &Answered, val: &Answered, seed: u64) -> Result<Vec<Row>> {
+    let fit = ridge::regress(&train.features, &train.values, 1, &Ridge::standard(seed))?;
+    let predicted = fit.model.scores(&val.features)?;
+    let errors = || predicted.iter().zip(&val.values).map(|(p, v)| f64::from(p - v));
+    let mean = val.values.iter().map(|&value| f64::from(value)).sum::<f64>() / val.values.len().max(1) as f64;
+    let variance = Estimate::of(val.values.iter().map(|&v| (f64::from(v) - mean).powi(2))).value;
+    let squared = Estimate::of(errors().map(|error| error * error));
+    // Of the mean squared error alone: the variance of the answers is what it is.
+    let r2 = Estimate { value: 1.0 - squared.value / variance, standard_error: squared.standard_error / variance };
+    let absolute = Estimate::of(errors().map(f64::abs));
+    let both = [("r2", r2), ("mae", absolute)];
+    Ok(both
+        .map(|(metric, estimate)| {
+            let mut row = row(kind, "ridge".to_owned(), metric, estimate, (&train.features, &val.features));
+            row.setting = Some(format!("l2={:e}", fit.lambda));
+            row
+        })
+        .into())
+}
+
+impl std::fmt::Display for Bins {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} classes", self.classes)
+    }
+}
