@@ -1,6 +1,8 @@
 //! What can the user ask for? The command line, nothing else: what each command does is in the module of its name.
 
 mod data;
+mod eval;
+mod tune;
 
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
@@ -9,6 +11,8 @@ use std::str::FromStr;
 use clap::{Args, Parser, Subcommand};
 
 pub(crate) use data::{BenchDataArgs, DataCheckArgs, DataCommand, DataPackArgs};
+pub(crate) use eval::LabelArgs;
+pub(crate) use tune::{FinetuneArgs, RecipeArgs, RecipeName, SemiArgs, TuneArgs};
 
 /// Image representations by predicting what is hidden (I-JEPA): pretrain, evaluate, look inside.
 #[derive(Debug, Parser)]
@@ -139,6 +143,10 @@ pub(crate) enum EvalCommand {
     Knn(KnnArgs),
     /// Logistic regression on frozen features, regularisation chosen on held-out training images.
     Linear(LinearArgs),
+    /// Train the whole network on labelled images.
+    Finetune(FinetuneArgs),
+    /// Train the whole network on labelled and on unlabelled images, which it labels itself.
+    Semi(SemiArgs),
 }
 
 /// Options of `eval knn`.

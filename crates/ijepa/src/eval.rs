@@ -1,5 +1,7 @@
 //! `ijepa eval knn|linear`: how good are frozen features?
 
+pub(crate) mod subset;
+
 use std::sync::Arc;
 
 use anyhow::Result;
@@ -14,6 +16,7 @@ use crate::cli::{EvalCommand, EvalSource};
 use crate::exit::{Exit, Failure};
 use crate::extract::{Encoder, pixels};
 use crate::output;
+use crate::tune;
 
 /// As in DINO (Caron et al. 2021) and Wu et al. 2018.
 const KNN_TEMPERATURE: f32 = 0.07;
@@ -42,6 +45,8 @@ pub(crate) fn run(command: &EvalCommand) -> Result<Exit> {
     let source = match command {
         EvalCommand::Knn(args) => &args.source,
         EvalCommand::Linear(args) => &args.source,
+        EvalCommand::Finetune(args) => return tune::finetune(args),
+        EvalCommand::Semi(args) => return tune::semi(args),
     };
     let seed = source.seed;
     let mut results = Vec::new();
@@ -51,7 +56,7 @@ pub(crate) fn run(command: &EvalCommand) -> Result<Exit> {
                 let knn = Knn { k: args.k, temperature: KNN_TEMPERATURE };
                 (format!("knn k={}", args.k), accuracy(&knn::predict(&train, &val, knn)?, &val.labels)?)
             }
-            EvalCommand::Linear(_) => {
+            _ => {
                 let judged = linear::evaluate(&train, &val, &Logistic::standard(seed))?;
                 (format!("logistic l2={:e}", judged.fit.lambda), judged.accuracy)
             }
@@ -72,7 +77,7 @@ pub(crate) fn run(command: &EvalCommand) -> Result<Exit> {
     })?;
     let protocol = match command {
         EvalCommand::Knn(_) => "knn",
-        EvalCommand::Linear(_) => "linear",
+        _ => "linear",
     };
     if source.json {
         output::json(&Report { protocol, results })?;

@@ -25,6 +25,7 @@ mod report;
 mod run;
 mod stop;
 mod train;
+mod tune;
 mod view;
 mod waits;
 
