@@ -47,7 +47,7 @@ fn finetune_tells_a_checkpoint_from_random_weights_over_draws_of_labels() {
     let options = ["--baselines", "--per-class", "2", "--draws", "2", "--mixup", "0.8", "--erase", "0.5", "--drop-path", "0.2", "--json"];
     let shown = eval(dir.path(), "finetune", &options).json();
     assert_eq!(shown["protocol"], "finetune");
-    let row = |features: &str| (features.to_owned(), "finetune".to_owned(), 6, 30);
+    let row = |features: &str| (features.to_owned(), "finetune".to_owned(), 12, 30);
     assert_eq!(rows(&shown), [row("trained"), row("untrained")]);
     assert_eq!(shown["results"][0]["draws"].as_array().map(Vec::len), Some(2));
     assert_eq!(shown["recipe"]["mixup"], 0.8);
@@ -58,7 +58,7 @@ fn semi_shows_what_the_images_without_labels_add_and_begins_with_a_network_that_
     let dir = trained();
     let few = ["--per-class", "3", "--semi-epochs", "1", "--threshold", "0.2", "--json"];
     let shown = eval(dir.path(), "semi", &[&few[..], &["--out", "semi"]].concat()).json();
-    let row = |head: &str| ("trained".to_owned(), head.to_owned(), 9, 30);
+    let row = |head: &str| ("trained".to_owned(), head.to_owned(), 18, 30);
     assert_eq!(rows(&shown), [row("finetune"), row("semi")]);
     assert!(shown["results"][1]["sure"].as_f64().is_some_and(|sure| sure > 0.0), "{shown}");
 
