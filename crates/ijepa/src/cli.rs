@@ -144,9 +144,9 @@ pub(crate) enum EvalCommand {
     /// Logistic regression on frozen features, regularisation chosen on held-out training images.
     Linear(LinearArgs),
     /// Train the whole network on labelled images.
-    Finetune(FinetuneArgs),
+    Finetune(Box<FinetuneArgs>),
     /// Train the whole network on labelled and on unlabelled images, which it labels itself.
-    Semi(SemiArgs),
+    Semi(Box<SemiArgs>),
 }
 
 /// Options of `eval knn`.

@@ -145,7 +145,10 @@ fn what_is_saved_is_read_again_to_the_bit() {
         let again = model.restore(&mut file).expect("it fits");
         assert_eq!((again.step, again.params.as_slice()), (2, state.params.as_slice()));
         assert_eq!(again.average.as_slice(), state.average.as_slice());
-        assert_eq!((again.exp_avg.as_slice(), again.exp_avg_sq.as_slice()), (state.exp_avg.as_slice(), state.exp_avg_sq.as_slice()));
+        assert_eq!(
+            (again.exp_avg.as_slice(), again.exp_avg_sq.as_slice()),
+            (state.exp_avg.as_slice(), state.exp_avg_sq.as_slice())
+        );
         let judged = model.restore_weights(&mut file).expect("it fits");
         assert_eq!(judged.as_slice(), state.judged().as_slice());
 

@@ -121,51 +121,53 @@ pub(crate) struct TuneArgs {
     pub(crate) json: bool,
 }
 
+/// Where a recipe's values stand in --help.
+const RECIPE: &str = "Recipe";
+
 /// A recipe, and what is different from it.
 #[derive(Args, Clone, Debug)]
-#[command(next_help_heading = "Recipe")]
 pub(crate) struct RecipeArgs {
     /// Where the values below come from.
-    #[arg(long, value_enum, default_value_t = RecipeName::Small)]
+    #[arg(long, help_heading = RECIPE, value_enum, default_value_t = RecipeName::Small)]
     pub(crate) recipe: RecipeName,
     /// Passes over the labelled images.
-    #[arg(long, value_name = "N")]
+    #[arg(long, help_heading = RECIPE, value_name = "N")]
     pub(crate) epochs: Option<f64>,
     /// Epochs in which the learning rate rises.
-    #[arg(long, value_name = "N")]
+    #[arg(long, help_heading = RECIPE, value_name = "N")]
     pub(crate) warmup: Option<f64>,
     /// Images of a batch, at most the labelled ones.
-    #[arg(long, value_name = "N", value_parser = at_least_one::<usize>)]
+    #[arg(long, help_heading = RECIPE, value_name = "N", value_parser = at_least_one::<usize>)]
     pub(crate) batch: Option<usize>,
     /// Learning rate for 256 images of a batch; larger and smaller batches get more and less in proportion.
-    #[arg(long, value_name = "X")]
+    #[arg(long, help_heading = RECIPE, value_name = "X")]
     pub(crate) lr: Option<f64>,
     /// What the learning rate is multiplied by from a layer to the one before it.
-    #[arg(long, value_name = "SHARE", value_parser = share)]
+    #[arg(long, help_heading = RECIPE, value_name = "SHARE", value_parser = share)]
     pub(crate) layer_decay: Option<f64>,
     /// AdamW's weight decay.
-    #[arg(long, value_name = "X")]
+    #[arg(long, help_heading = RECIPE, value_name = "X")]
     pub(crate) weight_decay: Option<f64>,
     /// Share of the residual branches of the last block that are dropped.
-    #[arg(long, value_name = "SHARE", value_parser = share)]
+    #[arg(long, help_heading = RECIPE, value_name = "SHARE", value_parser = share)]
     pub(crate) drop_path: Option<f64>,
     /// Share of a label that is spread over all classes.
-    #[arg(long, value_name = "SHARE", value_parser = share)]
+    #[arg(long, help_heading = RECIPE, value_name = "SHARE", value_parser = share)]
     pub(crate) smoothing: Option<f64>,
     /// Batches are blended in shares of Beta(alpha, alpha); 0 for never.
-    #[arg(long, value_name = "ALPHA")]
+    #[arg(long, help_heading = RECIPE, value_name = "ALPHA")]
     pub(crate) mixup: Option<f64>,
     /// Batches exchange rectangles in shares of Beta(alpha, alpha); 0 for never.
-    #[arg(long, value_name = "ALPHA")]
+    #[arg(long, help_heading = RECIPE, value_name = "ALPHA")]
     pub(crate) cutmix: Option<f64>,
     /// Smallest share of a picture's area that is cut out.
-    #[arg(long, value_name = "SHARE", value_parser = share)]
+    #[arg(long, help_heading = RECIPE, value_name = "SHARE", value_parser = share)]
     pub(crate) crop_scale: Option<f64>,
     /// Changes of a picture in timm's form, as in rand-m9-mstd0.5-inc1; `none` for none.
-    #[arg(long, value_name = "FORM")]
+    #[arg(long, help_heading = RECIPE, value_name = "FORM")]
     pub(crate) rand_augment: Option<String>,
     /// Share of the pictures that lose a rectangle.
-    #[arg(long, value_name = "SHARE", value_parser = share)]
+    #[arg(long, help_heading = RECIPE, value_name = "SHARE", value_parser = share)]
     pub(crate) erase: Option<f64>,
 }
 

@@ -48,7 +48,9 @@ fn names(file: &Path) -> Result<HashSet<String>> {
     let unreadable = || format!("--labelled {}", file.display());
     let text = std::fs::read_to_string(file)
         .map_err(|error| Failure::new(Exit::Data, format!("{}: {error}", unreadable())).remedy("check the path"))?;
-    let name = |line: &str| line.split([',', '\t']).next().and_then(|path| path.trim().rsplit(['/', '\\']).next().map(str::to_owned));
+    let name = |line: &str| {
+        line.split([',', '\t']).next().and_then(|path| path.trim().rsplit(['/', '\\']).next().map(str::to_owned))
+    };
     let names: HashSet<String> = text.lines().filter_map(name).filter(|name| !name.is_empty()).collect();
     if names.is_empty() {
         return Err(Failure::new(Exit::Data, format!("{}: it names no image", unreadable())).into());
@@ -89,12 +91,19 @@ pub(crate) fn choose(
                 return Ok(chosen);
             }
             let found: HashSet<String> = chosen.iter().map(|&image| name(image as usize)).collect();
-            let missing = names.iter().filter(|name| !found.contains(*name)).min().context("a name that was not found")?;
+            let missing =
+                names.iter().filter(|name| !found.contains(*name)).min().context("a name that was not found")?;
             Err(Failure::new(
                 Exit::Data,
-                format!("--labelled names {} images, {} of them are in --train; {missing} is not", names.len(), found.len()),
+                format!(
+                    "--labelled names {} images, {} of them are in --train; {missing} is not",
+                    names.len(),
+                    found.len()
+                ),
             )
-            .remedy("the list and the images must be of the same data set; images in several folders must not share names")
+            .remedy(
+                "the list and the images must be of the same data set; images in several folders must not share names",
+            )
             .into())
         }
     }

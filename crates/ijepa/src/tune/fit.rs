@@ -73,7 +73,13 @@ impl Fit<'_> {
 }
 
 /// Mixes the images of a batch with each other and gives their targets (b, classes), each row weighing 1/b.
-pub(super) fn mixed(mixup: Mixup, images: &mut [f32], labels: &[u32], shared: &Shared, (seed, step): (u64, u64)) -> Vec<f32> {
+pub(super) fn mixed(
+    mixup: Mixup,
+    images: &mut [f32],
+    labels: &[u32],
+    shared: &Shared,
+    (seed, step): (u64, u64),
+) -> Vec<f32> {
     let mix = mixup.draw(shared.task.size, &mut Key::new(seed, Purpose::Mix, step, 0).rng());
     mix.apply(images, shared.task.size);
     let mut targets = mixup.targets(mix, labels, shared.task.classes);

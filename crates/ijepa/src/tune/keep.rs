@@ -7,7 +7,6 @@ use anyhow::{Context, Result};
 use ijepa_model::Classifier;
 use ijepa_model::checkpoint::{Meta, Reader, Source};
 use ijepa_model::classifier::State;
-use serde::{Deserialize, Serialize};
 
 use crate::exit::Failure;
 use crate::log::folder;
@@ -30,7 +29,7 @@ pub(crate) struct Keeper {
 }
 
 /// Sums over the steps of the last epoch, and the time of all steps.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(crate) struct Sums {
     pub(crate) loss: f64,
     pub(crate) steps: u64,
@@ -45,6 +44,22 @@ pub(crate) struct Sums {
 pub(crate) fn fingerprint(labelled: &[u32]) -> String {
     let bytes: Vec<u8> = labelled.iter().flat_map(|image| image.to_le_bytes()).collect();
     format!("{}-{:08x}", labelled.len(), crc32c::crc32c(&bytes))
+}
+
+impl Sums {
+    /// Numbers one after the other; each is read again to the bit.
+    fn to_text(self) -> String {
+        let Sums { loss, steps, seconds, unlabelled, sure, right } = self;
+        format!("{loss} {steps} {seconds} {unlabelled} {sure} {right}")
+    }
+
+    fn from_text(text: &str) -> Option<Sums> {
+        let mut parts = text.split(' ');
+        let (loss, steps) = (parts.next()?.parse().ok()?, parts.next()?.parse().ok()?);
+        let seconds = parts.next()?.parse().ok()?;
+        let mut count = || parts.next()?.parse().ok();
+        Some(Sums { loss, steps, seconds, unlabelled: count()?, sure: count()?, right: count()? })
+    }
 }
 
 impl Keeper {
@@ -72,7 +87,9 @@ impl Keeper {
         }
         if !resume {
             let problem = format!("{} holds a run already", folder.display());
-            return Err(Failure::usage(problem).remedy("go on with it (--resume), or name another folder (--out)").into());
+            return Err(Failure::usage(problem)
+                .remedy("go on with it (--resume), or name another folder (--out)")
+                .into());
         }
         let mut file = Reader::open(&path)?;
         let other = |key: &str| file.meta().other.get(key).cloned().unwrap_or_default();
@@ -81,7 +98,7 @@ impl Keeper {
             let problem = format!("{}: it was begun otherwise\n  was {was}\n  is  {is}", path.display());
             return Err(Failure::usage(problem).remedy("the settings that it was begun with, or another --out").into());
         }
-        let sums = serde_json::from_str(&other(SUMS)).with_context(|| format!("{}: {SUMS}", path.display()))?;
+        let sums = Sums::from_text(&other(SUMS)).with_context(|| format!("{}: {SUMS}", path.display()))?;
         Ok(Some((model.restore(&mut file)?, sums)))
     }
 
@@ -99,9 +116,22 @@ impl Keeper {
             Failure::usage(problem).because(error).remedy("name a folder that you may write to with --out")
         })?;
         let mut meta = Meta { step: Some(state.step), ..self.meta.clone() };
-        meta.other.insert(SUMS.to_owned(), serde_json::to_string(sums)?);
+        meta.other.insert(SUMS.to_owned(), sums.to_text());
         model.save(&folder::latest(folder), state, &meta)?;
         self.saved = Instant::now();
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sums_are_read_again_to_the_bit() {
+        let sums =
+            Sums { loss: 1.790_898_025_035_858_2, steps: 9, seconds: 0.1 + 0.2, unlabelled: 5, sure: 4, right: 3 };
+        assert_eq!(Sums::from_text(&sums.to_text()), Some(sums));
+        assert_eq!(Sums::from_text("1.5 2"), None);
     }
 }

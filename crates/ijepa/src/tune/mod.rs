@@ -101,10 +101,12 @@ enum Ended {
 /// Runs `eval finetune`.
 pub(crate) fn finetune(args: &FinetuneArgs) -> Result<Exit> {
     let bench = Bench::open(&args.tune, args.ema)?;
-    let Some(rows) = bench.each(|begin| bench.finetuned(begin, begin.folder.clone()).and_then(|ended| match ended {
-        Ended::Stopped => Ok(None),
-        Ended::Done(state, sums) => Ok(Some(vec![bench.row("finetune", begin, &state, &sums)?])),
-    }))?
+    let Some(rows) = bench.each(|begin| {
+        bench.finetuned(begin, begin.folder.clone()).and_then(|ended| match ended {
+            Ended::Stopped => Ok(None),
+            Ended::Done(state, sums) => Ok(Some(vec![bench.row("finetune", begin, &state, &sums)?])),
+        })
+    })?
     else {
         return Ok(Exit::Stopped);
     };
@@ -116,7 +118,8 @@ pub(crate) fn semi(args: &SemiArgs) -> Result<Exit> {
     let bench = Bench::open(&args.tune, None)?;
     let semi = settings(args, bench.encoder.vit.config.width)?;
     if args.init.is_some() && (args.tune.labels.draws > 1 || args.tune.baselines) {
-        let problem = "--init is one network that was fine-tuned on one draw of labels: it takes neither --draws nor --baselines";
+        let problem =
+            "--init is one network that was fine-tuned on one draw of labels: it takes neither --draws nor --baselines";
         return Err(Failure::usage(problem).remedy("without --init, each draw is fine-tuned first").into());
     }
     // Told before anything is trained.
@@ -174,7 +177,9 @@ impl<'a> Bench<'a> {
         let task = Task::open(args, config.image, encoder.normalisation)?;
         if args.resume && args.out.as_ref().is_some_and(|out| !out.exists()) {
             let out = args.out.as_deref().unwrap_or(Path::new("")).display();
-            return Err(Failure::usage(format!("--resume: {out} holds no run")).remedy("the folder that was given as --out").into());
+            return Err(Failure::usage(format!("--resume: {out} holds no run"))
+                .remedy("the folder that was given as --out")
+                .into());
         }
         let model = Classifier::new(config, task.classes);
         let stop = args.out.is_some().then(Stop::on_signals).transpose()?;
@@ -198,7 +203,11 @@ impl<'a> Bench<'a> {
             for draw in 0..draws {
                 let seed = self.args.seed.wrapping_add(draw);
                 let random = (features == "untrained").then(|| self.encoder.untrained(seed).params);
-                let folder = self.args.out.as_ref().map(|out| if alone { out.clone() } else { out.join(format!("{features}-{draw}")) });
+                let folder = self
+                    .args
+                    .out
+                    .as_ref()
+                    .map(|out| if alone { out.clone() } else { out.join(format!("{features}-{draw}")) });
                 // The same labels for each draw unless they are drawn; everything else is drawn anew.
                 let labelled = self.task.choose(if self.task.is_drawn() { draw } else { 0 })?;
                 let weights = random.as_ref().unwrap_or(&self.encoder.params);
@@ -213,7 +222,13 @@ impl<'a> Bench<'a> {
     }
 
     /// A place for a training of that kind, and what it holds already.
-    fn keeper(&self, method: &str, begin: &Begin, folder: Option<PathBuf>, semi: Option<&Semi>) -> Result<(Keeper, Option<(State, Sums)>)> {
+    fn keeper(
+        &self,
+        method: &str,
+        begin: &Begin,
+        folder: Option<PathBuf>,
+        semi: Option<&Semi>,
+    ) -> Result<(Keeper, Option<(State, Sums)>)> {
         let config = self.encoder.vit.config;
         let meta = Meta {
             method: Some(method.to_owned()),
@@ -224,7 +239,8 @@ impl<'a> Bench<'a> {
             ..Meta::default()
         };
         // Weights stand for the checkpoint, wherever it lies now.
-        let weights = keep::fingerprint(&begin.weights.as_slice().iter().map(|value| value.to_bits()).collect::<Vec<u32>>());
+        let weights =
+            keep::fingerprint(&begin.weights.as_slice().iter().map(|value| value.to_bits()).collect::<Vec<u32>>());
         let identity = json!({
             "recipe": self.recipe, "semi": semi, "features": begin.features, "weights": weights, "labelled": keep::fingerprint(&begin.labelled),
             "images": self.task.train_labels.len(), "seed": begin.seed, "at_once": self.args.at_once,
@@ -252,7 +268,12 @@ impl<'a> Bench<'a> {
         let (keeper, held) = self.keeper("semi", begin, begin.folder.clone(), Some(semi))?;
         let fresh = || (self.model.begin_with(tuned, true), Sums::default());
         let length = fit.length();
-        self.note(begin, "semi-supervised", &format!("{} labelled images and {} others", labelled.len(), unlabelled.len()), length);
+        self.note(
+            begin,
+            "semi-supervised",
+            &format!("{} labelled images and {} others", labelled.len(), unlabelled.len()),
+            length,
+        );
         self.run(keeper, held.unwrap_or_else(fresh), length, |state, course| fit.train(state, course))
     }
 
@@ -285,7 +306,9 @@ impl<'a> Bench<'a> {
             Some(_) => {
                 let (was, is) = (file.meta().other.get(keep::LABELLED), keep::fingerprint(&begin.labelled));
                 if was.is_some_and(|was| *was != is) {
-                    output::warning("--init was fine-tuned on other labelled images than these: the same --fraction and --seed choose the same");
+                    output::warning(
+                        "--init was fine-tuned on other labelled images than these: the same --fraction and --seed choose the same",
+                    );
                 }
                 return Ok((self.model.restore_weights(&mut file)?, Sums::default()));
             }
@@ -298,7 +321,8 @@ impl<'a> Bench<'a> {
     }
 
     fn row(&self, head: &'static str, begin: &Begin, state: &State, sums: &Sums) -> Result<Row> {
-        let (Estimate { value, standard_error }, n_val) = self.task.judge(&self.model, state.judged(), self.args.at_once)?;
+        let (Estimate { value, standard_error }, n_val) =
+            self.task.judge(&self.model, state.judged(), self.args.at_once)?;
         output::note(&format!("{}: {head}: {:.2} % ± {:.2}", begin.features, 100.0 * value, 100.0 * standard_error));
         let share = |part: u64, of: u64| (of > 0).then(|| part as f64 / of as f64);
         Ok(Row {
@@ -351,7 +375,9 @@ fn mean(draws: Vec<Vec<Row>>) -> Vec<Row> {
 
 fn table(protocol: &str, results: &[Row]) -> String {
     let line = |features: &str, head: &str, [value, error, train, val, loss, seconds]: [&str; 6], draws: &str| {
-        let line = format!("{features:<10} {head:<10} {value:>9} {error:>6} {train:>8} {val:>7} {loss:>7} {seconds:>8}  {draws}");
+        let line = format!(
+            "{features:<10} {head:<10} {value:>9} {error:>6} {train:>8} {val:>7} {loss:>7} {seconds:>8}  {draws}"
+        );
         line.trim_end().to_owned()
     };
     let mut lines = vec![line(protocol, "head", ["accuracy", "±", "n_train", "n_val", "loss", "seconds"], "")];
@@ -372,7 +398,21 @@ mod tests {
     fn row(value: f64, sure: Option<f64>) -> Row {
         let (n_train, n_val, width, loss, seconds) = (10, 10, 4, 2.0 * value, 1.0);
         let (features, head, metric) = ("trained", "semi", "accuracy");
-        Row { features, head, metric, value, standard_error: 0.5, n_train, n_val, width, draws: vec![], loss, seconds, sure, right: None }
+        Row {
+            features,
+            head,
+            metric,
+            value,
+            standard_error: 0.5,
+            n_train,
+            n_val,
+            width,
+            draws: vec![],
+            loss,
+            seconds,
+            sure,
+            right: None,
+        }
     }
 
     #[test]

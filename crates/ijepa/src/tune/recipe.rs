@@ -96,7 +96,7 @@ impl Recipe {
                 Recipe { batch: 528, lr: 1e-4, weight_decay: 0.04, drop_path: 0.25, erase: 0.0, ..mae }
             }
             // Chosen on Imagenette and CIFAR-10 with encoders of 96 × 4 blocks: docs/finetune.md has the figures.
-            RecipeName::Small => Recipe { batch: 32, lr: 4e-3, crop_scale: 0.3, ..plain },
+            RecipeName::Small => Recipe { epochs: 100.0, batch: 32, lr: 8e-3, crop_scale: 0.3, ..plain },
         }
     }
 
@@ -161,7 +161,11 @@ impl Recipe {
     /// How a labelled image is seen: cut, mirrored, changed, erased.
     pub(crate) fn view(&self, size: (usize, usize), normalisation: Normalisation) -> Result<TuneTransform> {
         let rand_augment = self.rand_augment.as_deref().map(|form| RandAugment::parse(form, &normalisation));
-        Ok(TuneTransform { rand_augment: rand_augment.transpose()?, erasing: erasing(self.erase), ..self.weak_view(size, normalisation) })
+        Ok(TuneTransform {
+            rand_augment: rand_augment.transpose()?,
+            erasing: erasing(self.erase),
+            ..self.weak_view(size, normalisation)
+        })
     }
 
     /// The same without changes: cut and mirrored.

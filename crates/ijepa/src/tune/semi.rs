@@ -72,7 +72,8 @@ impl SemiFit<'_> {
             let labels = task.labels(&u.indices);
             course.count_pseudo(step, agreement(&guesses, &labels, semi.threshold));
 
-            let x_targets = mixed(recipe.mixing(), &mut x.views[0], &task.labels(&x.indices), &self.shared, (seed, step));
+            let x_targets =
+                mixed(recipe.mixing(), &mut x.views[0], &task.labels(&x.indices), &self.shared, (seed, step));
             adamw::clear(grads.view_mut());
             let mut learn = |images: &[f32], targets: &[f32], first: usize| {
                 let drop_path = DropPath { rate: recipe.drop_path, seed, step, first: first as u64 };
@@ -112,7 +113,8 @@ impl SemiFit<'_> {
                 continue;
             }
             let image = |at: usize| &strong[at * image_len..][..image_len];
-            images.extend(image(own).iter().zip(image(partner)).map(|(own, other)| share * own + (1.0 - share) * other));
+            images
+                .extend(image(own).iter().zip(image(partner)).map(|(own, other)| share * own + (1.0 - share) * other));
             let row = |guess: Guess| smooth.targets(Mix::Apart, &[guess.label], shared.task.classes);
             let rows = row(guesses[own]).into_iter().zip(row(guesses[partner]));
             targets.extend(rows.map(|(own, other)| share * own + (1.0 - share) * other));

@@ -34,8 +34,11 @@ impl Task {
         let (train, train_labels) = labelled(&args.train, Split::Train, args.seed)?;
         let (val, val_labels) = labelled(&args.val, Split::Val, args.seed)?;
         if train.classes() != val.classes() {
-            let problem = format!("--train and --val must have the same classes: {} and {} have others", args.train, args.val);
-            return Err(Failure::new(Exit::Data, problem).remedy("class folders of the same names on both sides").into());
+            let problem =
+                format!("--train and --val must have the same classes: {} and {} have others", args.train, args.val);
+            return Err(Failure::new(Exit::Data, problem)
+                .remedy("class folders of the same names on both sides")
+                .into());
         }
         let mut classes = train_labels.clone();
         classes.sort_unstable();
@@ -86,8 +89,7 @@ impl Task {
     /// The share of the images of `val` that weights name rightly, and how many images that were.
     pub(crate) fn judge(&self, model: &Classifier, params: &Buf, at_once: usize) -> Result<(Estimate, usize)> {
         let memory = Pool::new();
-        let transform =
-            EvalTransform { crop: self.size, filter: Filter::Bicubic, normalisation: self.normalisation };
+        let transform = EvalTransform { crop: self.size, filter: Filter::Bicubic, normalisation: self.normalisation };
         let threads = std::thread::available_parallelism().map_or(1, usize::from);
         let config = EvalConfig { batch_size: at_once, threads, queue: 4, transform };
         let mut loader = EvalLoader::start(Arc::clone(&self.val), config)?;

@@ -38,13 +38,28 @@ fn rows(shown: &Value) -> Vec<(String, String, u64, u64)> {
         assert!(row["value"].as_f64().is_some_and(|value| (0.0..=1.0).contains(&value)), "{row}");
         assert!(row["standard_error"].is_f64() && row["loss"].is_f64() && row["seconds"].is_f64(), "{row}");
     }
-    rows.iter().map(|row| (text(row, "features"), text(row, "head"), number(row, "n_train"), number(row, "n_val"))).collect()
+    rows.iter()
+        .map(|row| (text(row, "features"), text(row, "head"), number(row, "n_train"), number(row, "n_val")))
+        .collect()
 }
 
 #[test]
 fn finetune_tells_a_checkpoint_from_random_weights_over_draws_of_labels() {
     let dir = trained();
-    let options = ["--baselines", "--per-class", "2", "--draws", "2", "--mixup", "0.8", "--erase", "0.5", "--drop-path", "0.2", "--json"];
+    let options = [
+        "--baselines",
+        "--per-class",
+        "2",
+        "--draws",
+        "2",
+        "--mixup",
+        "0.8",
+        "--erase",
+        "0.5",
+        "--drop-path",
+        "0.2",
+        "--json",
+    ];
     let shown = eval(dir.path(), "finetune", &options).json();
     assert_eq!(shown["protocol"], "finetune");
     let row = |features: &str| (features.to_owned(), "finetune".to_owned(), 12, 30);
@@ -56,7 +71,7 @@ fn finetune_tells_a_checkpoint_from_random_weights_over_draws_of_labels() {
 #[test]
 fn semi_shows_what_the_images_without_labels_add_and_begins_with_a_network_that_was_tuned() {
     let dir = trained();
-    let few = ["--per-class", "3", "--semi-epochs", "1", "--threshold", "0.2", "--json"];
+    let few = ["--per-class", "3", "--semi-epochs", "1", "--threshold", "0.1", "--json"];
     let shown = eval(dir.path(), "semi", &[&few[..], &["--out", "semi"]].concat()).json();
     let row = |head: &str| ("trained".to_owned(), head.to_owned(), 18, 30);
     assert_eq!(rows(&shown), [row("finetune"), row("semi")]);
@@ -69,23 +84,46 @@ fn semi_shows_what_the_images_without_labels_add_and_begins_with_a_network_that_
     }
 
     // What is left is a checkpoint like any other.
-    let knn = ["-q", "eval", "knn", "--checkpoint", "semi/checkpoints/latest.safetensors", "--train", "scenes:60", "--val", "scenes:30", "--json"];
+    let knn = [
+        "-q",
+        "eval",
+        "knn",
+        "--checkpoint",
+        "semi/checkpoints/latest.safetensors",
+        "--train",
+        "scenes:60",
+        "--val",
+        "scenes:30",
+        "--json",
+    ];
     assert_eq!(ijepa(dir.path(), &knn).json()["results"][0]["n_val"], 30);
 }
 
 #[test]
 fn what_cannot_be_done_is_refused_with_what_can() {
     let dir = trained();
-    let refused = |protocol: &str, options: &[&str], code: i32, parts: &[&str]| eval(dir.path(), protocol, options).refused(code, parts);
+    let refused = |protocol: &str, options: &[&str], code: i32, parts: &[&str]| {
+        eval(dir.path(), protocol, options).refused(code, parts)
+    };
     refused("finetune", &["--rand-augment", "rand-x9"], 2, &["rand-m9"]);
     refused("finetune", &["--drop-path", "1"], 2, &["--drop-path"]);
     refused("finetune", &["--out", "nowhere", "--resume"], 2, &["nowhere holds no run"]);
     refused("semi", &[], 2, &["all images of --train have labels", "--fraction"]);
-    refused("semi", &["--per-class", "2", "--init", "run/checkpoints/latest.safetensors"], 4, &["no classifier", "eval finetune"]);
+    refused(
+        "semi",
+        &["--per-class", "2", "--init", "run/checkpoints/latest.safetensors"],
+        4,
+        &["no classifier", "eval finetune"],
+    );
     refused("semi", &["--per-class", "2", "--init", "x", "--draws", "2"], 2, &["--init", "--draws"]);
     assert_eq!(eval(dir.path(), "finetune", &["--per-class", "1", "--out", "tuned"]).code, Some(0));
     refused("finetune", &["--per-class", "1", "--out", "tuned"], 2, &["holds a run already", "--resume"]);
-    refused("finetune", &["--per-class", "1", "--out", "tuned", "--resume", "--lr", "1"], 2, &["it was begun otherwise"]);
+    refused(
+        "finetune",
+        &["--per-class", "1", "--out", "tuned", "--resume", "--lr", "1"],
+        2,
+        &["it was begun otherwise"],
+    );
 }
 
 #[cfg(unix)]
@@ -125,9 +163,30 @@ mod stopping {
     fn a_training_that_is_stopped_and_resumed_ends_with_the_same_bits() {
         let dir = trained();
         let arguments = |out: &'static str| {
-            let data = ["eval", "semi", "--checkpoint", "run/checkpoints/latest.safetensors", "--train", "scenes:400", "--val", "scenes:30"];
-            let labels = ["--per-class", "8", "--epochs", "60", "--semi-epochs", "6", "--threshold", "0.2", "--drop-path", "0.2"];
-            [&data[..], &labels, &["--batch", "8", "--semi-batch", "8", "--mixup", "0.8", "--json", "--out", out]].concat()
+            let data = [
+                "eval",
+                "semi",
+                "--checkpoint",
+                "run/checkpoints/latest.safetensors",
+                "--train",
+                "scenes:400",
+                "--val",
+                "scenes:30",
+            ];
+            let labels = [
+                "--per-class",
+                "8",
+                "--epochs",
+                "60",
+                "--semi-epochs",
+                "6",
+                "--threshold",
+                "0.1",
+                "--drop-path",
+                "0.2",
+            ];
+            [&data[..], &labels, &["--batch", "8", "--semi-batch", "8", "--mixup", "0.8", "--json", "--out", out]]
+                .concat()
         };
         let whole = ijepa(dir.path(), &arguments("whole"));
         let expected = whole.json();
