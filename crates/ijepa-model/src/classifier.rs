@@ -1,8 +1,8 @@
 //! An encoder with a linear head, all of it trained on labels: fine-tuning (He et al., arXiv 2111.06377, appendix A.1).
 //!
-//! The head reads the mean of an image's tokens after the encoder's final norm, which is what the method's own evaluations
-//! read; MAE drops that norm and puts a fresh one behind the mean, for it has a class token beside its patches and a norm that is
-//! trained on both. Positions stay fixed, as in pretraining.
+//! The head reads the mean of an image's tokens after the encoder's final norm. MAE's recipe averages what comes before the norm and puts
+//! a fresh one behind; here the pretrained norm stays, so that fine-tuning begins with the very features that probes read, and the
+//! encoder in a checkpoint is whole. Positions stay fixed, as in pretraining.
 
 use crate::checkpoint::Network;
 use crate::params::{Entry, Init, Layout};

@@ -14,8 +14,8 @@ use super::course::{Course, Length, Shared};
 use super::recipe::Recipe;
 use crate::exit::Exit;
 
-/// Batches that may be ready ahead.
-const QUEUE: usize = 4;
+/// Batches that may be ready ahead; one of both views of 160 images at 96 pixels is 35 MB.
+const QUEUE: usize = 2;
 
 /// One training on labelled images.
 pub(crate) struct Fit<'a> {

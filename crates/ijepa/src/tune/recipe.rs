@@ -217,3 +217,37 @@ impl Semi {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NAMES: [RecipeName; 4] =
+        [RecipeName::Small, RecipeName::IjepaOnePercent, RecipeName::IjepaFull, RecipeName::Mae];
+
+    #[test]
+    fn every_recipe_is_possible_for_every_encoder() {
+        for name in NAMES {
+            for width in [96, 192, 768, 1024, 1280, 1408] {
+                Recipe::named(name, width).check().unwrap_or_else(|error| panic!("{name:?}, {width}: {error}"));
+                assert!((0.0..=1.0).contains(&Semi::named(name, width).threshold));
+            }
+        }
+    }
+
+    #[test]
+    fn the_papers_learning_rate_is_that_of_its_batch() {
+        let recipe = Recipe::named(RecipeName::IjepaOnePercent, 1024);
+        assert!((recipe.lr * recipe.batch as f64 / 256.0 - 3e-5).abs() < 1e-12);
+    }
+
+    #[test]
+    fn strong_views_are_changed_and_erased_whatever_the_recipe_does_to_labelled_ones() {
+        let plain = Recipe { rand_augment: None, erase: 0.0, ..Recipe::named(RecipeName::Small, 96) };
+        let normalisation = Normalisation::default();
+        let view = plain.view((8, 8), normalisation).expect("it is right");
+        assert_eq!(view, plain.weak_view((8, 8), normalisation));
+        let strong = plain.strong_view((8, 8), normalisation).expect("it is right");
+        assert!(strong.rand_augment.is_some() && strong.erasing.is_some());
+    }
+}

@@ -62,13 +62,15 @@ impl SemiFit<'_> {
         let pool = Pool::new();
         let mut grads = Buf::zeros(model.layout.len);
 
-        while let (Some(mut x), Some(mut u)) = (with.next()?, without.next()?) {
+        while let (Some(mut x), Some(u)) = (with.next()?, without.next()?) {
             let step = x.step;
             course.unreadable(&x.unreadable);
             course.unreadable(&u.unreadable);
             let weak = View::Cpu(&u.views[0]);
             let guesses = guesses(&model.probabilities(&pool, state.average.view(), weak, at_once), task.classes); // 1. the teacher guesses
-            let (images, targets) = self.believed(&mut u.views[1], &guesses, step); // 2. and is believed where it is sure
+            let pairs = pairs(guesses.len(), semi.mixed, (seed, step));
+            let said = (task.classes, recipe.smoothing);
+            let (images, targets) = believed(&u.views[1], &guesses, &pairs, semi, said); // 2. and is believed where it is sure
             let labels = task.labels(&u.indices);
             course.count_pseudo(step, agreement(&guesses, &labels, semi.threshold));
 
@@ -95,33 +97,43 @@ impl SemiFit<'_> {
         }
         Ok(Exit::Done)
     }
+}
 
-    /// The strong views that the student learns from, and their targets: those of which the teacher is sure, mixed. Each weighs lambda over
-    /// all images without labels of the batch, so that a teacher who is rarely sure counts for little.
-    fn believed(&self, strong: &mut [f32], guesses: &[Guess], step: u64) -> (Vec<f32>, Vec<f32>) {
-        let SemiFit { semi, recipe, shared, seed, .. } = *self;
-        let image_len = strong.len() / guesses.len();
-        let mut pairs: Vec<usize> = (0..guesses.len()).collect();
-        if semi.mixed {
-            shuffle(&mut Key::new(seed, Purpose::Pairs, step, 0).rng(), &mut pairs);
+/// The strong views (b, 3, h, w) that the student learns from, and their targets: those of which the teacher is sure, each mixed with the
+/// one that `pairs` names. Each weighs lambda over all images without labels of the batch, so that a teacher who is rarely sure counts
+/// for little.
+fn believed(
+    strong: &[f32],
+    guesses: &[Guess],
+    pairs: &[usize],
+    semi: &Semi,
+    (classes, smoothing): (usize, f64),
+) -> (Vec<f32>, Vec<f32>) {
+    let image_len = strong.len() / guesses.len();
+    let smooth = Mixup { label_smoothing: smoothing, ..Mixup::default() };
+    let (mut images, mut targets) = (Vec::new(), Vec::new());
+    for (own, &partner) in pairs.iter().enumerate() {
+        let (share, confidence) = blend(guesses[own], guesses[partner]);
+        if f64::from(confidence) < semi.threshold {
+            continue;
         }
-        let smooth = Mixup { label_smoothing: recipe.smoothing, ..recipe.mixing() };
-        let (mut images, mut targets) = (Vec::new(), Vec::new());
-        for (own, &partner) in pairs.iter().enumerate() {
-            let (share, confidence) = blend(guesses[own], guesses[partner]);
-            if f64::from(confidence) < semi.threshold {
-                continue;
-            }
-            let image = |at: usize| &strong[at * image_len..][..image_len];
-            images
-                .extend(image(own).iter().zip(image(partner)).map(|(own, other)| share * own + (1.0 - share) * other));
-            let row = |guess: Guess| smooth.targets(Mix::Apart, &[guess.label], shared.task.classes);
-            let rows = row(guesses[own]).into_iter().zip(row(guesses[partner]));
-            targets.extend(rows.map(|(own, other)| share * own + (1.0 - share) * other));
-        }
-        weigh(&mut targets, semi.lambda / guesses.len() as f64);
-        (images, targets)
+        let image = |at: usize| &strong[at * image_len..][..image_len];
+        images.extend(image(own).iter().zip(image(partner)).map(|(own, other)| share * own + (1.0 - share) * other));
+        let row = |guess: Guess| smooth.targets(Mix::Apart, &[guess.label], classes);
+        let rows = row(guesses[own]).into_iter().zip(row(guesses[partner]));
+        targets.extend(rows.map(|(own, other)| share * own + (1.0 - share) * other));
     }
+    weigh(&mut targets, semi.lambda / guesses.len() as f64);
+    (images, targets)
+}
+
+/// With which image each image without a label is mixed: with any, or with itself.
+fn pairs(count: usize, mixed: bool, (seed, step): (u64, u64)) -> Vec<usize> {
+    let mut pairs: Vec<usize> = (0..count).collect();
+    if mixed {
+        shuffle(&mut Key::new(seed, Purpose::Pairs, step, 0).rng(), &mut pairs);
+    }
+    pairs
 }
 
 fn guesses(probabilities: &[f32], classes: usize) -> Vec<Guess> {
@@ -168,5 +180,34 @@ mod tests {
         assert_eq!(guesses, [guess(1, 0.7), guess(0, 0.5)]);
         assert_eq!(agreement(&guesses, &[1, 1], 0.6), (2, 1, 1));
         assert_eq!(agreement(&guesses, &[0, 1], 0.5), (2, 2, 0));
+    }
+
+    #[test]
+    fn a_view_is_believed_where_one_of_the_pair_is_sure_and_weighs_its_share_of_lambda() {
+        let semi = Semi { threshold: 0.8, lambda: 6.0, ..Semi::named(crate::cli::RecipeName::Small, 96) };
+        let guesses = [guess(0, 0.9), guess(1, 0.3), guess(2, 0.5)];
+        let strong = [1.0, 1.0, 5.0, 5.0, 9.0, 9.0];
+        let (images, targets) = believed(&strong, &guesses, &[1, 2, 0], &semi, (3, 0.1));
+        // The second and third are not sure together; the first lends its confidence twice.
+        let near = |got: &[f32], expected: &[f32]| got.iter().zip(expected).all(|(a, b)| (a - b).abs() < 1e-5);
+        let third = 0.5 * 9.0 / 1.4 + 0.9 / 1.4;
+        assert!(images.len() == 4 && near(&images, &[2.0, 2.0, third, third]), "{images:?}");
+        assert_eq!(targets.len(), 6);
+        assert!(targets.chunks_exact(3).all(|row| (row.iter().sum::<f32>() - 2.0).abs() < 1e-5), "{targets:?}");
+        let off = 0.1 / 3.0;
+        assert!(near(&targets[..3], &[2.0 * (0.75 * 0.9 + off), 2.0 * (0.25 * 0.9 + off), 2.0 * off]), "{targets:?}");
+
+        let (alone, _) = believed(&strong, &guesses, &pairs(3, false, (0, 0)), &semi, (3, 0.1));
+        assert_eq!(alone, [1.0, 1.0], "without mixing, the sure one as it is");
+    }
+
+    #[test]
+    fn pairs_are_a_permutation_that_changes_from_step_to_step() {
+        let of = |step| pairs(40, true, (1, step));
+        let mut sorted = of(3);
+        sorted.sort_unstable();
+        assert!(sorted.into_iter().eq(0..40));
+        assert_ne!(of(3), of(4));
+        assert_eq!(of(3), of(3));
     }
 }
