@@ -64,6 +64,12 @@ pub(crate) struct SemiArgs {
     /// Weight of the loss on images without labels.
     #[arg(long, value_name = "X", default_value_t = 5.0)]
     pub(crate) lambda: f64,
+    /// Smallest share of a picture's area that the teacher sees [default: the recipe's].
+    #[arg(long, value_name = "SHARE", value_parser = share)]
+    pub(crate) weak_scale: Option<f64>,
+    /// Let the teacher name no class more often than the labelled images do (ReMixMatch).
+    #[arg(long)]
+    pub(crate) align: bool,
     /// Do not mix the images without labels.
     #[arg(long)]
     pub(crate) no_pseudo_mixup: bool,

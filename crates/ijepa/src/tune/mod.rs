@@ -159,6 +159,8 @@ fn settings(args: &SemiArgs, width: usize) -> Result<Semi> {
         mu: args.mu,
         lambda: args.lambda,
         mixed: !args.no_pseudo_mixup,
+        weak_scale: args.weak_scale.unwrap_or(base.weak_scale),
+        aligned: args.align,
         ..base
     };
     for (flag, value) in [("--semi-epochs", semi.epochs), ("--semi-lr", semi.lr), ("--lambda", semi.lambda)] {

@@ -50,6 +50,10 @@ pub(crate) struct Semi {
     /// Weight of their loss.
     pub(crate) lambda: f64,
     pub(crate) mixed: bool,
+    /// Smallest share of the area in a crop for the teacher.
+    pub(crate) weak_scale: f64,
+    /// Whether the teacher's guesses are as frequent as the labels.
+    pub(crate) aligned: bool,
 }
 
 /// MAE's form of RandAugment, in all published recipes.
@@ -60,6 +64,9 @@ const LARGE: usize = 1024;
 const HUGE: usize = 1280;
 
 impl Recipe {
+    /// timm's smallest share of the area in a crop.
+    const CROP_SCALE: f64 = 0.08;
+
     /// The recipe of that name for an encoder of that width.
     pub(crate) fn named(name: RecipeName, width: usize) -> Recipe {
         // What the published recipes share: PRETRAIN.md and FINETUNE.md of github.com/facebookresearch/mae.
@@ -75,7 +82,7 @@ impl Recipe {
             smoothing: 0.1,
             mixup: 0.8,
             cutmix: 1.0,
-            crop_scale: 0.08,
+            crop_scale: Recipe::CROP_SCALE,
             rand_augment: Some(RAND_AUGMENT.to_owned()),
             erase: 0.25,
             ema: None,
@@ -164,12 +171,12 @@ impl Recipe {
         Ok(TuneTransform {
             rand_augment: rand_augment.transpose()?,
             erasing: erasing(self.erase),
-            ..self.weak_view(size, normalisation)
+            ..self.plain_view(size, normalisation)
         })
     }
 
     /// The same without changes: cut and mirrored.
-    pub(crate) fn weak_view(&self, size: (usize, usize), normalisation: Normalisation) -> TuneTransform {
+    pub(crate) fn plain_view(&self, size: (usize, usize), normalisation: Normalisation) -> TuneTransform {
         TuneTransform {
             size,
             crop_scale: (self.crop_scale, 1.0),
@@ -187,7 +194,7 @@ impl Recipe {
         let form = self.rand_augment.as_deref().unwrap_or(RAND_AUGMENT);
         let erase = if self.erase > 0.0 { self.erase } else { RandomErasing::default().probability };
         let rand_augment = Some(RandAugment::parse(form, &normalisation)?);
-        Ok(TuneTransform { rand_augment, erasing: erasing(erase), ..self.weak_view(size, normalisation) })
+        Ok(TuneTransform { rand_augment, erasing: erasing(erase), ..self.plain_view(size, normalisation) })
     }
 }
 
@@ -208,10 +215,14 @@ impl Semi {
             mu: 5,
             lambda: 5.0,
             mixed: true,
+            weak_scale: Recipe::CROP_SCALE,
+            aligned: false,
         };
         match name {
             // A run of a few hundred steps would end before a teacher of 0.9999 has moved.
-            RecipeName::Small => Semi { epochs: 20.0, warmup: 1.0, batch: 32, lr: 2e-3, teacher: 0.99, ..published },
+            RecipeName::Small => {
+                Semi { epochs: 20.0, warmup: 1.0, batch: 32, lr: 2e-3, teacher: 0.99, weak_scale: 0.6, ..published }
+            }
             _ if width >= HUGE => Semi { epochs: 50.0, lr: 5e-3, threshold: 0.7, ..published },
             _ => published,
         }
@@ -246,7 +257,7 @@ mod tests {
         let plain = Recipe { rand_augment: None, erase: 0.0, ..Recipe::named(RecipeName::Small, 96) };
         let normalisation = Normalisation::default();
         let view = plain.view((8, 8), normalisation).expect("it is right");
-        assert_eq!(view, plain.weak_view((8, 8), normalisation));
+        assert_eq!(view, plain.plain_view((8, 8), normalisation));
         let strong = plain.strong_view((8, 8), normalisation).expect("it is right");
         assert!(strong.rand_augment.is_some() && strong.erasing.is_some());
     }

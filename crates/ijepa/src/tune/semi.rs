@@ -5,6 +5,7 @@
 //! the same of a strong view, which is mixed with another one in proportion to how sure the teacher is of both.
 
 use anyhow::Result;
+use ijepa_data::TuneTransform;
 use ijepa_data::key::{Key, Purpose, shuffle};
 use ijepa_data::transform::{Mix, Mixup};
 use ijepa_model::classifier::{Batch, DropPath, Rates, State};
@@ -46,6 +47,15 @@ impl SemiFit<'_> {
         Length::new(self.semi.epochs, self.semi.warmup, self.unlabelled.len(), self.batch() * self.semi.mu)
     }
 
+    /// How often each class is among the labels, as shares.
+    fn frequencies(&self) -> Vec<f32> {
+        let mut shares = vec![0.0; self.shared.task.classes];
+        for &image in self.labelled {
+            shares[self.shared.task.train_labels[image as usize] as usize] += 1.0 / self.labelled.len() as f32;
+        }
+        shares
+    }
+
     /// Trains from `state.step` to the end; [`Exit::Stopped`] when a signal came and everything is saved. The teacher is the state's
     /// moving average.
     pub(crate) fn train(&self, state: &mut State, course: &mut Course) -> Result<Exit> {
@@ -55,10 +65,12 @@ impl SemiFit<'_> {
         let schedule = length.schedule(lr, recipe.final_lr, recipe.weight_decay, semi.teacher);
         let steps = (state.step, length.steps);
         let strong = recipe.strong_view(task.size, task.normalisation)?;
-        let views = vec![recipe.weak_view(task.size, task.normalisation), strong];
+        let plain = recipe.plain_view(task.size, task.normalisation);
+        let views = vec![TuneTransform { crop_scale: (semi.weak_scale, 1.0), ..plain }, strong];
         let view = recipe.view(task.size, task.normalisation)?;
         let mut with = stream(&self.shared, self.labelled, (batch, seed), steps, vec![view])?;
         let mut without = stream(&self.shared, self.unlabelled, (batch * semi.mu, seed), steps, views)?;
+        let frequencies = self.frequencies();
         let pool = Pool::new();
         let mut grads = Buf::zeros(model.layout.len);
 
@@ -67,7 +79,11 @@ impl SemiFit<'_> {
             course.unreadable(&x.unreadable);
             course.unreadable(&u.unreadable);
             let weak = View::Cpu(&u.views[0]);
-            let guesses = guesses(&model.probabilities(&pool, state.average.view(), weak, at_once), task.classes); // 1. the teacher guesses
+            let mut probabilities = model.probabilities(&pool, state.average.view(), weak, at_once);
+            if semi.aligned {
+                align(&mut probabilities, &frequencies);
+            }
+            let guesses = guesses(&probabilities, task.classes); // 1. the teacher guesses
             let pairs = pairs(guesses.len(), semi.mixed, (seed, step));
             let said = (task.classes, recipe.smoothing);
             let (images, targets) = believed(&u.views[1], &guesses, &pairs, semi, said); // 2. and is believed where it is sure
@@ -136,6 +152,24 @@ fn pairs(count: usize, mixed: bool, (seed, step): (u64, u64)) -> Vec<usize> {
     pairs
 }
 
+/// Makes each class as probable over all rows (b, c) as `frequencies` says: p ← p·frequency/mean p, then to a sum of 1 again. A teacher
+/// that has come to prefer some classes would else teach itself to prefer them more (Berthelot et al., arXiv 1911.09785, there with a
+/// running mean).
+fn align(probabilities: &mut [f32], frequencies: &[f32]) {
+    let classes = frequencies.len();
+    let rows = (probabilities.len() / classes) as f32;
+    let mut factors = vec![0.0f32; classes];
+    for row in probabilities.chunks_exact(classes) {
+        factors.iter_mut().zip(row).for_each(|(mean, p)| *mean += p / rows);
+    }
+    factors.iter_mut().zip(frequencies).for_each(|(mean, wanted)| *mean = wanted / mean.max(f32::MIN_POSITIVE));
+    for row in probabilities.chunks_exact_mut(classes) {
+        row.iter_mut().zip(&factors).for_each(|(p, factor)| *p *= factor);
+        let sum: f32 = row.iter().sum();
+        row.iter_mut().for_each(|p| *p /= sum);
+    }
+}
+
 fn guesses(probabilities: &[f32], classes: usize) -> Vec<Guess> {
     let guess = |row| {
         let (label, confidence) = most(row);
@@ -172,6 +206,17 @@ mod tests {
         assert!((share + other - 1.0).abs() < 1e-6);
         assert_eq!(same, 0.9);
         assert_eq!(blend(guess(1, 0.4), guess(1, 0.4)).0, 0.5, "an image that is its own partner stays as it is");
+    }
+
+    #[test]
+    fn a_class_that_is_named_too_often_is_named_less() {
+        let mut probabilities = [0.8, 0.2, 0.6, 0.4, 0.7, 0.3];
+        align(&mut probabilities, &[0.5, 0.5]);
+        assert!(probabilities.chunks_exact(2).all(|row| (row[0] + row[1] - 1.0).abs() < 1e-6));
+        assert!(probabilities[0] > 0.5 && probabilities[2] < 0.5, "the order of rows stays: {probabilities:?}");
+        let mut fair = [0.9, 0.1, 0.1, 0.9];
+        align(&mut fair, &[0.5, 0.5]);
+        assert!(fair.iter().zip([0.9, 0.1, 0.1, 0.9]).all(|(a, b)| (a - b).abs() < 1e-6));
     }
 
     #[test]
