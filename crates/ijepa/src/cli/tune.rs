@@ -61,18 +61,18 @@ pub(crate) struct SemiArgs {
     /// Images without labels for each one with a label.
     #[arg(long, value_name = "N", default_value_t = 5, value_parser = at_least_one::<usize>)]
     pub(crate) mu: usize,
-    /// Weight of the loss on images without labels.
-    #[arg(long, value_name = "X", default_value_t = 5.0)]
-    pub(crate) lambda: f64,
+    /// Weight of the loss on images without labels [default: the recipe's].
+    #[arg(long, value_name = "X")]
+    pub(crate) lambda: Option<f64>,
     /// Smallest share of a picture's area that the teacher sees [default: the recipe's].
     #[arg(long, value_name = "SHARE", value_parser = share)]
     pub(crate) weak_scale: Option<f64>,
-    /// Let the teacher name no class more often than the labelled images do (ReMixMatch).
-    #[arg(long)]
-    pub(crate) align: bool,
-    /// Do not mix the images without labels.
-    #[arg(long)]
-    pub(crate) no_pseudo_mixup: bool,
+    /// Let the teacher name each class as often as the labelled images do, as in ReMixMatch [default: the recipe's].
+    #[arg(long, value_name = "true|false")]
+    pub(crate) align: Option<bool>,
+    /// Mix the images without labels in pairs, by how sure the teacher is of both [default: the recipe's].
+    #[arg(long, value_name = "true|false")]
+    pub(crate) pseudo_mixup: Option<bool>,
 }
 
 /// What fine-tuning of any kind is told.

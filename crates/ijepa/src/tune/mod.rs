@@ -157,10 +157,10 @@ fn settings(args: &SemiArgs, width: usize) -> Result<Semi> {
         teacher: args.teacher.unwrap_or(base.teacher),
         threshold: args.threshold.unwrap_or(base.threshold),
         mu: args.mu,
-        lambda: args.lambda,
-        mixed: !args.no_pseudo_mixup,
+        lambda: args.lambda.unwrap_or(base.lambda),
+        mixed: args.pseudo_mixup.unwrap_or(base.mixed),
         weak_scale: args.weak_scale.unwrap_or(base.weak_scale),
-        aligned: args.align,
+        aligned: args.align.unwrap_or(base.aligned),
         ..base
     };
     for (flag, value) in [("--semi-epochs", semi.epochs), ("--semi-lr", semi.lr), ("--lambda", semi.lambda)] {
