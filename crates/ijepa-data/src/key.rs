@@ -29,6 +29,10 @@ pub enum Purpose {
     Probe = 8,
     /// How a batch is mixed: step = training step.
     Mix = 9,
+    /// Which residual branches are dropped: step = training step, item = branch and image.
+    DropPath = 10,
+    /// Which images of a batch are mixed by confidence: step = training step.
+    Pairs = 11,
 }
 
 /// The full name of one stream of random numbers.

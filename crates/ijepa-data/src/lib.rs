@@ -20,8 +20,9 @@ pub use dataset::{Dataset, Sample, Split, Storage, Stored};
 pub use error::{DataError, DecodeError, MaskError};
 pub use key::{Key, Purpose};
 pub use loader::{
-    Batch, EvalBatch, EvalConfig, EvalLoader, LoaderConfig, Spent, TrainLoader, Unreadable, batches_per_epoch,
+    Batch, EvalBatch, EvalConfig, EvalLoader, LoaderConfig, Spent, StreamBatch, StreamConfig, StreamLoader,
+    TrainLoader, Unreadable, batches_per_epoch,
 };
 pub use masks::{IndexSet, KeepRates, MaskConfig, Masks, Sampler, keep_rates};
 pub use picture::Picture;
-pub use transform::{EvalTransform, Filter, Fit, Normalisation, TrainTransform};
+pub use transform::{EvalTransform, Filter, Fit, Normalisation, TrainTransform, TuneTransform};

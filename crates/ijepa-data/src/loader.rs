@@ -9,6 +9,7 @@ mod make;
 mod order;
 mod ordered;
 mod spent;
+mod stream;
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -19,6 +20,7 @@ use order::Orders;
 use ordered::Ordered;
 use spent::Clock;
 pub use spent::Spent;
+pub use stream::{StreamBatch, StreamConfig, StreamLoader};
 
 use crate::dataset::Dataset;
 use crate::error::DataError;

@@ -18,7 +18,7 @@ pub fn step(model: &Jepa, state: &mut State, grads: &Buf, schedule: &Schedule) {
         .entries
         .iter()
         .filter(|entry| entry.learnt())
-        .map(|entry| Segment { slot: entry.slot, weight_decay: if entry.decays() { decay } else { 0.0 } })
+        .map(|entry| Segment { slot: entry.slot, weight_decay: if entry.decays() { decay } else { 0.0 }, rate: 1.0 })
         .collect();
     let blobs = Blobs {
         params: state.params.view_mut(),

@@ -1,5 +1,7 @@
 //! Between a model and a file: which tensor of a checkpoint is which part of the blobs, and how large is the model that it holds?
 
+mod classifier;
+
 use crate::checkpoint::{CheckpointError, EXP_AVG, EXP_AVG_SQ, Meta, Network, Reader, Tensor, View, write_views};
 use crate::jepa::{Jepa, State};
 use crate::params::{Entry, Layout};
@@ -7,6 +9,8 @@ use crate::positions;
 use crate::variants::{PredictorConfig, VARIANTS, VitConfig};
 use crate::vit::Vit;
 use ijepa_tensor::Buf;
+
+pub use classifier::classes;
 
 /// The name in checkpoints of an encoder's parameter, as an encoder with that prefix has it.
 fn renamed(entry: &Entry, prefix: &str) -> String {

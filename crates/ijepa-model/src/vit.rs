@@ -3,6 +3,7 @@
 use crate::params::{Init, Layout};
 use crate::positions::sin_cos;
 use crate::variants::VitConfig;
+use ijepa_tensor::ops::drop_path::Scales;
 use ijepa_tensor::ops::layer_norm::Affine;
 use ijepa_tensor::ops::linear::Linear;
 use ijepa_tensor::ops::patchify;
@@ -48,6 +49,15 @@ pub struct Patches<'a> {
     pub kept: usize,
 }
 
+/// By how much the two residual branches of a block are scaled in each image; 0 drops a branch.
+#[derive(Clone, Debug)]
+pub struct BranchScales {
+    /// Of attention (b).
+    pub attention: Scales,
+    /// Of the MLP (b).
+    pub mlp: Scales,
+}
+
 /// Every patch of every image: the index that [`Patches`] takes.
 pub fn all_patches(batch: usize, patches: usize) -> Vec<u32> {
     (0..batch).flat_map(|_| 0..patches as u32).collect()
@@ -76,6 +86,19 @@ impl Vit {
     /// Tokens (k·b·c, d) after the final norm.
     pub fn forward(&self, tape: &mut Tape, patches: Patches) -> Var {
         self.forward_last(tape, patches, 1).pop().expect("an encoder has at least one block")
+    }
+
+    /// As [`Vit::forward`], every block's branches scaled: stochastic depth.
+    ///
+    /// # Panics
+    /// When there are not as many scales as blocks.
+    pub fn forward_scaled(&self, tape: &mut Tape, patches: Patches, scales: &[BranchScales]) -> Var {
+        assert_eq!(scales.len(), self.blocks.len(), "scales for each block");
+        let mut x = self.embed(tape, patches);
+        for (block, scales) in self.blocks.iter().zip(scales) {
+            x = block.forward_scaled(tape, x, patches.kept, scales);
+        }
+        tape.layer_norm(&x, Some(self.norm), NORM_EPS)
     }
 
     /// Tokens (k·b·c, d) after each of the last `layers` blocks, earliest first, each through the final norm.
@@ -130,6 +153,17 @@ impl Block {
         let qkv = tape.norm_linear(&x, self.norm1, NORM_EPS, self.qkv); // (.., 3·d)
         let y = tape.attention(&qkv, tokens, self.heads);
         self.mlp(tape, &y, &x)
+    }
+
+    /// As [`Block::forward`], with its branches scaled.
+    fn forward_scaled(&self, tape: &mut Tape, x: Var, tokens: usize, scales: &BranchScales) -> Var {
+        let qkv = tape.norm_linear(&x, self.norm1, NORM_EPS, self.qkv);
+        let y = tape.attention(&qkv, tokens, self.heads);
+        let branch = tape.linear(&y, self.proj);
+        let x = tape.drop_path(&x, &branch, &scales.attention);
+        let hidden = tape.norm_linear(&x, self.norm2, NORM_EPS, self.fc1);
+        let branch = tape.gelu_linear(&hidden, self.fc2);
+        tape.drop_path(&x, &branch, &scales.mlp)
     }
 
     /// The rows of [`Block::forward`] that `wanted` names, equally many of each sequence.

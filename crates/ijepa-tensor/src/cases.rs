@@ -5,7 +5,7 @@
 
 use crate::gemm::{self, Gemm, Layout};
 use crate::ops::{
-    assemble, attention, cross_entropy, gather, gelu, layer_norm, linear, mean_tokens, position, smooth_l1,
+    assemble, attention, cross_entropy, drop_path, gather, gelu, layer_norm, linear, mean_tokens, position, smooth_l1,
 };
 use crate::scalar::Scalar;
 use crate::tape::{Index, Slot, Tape, Var};
@@ -19,8 +19,8 @@ pub enum Case {
     Linear(linear::Shape, bool),
     /// Linear layer of a layer norm.
     NormLinear(linear::Shape),
-    /// Linear layer of a GELU, with a residual.
-    GeluLinear(linear::Shape),
+    /// Linear layer of a GELU, with or without a residual.
+    GeluLinear(linear::Shape, bool),
     /// Layer norm, with or without the affine part.
     LayerNorm(layer_norm::Shape, bool),
     /// Attention of every token.
@@ -37,8 +37,10 @@ pub enum Case {
     MeanTokens(usize, usize, usize),
     /// Smooth L1 of (rows, width) against a fixed target.
     SmoothL1(usize, usize),
-    /// Cross-entropy: classes, labels.
-    CrossEntropy(usize, Vec<u32>),
+    /// Cross-entropy of (rows, classes) against fixed targets.
+    CrossEntropy(usize, usize),
+    /// A residual branch of (tokens, width) for each scale.
+    DropPath(usize, usize, Vec<f32>),
 }
 
 /// What a case is fed.
@@ -96,7 +98,8 @@ impl Case {
     pub fn inputs(&self) -> Vec<Input> {
         use Kind::{Activation, Constant, Parameter};
         match *self {
-            Case::Linear(linear::Shape { rows, inputs, outputs }, residual) => {
+            Case::Linear(linear::Shape { rows, inputs, outputs }, residual)
+            | Case::GeluLinear(linear::Shape { rows, inputs, outputs }, residual) => {
                 let mut all = vec![
                     input(Activation, rows, inputs),
                     input(Parameter, outputs, inputs),
@@ -111,12 +114,6 @@ impl Case {
                 input(Parameter, 1, inputs),
                 input(Parameter, outputs, inputs),
                 input(Parameter, 1, outputs),
-            ],
-            Case::GeluLinear(linear::Shape { rows, inputs, outputs }) => vec![
-                input(Activation, rows, inputs),
-                input(Parameter, outputs, inputs),
-                input(Parameter, 1, outputs),
-                input(Activation, rows, outputs),
             ],
             Case::LayerNorm(layer_norm::Shape { rows, width, .. }, affine) => {
                 let mut all = vec![input(Activation, rows, width)];
@@ -142,7 +139,8 @@ impl Case {
             }
             Case::MeanTokens(batch, tokens, width) => vec![input(Activation, batch * tokens, width)],
             Case::SmoothL1(rows, width) => vec![input(Activation, rows, width), input(Constant, rows, width)],
-            Case::CrossEntropy(classes, ref labels) => vec![input(Activation, labels.len(), classes)],
+            Case::CrossEntropy(rows, classes) => vec![input(Activation, rows, classes), input(Constant, rows, classes)],
+            Case::DropPath(tokens, width, ref scales) => vec![input(Activation, scales.len() * tokens, width); 2],
         }
     }
 
@@ -174,10 +172,10 @@ impl Case {
                 linear::reference::forward(&mut y, &normal, &x[3], &x[4], None, shape);
                 y
             }
-            Case::GeluLinear(shape) => {
+            Case::GeluLinear(shape, residual) => {
                 let (mut hidden, mut y) = (zeros(x[0].len()), zeros(shape.rows * shape.outputs));
                 gelu::reference::forward(&mut hidden, &x[0]);
-                linear::reference::forward(&mut y, &hidden, &x[1], &x[2], Some(&x[3][..]), shape);
+                linear::reference::forward(&mut y, &hidden, &x[1], &x[2], residual.then(|| &x[3][..]), shape);
                 y
             }
             Case::Attention(shape) => {
@@ -213,7 +211,12 @@ impl Case {
                 y
             }
             Case::SmoothL1(..) => vec![smooth_l1::reference::forward(&x[0], &x[1])],
-            Case::CrossEntropy(classes, ref labels) => vec![cross_entropy::reference::forward(&x[0], labels, classes)],
+            Case::CrossEntropy(_, classes) => vec![cross_entropy::reference::forward(&x[0], &x[1], classes)],
+            Case::DropPath(tokens, width, ref scales) => {
+                let mut y = zeros(x[0].len());
+                drop_path::reference::forward(&mut y, &x[0], &x[1], scales, tokens * width);
+                y
+            }
         }
     }
 
@@ -236,9 +239,12 @@ impl Case {
                 let layer = linear::Linear { weight: x[3].slot(), bias: x[4].slot() };
                 tape.norm_linear(x[0].var(), norm, NORM_EPS, layer)
             }
-            Case::GeluLinear(_) => {
+            Case::GeluLinear(_, residual) => {
                 let layer = linear::Linear { weight: x[1].slot(), bias: x[2].slot() };
-                tape.gelu_linear_residual(x[0].var(), layer, x[3].var())
+                match residual {
+                    true => tape.gelu_linear_residual(x[0].var(), layer, x[3].var()),
+                    false => tape.gelu_linear(x[0].var(), layer),
+                }
             }
             Case::Attention(shape) => tape.attention(x[0].var(), shape.tokens, shape.heads),
             Case::AttentionOf(shape) => tape.attention_of(x[0].var(), x[1].var(), shape.tokens, shape.heads),
@@ -249,7 +255,10 @@ impl Case {
             }
             Case::MeanTokens(_, tokens, _) => tape.mean_tokens(x[0].var(), tokens),
             Case::SmoothL1(..) => tape.smooth_l1(x[0].var(), x[1].var()),
-            Case::CrossEntropy(_, ref labels) => tape.cross_entropy(x[0].var(), Index::from(&labels[..])),
+            Case::CrossEntropy(..) => tape.cross_entropy(x[0].var(), x[1].var()),
+            Case::DropPath(_, _, ref scales) => {
+                tape.drop_path(x[0].var(), x[1].var(), &drop_path::Scales::from(&scales[..]))
+            }
         }
     }
 }
@@ -277,10 +286,10 @@ pub fn cases() -> Vec<Case> {
         Case::LayerNorm(norm(9, 192, 1e-5), false),
         Case::NormLinear(linear(5, 17, 9)),
         Case::NormLinear(linear(150, 300, 70)),
-        Case::GeluLinear(linear(3, 7, 5)),
-        Case::GeluLinear(linear(200, 600, 48)),
-        Case::GeluLinear(linear(20, 40, 600)),
-        Case::GeluLinear(linear(6, 1, 3)),
+        Case::GeluLinear(linear(3, 7, 5), true),
+        Case::GeluLinear(linear(200, 600, 48), true),
+        Case::GeluLinear(linear(20, 40, 600), false),
+        Case::GeluLinear(linear(6, 1, 3), true),
         Case::NormLinear(linear(6, 1, 3)),
         Case::Linear(linear(3, 10, 3200), false),
         attention(1, 1, 1, 4),
@@ -295,8 +304,11 @@ pub fn cases() -> Vec<Case> {
         Case::MeanTokens(3, 7, 20),
         Case::SmoothL1(11, 19),
         Case::SmoothL1(40, 96),
-        Case::CrossEntropy(10, vec![3, 9, 0, 0, 7]),
-        Case::CrossEntropy(37, vec![36, 1]),
+        Case::CrossEntropy(5, 10),
+        Case::CrossEntropy(2, 37),
+        Case::CrossEntropy(40, 1000),
+        Case::DropPath(7, 20, vec![0.0, 1.25, 0.0]),
+        Case::DropPath(50, 96, vec![2.0, 0.0, 1.0, 0.5, 1.1]),
     ]
 }
 

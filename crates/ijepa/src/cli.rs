@@ -2,6 +2,7 @@
 
 mod data;
 mod eval;
+mod tune;
 
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
@@ -11,6 +12,7 @@ use clap::{Args, Parser, Subcommand};
 
 pub(crate) use data::{BenchDataArgs, DataCheckArgs, DataCommand, DataPackArgs};
 pub(crate) use eval::{EvalCommand, EvalSource, KnnArgs, LabelArgs, TaskArgs};
+pub(crate) use tune::{FinetuneArgs, RecipeArgs, RecipeName, SemiArgs, TuneArgs};
 
 /// Image representations by predicting what is hidden (I-JEPA): pretrain, evaluate, look inside.
 #[derive(Debug, Parser)]

@@ -26,6 +26,7 @@ mod run;
 mod stop;
 mod store;
 mod train;
+mod tune;
 mod view;
 mod waits;
 mod watch;

@@ -12,7 +12,7 @@ use crate::error::{DataError, DecodeError};
 use crate::key::{Key, Purpose, below};
 
 /// Failed replacements in a row after which there is no hope of a readable image.
-const REPLACEMENTS_MAX: usize = 100;
+pub(super) const REPLACEMENTS_MAX: usize = 100;
 
 /// The places in the order of an epoch that a rank takes for a batch: `batch` is its number in the epoch.
 fn places(samples: usize, batch: u64, batch_size: usize, (rank, world): (usize, usize)) -> Range<usize> {

@@ -5,7 +5,8 @@
 //! centre crop, normalisation. Up to the normalisation everything is 8 bits a channel, and every byte is Pillow's.
 //!
 //! Fine-tuning has more to choose from: [`random_resized_crop`] and [`resize`] with either [`Filter`], [`flip`],
-//! [`RandAugment`] or [`ColourJitter`], [`Op::Blur`], [`Normalisation`], [`RandomErasing`], and [`Mixup`] for the whole batch.
+//! [`RandAugment`] or [`ColourJitter`], [`Op::Blur`], [`Normalisation`], [`RandomErasing`], and [`Mixup`] for the whole batch;
+//! [`TuneTransform`] strings them together.
 
 mod affine;
 mod blur;
@@ -17,6 +18,7 @@ mod op;
 mod rand_augment;
 mod resize;
 mod tone;
+mod tune;
 
 use rand_chacha::ChaCha8Rng;
 
@@ -27,6 +29,7 @@ pub use mix::{Mix, Mixup};
 pub use op::{Move, Op};
 pub use rand_augment::RandAugment;
 pub use resize::{Filter, resize, resize_part};
+pub use tune::TuneTransform;
 
 use crate::error::DataError;
 use crate::key::{between, uniform};
@@ -120,14 +123,7 @@ impl TrainTransform {
     /// Refuses settings that no picture can meet.
     pub fn validate(&self) -> Result<(), DataError> {
         validate_crop_size(self.crop_size)?;
-        let (low, high) = self.crop_scale;
-        if !(low > 0.0 && low <= high && high <= 1.0) {
-            return Err(DataError::Setting {
-                what: "data.crop_scale",
-                got: format!("[{low}, {high}]"),
-                wanted: "a share of the area with 0 < least ≤ most ≤ 1 is expected".into(),
-            });
-        }
+        validate_crop_scale((f64::from(self.crop_scale.0), f64::from(self.crop_scale.1)))?;
         // At 2.5 the hue already turns by the whole circle.
         if !(0.0..=2.5).contains(&self.color_jitter_strength) {
             return Err(DataError::Setting {
@@ -221,6 +217,18 @@ fn validate_crop_size(side: usize) -> Result<(), DataError> {
         what: "data.crop_size",
         got: side.to_string(),
         wanted: "1 to 8192 pixels are expected".into(),
+    })
+}
+
+fn validate_crop_scale((low, high): (f64, f64)) -> Result<(), DataError> {
+    if low > 0.0 && low <= high && high <= 1.0 {
+        return Ok(());
+    }
+    Err(DataError::Setting {
+        what: "data.crop_scale",
+        // As it was written: most bounds come from an f32.
+        got: format!("[{}, {}]", low as f32, high as f32),
+        wanted: "a share of the area with 0 < least ≤ most ≤ 1 is expected".into(),
     })
 }
 

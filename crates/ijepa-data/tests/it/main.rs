@@ -12,4 +12,5 @@ mod peers;
 mod scenes;
 mod server;
 mod shards;
+mod stream;
 mod transform;

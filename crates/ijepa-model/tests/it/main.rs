@@ -11,6 +11,8 @@ mod checkpoint_hostile_pickle;
 mod checkpoint_hostile_safetensors;
 mod checkpoint_pickle;
 mod checkpoint_torch;
+mod classifier;
+mod finetune;
 mod interop;
 mod onnx;
 mod reference_tiny;

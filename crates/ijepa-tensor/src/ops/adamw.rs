@@ -33,6 +33,8 @@ pub struct Segment {
     pub slot: Slot,
     /// Their weight decay.
     pub weight_decay: f64,
+    /// Their share of the learning rate.
+    pub rate: f64,
 }
 
 /// Values that one thread updates at a time.
@@ -43,7 +45,6 @@ struct Factors {
     new1: f32,
     old2: f32,
     new2: f32,
-    step_size: f32,
     inverse_root: f32,
     eps: f32,
     old_average: f32,
@@ -69,6 +70,7 @@ struct Piece<'a> {
     average: &'a mut [f32],
     grads: &'a [f32],
     keep: f32,
+    step_size: f32,
 }
 
 /// One step on the values of all segments, which come in the order of the blob; the values between them stay as they are.
@@ -85,7 +87,6 @@ pub fn forward(blobs: Blobs, grads: View, segments: &[Segment], step: Step) {
         new1: (1.0 - step.beta1) as f32,
         old2: step.beta2 as f32,
         new2: (1.0 - step.beta2) as f32,
-        step_size: (step.learning_rate / (1.0 - step.beta1.powi(exponent))) as f32,
         inverse_root: (1.0 / (1.0 - step.beta2.powi(exponent)).sqrt()) as f32,
         eps: step.eps as f32,
         old_average: step.momentum as f32,
@@ -93,17 +94,20 @@ pub fn forward(blobs: Blobs, grads: View, segments: &[Segment], step: Step) {
     };
     let (mut params, mut m, mut v, mut average) = (Rest::of(params), Rest::of(m), Rest::of(v), Rest::of(average));
     let mut pieces = Vec::new();
-    for &Segment { slot, weight_decay } in segments {
-        let keep = (1.0 - step.learning_rate * weight_decay) as f32;
+    let unbiased = 1.0 - step.beta1.powi(exponent);
+    for &Segment { slot, weight_decay, rate } in segments {
+        let learning_rate = step.learning_rate * rate;
+        let keep = (1.0 - learning_rate * weight_decay) as f32;
+        let step_size = (learning_rate / unbiased) as f32;
         for start in slot.range().step_by(PIECE) {
             let end = slot.range().end.min(start + PIECE);
             let grads = &grads[start..end];
             let (params, m, v) = (params.take(start, end), m.take(start, end), v.take(start, end));
-            pieces.push(Piece { params, m, v, average: average.take(start, end), grads, keep });
+            pieces.push(Piece { params, m, v, average: average.take(start, end), grads, keep, step_size });
         }
     }
-    pieces.into_par_iter().for_each(|Piece { params, m, v, average, grads, keep }| {
-        update_values(params, m, v, grads, keep, factors);
+    pieces.into_par_iter().for_each(|Piece { params, m, v, average, grads, keep, step_size }| {
+        update_values(params, m, v, grads, keep, step_size, factors);
         blend_values(average, params, factors);
     });
 }
@@ -131,7 +135,7 @@ impl<'a> Rest<'a> {
 }
 
 vectorised! {
-    fn update_values(params: &mut [f32], m: &mut [f32], v: &mut [f32], grads: &[f32], keep: f32, f: Factors) {
+    fn update_values(params: &mut [f32], m: &mut [f32], v: &mut [f32], grads: &[f32], keep: f32, step_size: f32, f: Factors) {
         let len = params.len();
         let (m, v, grads) = (&mut m[..len], &mut v[..len], &grads[..len]);
         for i in 0..len {
@@ -139,7 +143,7 @@ vectorised! {
             m[i] += (g - m[i]) * f.new1;
             v[i] = v[i] * f.old2 + f.new2 * g * g;
             let denominator = v[i].sqrt() * f.inverse_root + f.eps;
-            params[i] = params[i] * keep - f.step_size * (m[i] / denominator);
+            params[i] = params[i] * keep - step_size * (m[i] / denominator);
         }
     }
 }
@@ -166,15 +170,16 @@ pub mod reference {
     pub fn forward(
         (p, m, v, average): (f64, f64, f64, f64),
         g: f64,
-        weight_decay: f64,
+        (weight_decay, rate): (f64, f64),
         step: Step,
     ) -> (f64, f64, f64, f64) {
+        let learning_rate = step.learning_rate * rate;
         let m = step.beta1 * m + (1.0 - step.beta1) * g;
         let v = step.beta2 * v + (1.0 - step.beta2) * g * g;
         let unbiased_m = m / (1.0 - step.beta1.powf(step.number as f64));
         let unbiased_v = v / (1.0 - step.beta2.powf(step.number as f64));
-        let decayed = p * (1.0 - step.learning_rate * weight_decay);
-        let p = decayed - step.learning_rate * unbiased_m / (unbiased_v.sqrt() + step.eps);
+        let decayed = p * (1.0 - learning_rate * weight_decay);
+        let p = decayed - learning_rate * unbiased_m / (unbiased_v.sqrt() + step.eps);
         (p, m, v, step.momentum * average + (1.0 - step.momentum) * p)
     }
 }

@@ -1,25 +1,27 @@
-//! Cross-entropy of class scores, averaged over rows.
+//! Cross-entropy of class scores against distributions over the classes, added up over rows.
 //!
-//! loss = mean_r (log Σ_c e^(x[r,c]) − x[r,label_r]);  dx = dloss·(softmax(x) − onehot(label))/rows.
+//! loss = Σ_r Σ_c t[r,c]·(log Σ_k e^(x[r,k]) − x[r,c]);  dx = dloss·(softmax(x)·Σ_c t[r,c] − t).
+//! A row weighs as much as its targets add up to: targets over n give the mean of n rows, zeros leave a row out.
 
 use crate::buf::{View, ViewMut};
-use crate::tape::{Index, Tape, Var};
+use crate::tape::{Tape, Var};
+use crate::threads;
 use crate::vector::{exp, max, sum, vectorised};
 
 impl<'p> Tape<'p> {
-    /// The loss (1, 1) of scores (rows, classes) against labels (rows).
-    pub fn cross_entropy(&mut self, scores: &Var, labels: Index) -> Var {
+    /// The loss (1, 1) of scores (rows, classes) against targets (rows, classes) without a gradient.
+    pub fn cross_entropy(&mut self, scores: &Var, targets: &Var) -> Var {
         let classes = scores.width();
         let mut loss = self.take(1);
-        forward(loss.view_mut(), scores.view(), &labels, classes);
+        forward(loss.view_mut(), scores.view(), targets.view(), classes);
         let tracked = scores.tracked();
         let loss = self.var(loss, 1, 1, tracked);
         if tracked {
-            let (scores, key) = (scores.clone(), loss.key());
+            let (scores, targets, key) = (scores.clone(), targets.clone(), loss.key());
             self.record(move |tape| {
                 let Some(dloss) = tape.take_gradient(key) else { return };
                 let mut dscores = tape.take(scores.len());
-                backward(dscores.view_mut(), dloss.view(), scores.view(), &labels, classes);
+                backward(dscores.view_mut(), dloss.view(), scores.view(), targets.view(), classes);
                 tape.pass_gradient(scores.key(), dscores);
                 tape.put(dloss);
             });
@@ -28,47 +30,44 @@ impl<'p> Tape<'p> {
     }
 }
 
-/// loss (1) =; scores (rows, classes), labels (rows).
-///
-/// # Panics
-/// When a label is not below `classes`.
-pub fn forward(loss: ViewMut, scores: View, labels: &[u32], classes: usize) {
-    let (ViewMut::Cpu(loss), View::Cpu(scores)) = (loss, scores);
-    assert_eq!(scores.len(), labels.len() * classes, "cross-entropy over {classes} classes");
-    let total: f64 = scores
-        .chunks_exact(classes)
-        .zip(labels)
-        .map(|(scores, &label)| f64::from(log_sum_exp(scores) - scores[label as usize]))
-        .sum();
-    loss[0] = (total / labels.len() as f64) as f32;
+/// loss (1) =; scores and targets (rows, classes).
+pub fn forward(loss: ViewMut, scores: View, targets: View, classes: usize) {
+    let (ViewMut::Cpu(loss), View::Cpu(scores), View::Cpu(targets)) = (loss, scores, targets);
+    assert_eq!(scores.len(), targets.len(), "cross-entropy over {classes} classes");
+    let rows = scores.chunks_exact(classes).zip(targets.chunks_exact(classes));
+    let total: f64 = rows.map(|(scores, targets)| f64::from(row_loss(scores, targets))).sum();
+    loss[0] = total as f32;
 }
 
 vectorised! {
-    fn log_sum_exp(scores: &[f32]) -> f32 {
+    fn row_loss(scores: &[f32], targets: &[f32]) -> f32 {
         let largest = max(scores);
-        largest + sum(scores.len(), |i| exp(scores[i] - largest)).ln()
+        let log_sum = largest + sum(scores.len(), |i| exp(scores[i] - largest)).ln();
+        let targets = &targets[..scores.len()];
+        sum(scores.len(), |i| targets[i] * (log_sum - scores[i]))
     }
 }
 
 /// dscores (rows, classes) =; dloss (1).
-pub fn backward(dscores: ViewMut, dloss: View, scores: View, labels: &[u32], classes: usize) {
-    let (ViewMut::Cpu(dscores), View::Cpu(dloss), View::Cpu(scores)) = (dscores, dloss, scores);
-    let scale = dloss[0] / labels.len() as f32;
-    let rows = dscores.chunks_exact_mut(classes).zip(scores.chunks_exact(classes));
-    for ((dscores, scores), &label) in rows.zip(labels) {
-        gradient_row(dscores, scores, scale);
-        dscores[label as usize] -= scale;
-    }
+pub fn backward(dscores: ViewMut, dloss: View, scores: View, targets: View, classes: usize) {
+    let (ViewMut::Cpu(dscores), View::Cpu(dloss), View::Cpu(scores), View::Cpu(targets)) =
+        (dscores, dloss, scores, targets);
+    let scale = dloss[0];
+    threads::for_rows(dscores, classes, |first, dscores| {
+        for (offset, dscores) in dscores.chunks_exact_mut(classes).enumerate() {
+            let row = (first + offset) * classes..(first + offset + 1) * classes;
+            gradient_row(dscores, &scores[row.clone()], &targets[row], scale);
+        }
+    });
 }
 
 vectorised! {
-    fn gradient_row(dscores: &mut [f32], scores: &[f32], scale: f32) {
-        let log_sum = {
-            let largest = max(scores);
-            largest + sum(scores.len(), |i| exp(scores[i] - largest)).ln()
-        };
-        for (d, s) in dscores.iter_mut().zip(scores) {
-            *d = exp(*s - log_sum) * scale;
+    fn gradient_row(dscores: &mut [f32], scores: &[f32], targets: &[f32], scale: f32) {
+        let largest = max(scores);
+        let log_sum = largest + sum(scores.len(), |i| exp(scores[i] - largest)).ln();
+        let weight = sum(targets.len(), |i| targets[i]);
+        for ((d, s), t) in dscores.iter_mut().zip(scores).zip(targets) {
+            *d = (exp(*s - log_sum) * weight - *t) * scale;
         }
     }
 }
@@ -77,13 +76,15 @@ vectorised! {
 pub mod reference {
     use crate::scalar::Scalar;
 
-    /// The mean cross-entropy of scores (rows, classes).
-    pub fn forward<T: Scalar>(scores: &[T], labels: &[u32], classes: usize) -> T {
+    /// The cross-entropy of scores (rows, classes) against targets (rows, classes), added up.
+    pub fn forward<T: Scalar>(scores: &[T], targets: &[T], classes: usize) -> T {
         let mut total = T::zero();
-        for (scores, &label) in scores.chunks_exact(classes).zip(labels) {
+        for (scores, targets) in scores.chunks_exact(classes).zip(targets.chunks_exact(classes)) {
             let sum = scores.iter().fold(T::zero(), |sum, &score| sum + score.exp());
-            total = total + sum.ln() - scores[label as usize];
+            for (&score, &target) in scores.iter().zip(targets) {
+                total = total + target * (sum.ln() - score);
+            }
         }
-        total / T::constant(labels.len() as f64)
+        total
     }
 }

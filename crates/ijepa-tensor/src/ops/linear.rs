@@ -70,6 +70,11 @@ impl<'p> Tape<'p> {
         self.linear_call(x, Before::Gelu, layer, Some(residual))
     }
 
+    /// x (rows, in) → linear(gelu(x)) (rows, out).
+    pub fn gelu_linear(&mut self, x: &Var, layer: Linear) -> Var {
+        self.linear_call(x, Before::Gelu, layer, None)
+    }
+
     fn linear_call(&mut self, x: &Var, before: Before, layer: Linear, residual: Option<&Var>) -> Var {
         let shape = Shape { rows: x.rows(), inputs: x.width(), outputs: layer.bias.len };
         let stats = match before {

@@ -7,6 +7,7 @@ pub mod add;
 pub mod assemble;
 pub mod attention;
 pub mod cross_entropy;
+pub mod drop_path;
 pub mod gather;
 pub mod gelu;
 pub mod layer_norm;

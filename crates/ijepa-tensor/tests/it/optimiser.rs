@@ -7,12 +7,13 @@ use ijepa_tensor::{Buf, Slot};
 #[test]
 fn adamw_and_the_moving_average_follow_their_statement_for_ten_steps() {
     let (len, averaged) = (40_001, 30_000);
-    let segment = |range: std::ops::Range<usize>, weight_decay| adamw::Segment {
+    let segment = |range: std::ops::Range<usize>, weight_decay, rate| adamw::Segment {
         slot: Slot { offset: range.start, len: range.len() },
         weight_decay,
+        rate,
     };
     // Values 100 to 150 are not learnt; the average ends inside the last segment.
-    let segments = [segment(0..100, 0.05), segment(150..20_000, 0.0), segment(20_000..len, 0.05)];
+    let segments = [segment(0..100, 0.05, 1.0), segment(150..20_000, 0.0, 0.75), segment(20_000..len, 0.05, 0.1)];
     let mut params = Buf::from_slice(&values(len, 1));
     let (mut m, mut v) = (Buf::zeros(len), Buf::zeros(len));
     let mut average = Buf::from_slice(&params.as_slice()[..averaged]);
@@ -28,7 +29,7 @@ fn adamw_and_the_moving_average_follow_their_statement_for_ten_steps() {
         for segment in segments {
             for i in segment.slot.range() {
                 let g = f64::from(grads.as_slice()[i]);
-                exact[i] = adamw::reference::forward(exact[i], g, segment.weight_decay, step);
+                exact[i] = adamw::reference::forward(exact[i], g, (segment.weight_decay, segment.rate), step);
             }
         }
     }

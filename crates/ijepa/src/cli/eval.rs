@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 
-use super::{EncoderArgs, at_least_one};
+use super::{EncoderArgs, FinetuneArgs, SemiArgs, at_least_one};
 
 /// What `eval` can measure.
 #[derive(Debug, Subcommand)]
@@ -17,17 +17,10 @@ pub(crate) enum EvalCommand {
     Count(TaskArgs),
     /// How far is the nearest object? As classes, and as a number.
     Distance(TaskArgs),
-}
-
-impl EvalCommand {
-    /// What all of them have.
-    pub(crate) fn source(&self) -> &EvalSource {
-        match self {
-            EvalCommand::Knn(args) => &args.source,
-            EvalCommand::Linear(args) => &args.source,
-            EvalCommand::Count(args) | EvalCommand::Distance(args) => &args.source,
-        }
-    }
+    /// Train the whole network on labelled images.
+    Finetune(Box<FinetuneArgs>),
+    /// Train the whole network on labelled and on unlabelled images, which it labels itself.
+    Semi(Box<SemiArgs>),
 }
 
 /// Options of `eval knn`.

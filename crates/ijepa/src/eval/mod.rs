@@ -6,7 +6,7 @@
 mod features;
 mod question;
 mod result;
-mod subset;
+pub(crate) mod subset;
 
 use anyhow::Result;
 use ijepa_data::Fit;
@@ -16,8 +16,9 @@ use ijepa_eval::linear::{self, Logistic};
 use ijepa_eval::metrics::{Estimate, accuracy};
 use ijepa_eval::ridge::{self, Ridge};
 
-use crate::cli::{EvalCommand, KnnArgs, TaskArgs};
+use crate::cli::{EvalCommand, EvalSource, KnnArgs, LabelArgs, TaskArgs};
 use crate::exit::Exit;
+use crate::tune;
 pub(crate) use features::numbered;
 use features::{Answered, Judging, classes};
 use question::{Bins, Question};
@@ -28,25 +29,32 @@ pub(crate) const KNN_TEMPERATURE: f32 = 0.07;
 
 /// Runs the command.
 pub(crate) fn run(command: &EvalCommand) -> Result<Exit> {
-    let source = command.source();
-    let (protocol, results) = match command {
+    match command {
         EvalCommand::Knn(args) => {
-            let (train, val) = classes(source)?;
-            let judging =
-                Judging { source, labels: &args.labels, train, val, fit: Fit::Cut, pool: source.encoder.pool };
-            ("knn", judging.run(|kind, train, val| neighbours(args, kind, &train.features, &val.features))?)
+            let judge = |kind, train: &Answered, val: &Answered| neighbours(args, kind, &train.features, &val.features);
+            show("knn", &by_class(&args.source, &args.labels, judge)?, &args.source)?;
         }
         EvalCommand::Linear(args) => {
-            let (train, val) = classes(source)?;
-            let judging =
-                Judging { source, labels: &args.labels, train, val, fit: Fit::Cut, pool: source.encoder.pool };
-            ("linear", judging.run(|kind, train, val| logistic(kind, &train.features, &val.features, source.seed))?)
+            let seed = args.source.seed;
+            let judge = |kind, train: &Answered, val: &Answered| logistic(kind, &train.features, &val.features, seed);
+            show("linear", &by_class(&args.source, &args.labels, judge)?, &args.source)?;
         }
-        EvalCommand::Count(args) => ("count", task(args, Question::Count)?),
-        EvalCommand::Distance(args) => ("distance", task(args, Question::Distance)?),
-    };
-    show(protocol, &results, source)?;
+        EvalCommand::Count(args) => show("count", &task(args, Question::Count)?, &args.source)?,
+        EvalCommand::Distance(args) => show("distance", &task(args, Question::Distance)?, &args.source)?,
+        EvalCommand::Finetune(args) => return tune::finetune(args),
+        EvalCommand::Semi(args) => return tune::semi(args),
+    }
     Ok(Exit::Done)
+}
+
+/// What `judge` makes of images with classes.
+fn by_class(
+    source: &EvalSource,
+    labels: &LabelArgs,
+    judge: impl Fn(&'static str, &Answered, &Answered) -> Result<Vec<Row>>,
+) -> Result<Vec<Row>> {
+    let (train, val) = classes(source)?;
+    Judging { source, labels, train, val, fit: Fit::Cut, pool: source.encoder.pool }.run(judge)
 }
 
 fn row(

@@ -13,6 +13,7 @@ mod refusals;
 mod resuming;
 mod run_files;
 mod training;
+mod tune;
 
 use std::path::Path;
 use std::process::Command;
