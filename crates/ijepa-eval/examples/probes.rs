@@ -9,12 +9,12 @@
 //! Files are raw little-endian numbers; `cargo xtask peers eval` calls this and prints what it says.
 #![expect(clippy::print_stdout, reason = "printing is what it does")]
 
+use ijepa_eval::Features;
 use ijepa_eval::heads::{HeadConfig, Optimiser, Schedule, Sweep, train};
 use ijepa_eval::knn::{Knn, nearest, sweep};
 use ijepa_eval::linear::{self, Logistic};
 use ijepa_eval::quantity;
 use ijepa_eval::ridge::{self, Ridge};
-use ijepa_eval::Features;
 use std::error::Error;
 use std::path::Path;
 use std::time::Instant;
@@ -69,11 +69,7 @@ fn agree(folder: &Path, width: usize, knn: Knn, penalty: f64, strength: f64) -> 
     let quality = quantity::evaluate(&train, &targets, &queries, &expected, 1, &ridge)?.outputs[0];
     println!(
         "{{\"r_squared\": {}, \"absolute_error\": {}, \"baseline\": {}, \"msn_iterations\": {}, \"msn_converged\": {}}}",
-        quality.r_squared,
-        quality.absolute_error.value,
-        quality.baseline.value,
-        msn.fit.iterations,
-        msn.fit.converged
+        quality.r_squared, quality.absolute_error.value, quality.baseline.value, msn.fit.iterations, msn.fit.converged
     );
     Ok(())
 }

@@ -25,7 +25,8 @@ pub fn alpha_req(features: &Features, ranks: RangeInclusive<usize>) -> Result<f6
     let known = values.iter().take_while(|&&value| value > ROUNDING * values[0]).count();
     let (first, last) = ((*ranks.start()).max(1), (*ranks.end()).min(known));
     if last <= first {
-        let (setting, expected) = ("last rank of a power law", "more ranks with an eigenvalue: more rows, or lower ranks");
+        let (setting, expected) =
+            ("last rank of a power law", "more ranks with an eigenvalue: more rows, or lower ranks");
         return Err(EvalError::Setting { setting, value: last as f64, expected });
     }
     // Weighted least squares of y = log σ² over x = log rank.
@@ -88,7 +89,8 @@ pub fn lidar(features: &Features, views: usize, delta: f64) -> Result<f64, EvalE
         }
     });
     let spread = singular_values_of(pictures, width, |picture, column| means[picture * width + column]);
-    let eigenvalues: Vec<f64> = spread.iter().map(|value| value * value / pictures as f64).collect();
+    let mut eigenvalues: Vec<f64> = spread.iter().map(|value| value * value / pictures as f64).collect();
+    eigenvalues.resize(width, 0.0); // with few pictures the others are zero
     Ok(entropy_rank(&eigenvalues, 1e-7))
 }
 

@@ -33,13 +33,8 @@ pub fn singular_values(features: &Features, centre: Centre) -> Result<Vec<f64>, 
 
 /// As [`singular_values`], of the matrix `at(row, column)`.
 pub(crate) fn singular_values_of(rows: usize, width: usize, at: impl Fn(usize, usize) -> f64 + Sync) -> Vec<f64> {
-    let gram = if width <= rows {
-        gram(width, rows, |column, row| at(row, column))
-    } else {
-        gram(rows, width, &at)
-    };
-    let mut values: Vec<f64> =
-        eigenvalues(gram, rows.min(width)).iter().map(|value| value.max(0.0).sqrt()).collect();
+    let gram = if width <= rows { gram(width, rows, |column, row| at(row, column)) } else { gram(rows, width, &at) };
+    let mut values: Vec<f64> = eigenvalues(gram, rows.min(width)).iter().map(|value| value.max(0.0).sqrt()).collect();
     values.sort_by(|a, b| b.total_cmp(a));
     values
 }

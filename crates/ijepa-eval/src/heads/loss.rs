@@ -29,14 +29,7 @@ impl Sums {
 }
 
 /// Turns scores without their biases, (rows, heads·c), into their slopes, and adds up.
-pub(super) fn residuals(
-    scores: &mut [f32],
-    bias: &[f32],
-    labels: &[u32],
-    classes: usize,
-    scale: f32,
-    sums: &mut Sums,
-) {
+pub(super) fn residuals(scores: &mut [f32], bias: &[f32], labels: &[u32], classes: usize, scale: f32, sums: &mut Sums) {
     let columns = bias.len();
     let parts: Vec<Sums> = scores
         .par_chunks_mut(BLOCK * columns)

@@ -179,11 +179,7 @@ pub fn evaluate(train: &[&Features], queries: &[&Features], sweep: &Sweep) -> Re
 ///
 /// # Errors
 /// As [`evaluate`].
-pub fn train(
-    sets: &[&Features],
-    sweep: &Sweep,
-    mut watch: impl FnMut(usize, &[f64]),
-) -> Result<Trainer, EvalError> {
+pub fn train(sets: &[&Features], sweep: &Sweep, mut watch: impl FnMut(usize, &[f64])) -> Result<Trainer, EvalError> {
     check_sets(TRAIN, sets)?;
     let (rows, classes) = (sets[0].rows, check_classes(sets[0])?);
     let widths: Vec<usize> = sets.iter().map(|set| set.width).collect();

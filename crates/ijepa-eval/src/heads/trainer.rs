@@ -40,16 +40,9 @@ impl Trainer {
     ///
     /// # Errors
     /// A setting that cannot be met.
-    pub fn new(
-        sweep: &Sweep,
-        widths: &[usize],
-        classes: usize,
-        steps_per_epoch: usize,
-    ) -> Result<Trainer, EvalError> {
+    pub fn new(sweep: &Sweep, widths: &[usize], classes: usize, steps_per_epoch: usize) -> Result<Trainer, EvalError> {
         sweep.check(widths.len())?;
-        for (setting, value, least) in
-            [("number of classes", classes, 2), ("steps an epoch", steps_per_epoch, 1)]
-        {
+        for (setting, value, least) in [("number of classes", classes, 2), ("steps an epoch", steps_per_epoch, 1)] {
             if value < least {
                 return Err(EvalError::Setting { setting, value: value as f64, expected: "more" });
             }
@@ -210,7 +203,8 @@ impl Trainer {
     }
 
     fn place(&self, head: usize) -> (usize, usize) {
-        let find = |(at, group): (usize, &Group)| group.heads.iter().position(|&own| own == head).map(|slot| (at, slot));
+        let find =
+            |(at, group): (usize, &Group)| group.heads.iter().position(|&own| own == head).map(|slot| (at, slot));
         self.groups.iter().enumerate().find_map(find).unwrap_or_else(|| {
             panic!("head {head} of a sweep of {}", self.sweep.heads.len());
         })

@@ -21,7 +21,8 @@ fn sweep(heads: Vec<HeadConfig>, optimiser: Optimiser) -> Sweep {
 
 /// A head far from where heads begin.
 fn moved(like: &Head, draws: &mut Draws) -> Head {
-    let mut list = |values: &[f32], around: f64, by: f64| values.iter().map(|_| (around + by * draws.bell()) as f32).collect();
+    let mut list =
+        |values: &[f32], around: f64, by: f64| values.iter().map(|_| (around + by * draws.bell()) as f32).collect();
     Head {
         weights: list(&like.weights, 0.0, 0.3),
         bias: list(&like.bias, 0.0, 0.3),
@@ -39,7 +40,8 @@ fn the_plain_gradient_is_the_derivative_of_the_loss() {
     let features = clouds(30, 4, 3, 0.5, 7);
     let batch = double(&features.values);
     for affine in [4, 0] {
-        let like = Head { weights: vec![0.0; 12], bias: vec![0.0; 3], scale: vec![0.0; affine], shift: vec![0.0; affine] };
+        let like =
+            Head { weights: vec![0.0; 12], bias: vec![0.0; 3], scale: vec![0.0; affine], shift: vec![0.0; affine] };
         let mut plain = Plain::of(&moved(&like, &mut Draws(3)));
         let mut gradients = plain.loss(&batch, &features.labels).1;
         for which in 0..4 {
@@ -235,7 +237,10 @@ fn what_cannot_be_used_is_named() {
         assert!(matches!(run(&[&train_set], &sweep), Some(EvalError::Setting { .. })), "{sweep:?}");
     }
     let mut trainer = Trainer::new(&sweep(heads, SGD), &[3], 2, 1).expect("valid");
-    assert!(matches!(trainer.step(&[&[0.0; 6]], &[0, 2], 0), Err(EvalError::Setting { setting: "label of a batch", .. })));
+    assert!(matches!(
+        trainer.step(&[&[0.0; 6]], &[0, 2], 0),
+        Err(EvalError::Setting { setting: "label of a batch", .. })
+    ));
     assert!(matches!(trainer.step(&[&[0.0; 3]], &[0], 0), Err(EvalError::Setting { setting: "rows of a batch", .. })));
     assert!(matches!(trainer.step(&[&[0.0; 5]], &[0, 1], 0), Err(EvalError::Values { .. })));
     assert!(matches!(trainer.step(&[&[f32::NAN; 6]], &[0, 1], 0), Err(EvalError::NotFinite { row: 0, .. })));

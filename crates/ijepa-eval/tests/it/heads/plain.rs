@@ -63,7 +63,9 @@ impl Plain {
                 (0..self.width).map(|j| row[j] * self.scale[j] + self.shift[j]).collect()
             };
             let scores: Vec<f64> = (0..self.bias.len())
-                .map(|c| self.bias[c] + (0..self.width).map(|j| self.weights[c * self.width + j] * input[j]).sum::<f64>())
+                .map(|c| {
+                    self.bias[c] + (0..self.width).map(|j| self.weights[c * self.width + j] * input[j]).sum::<f64>()
+                })
                 .collect();
             let sum: f64 = scores.iter().map(|score| score.exp()).sum();
             total += scale * (sum.ln() - scores[label as usize]);
