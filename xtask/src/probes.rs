@@ -47,7 +47,7 @@ pub(crate) fn run(arguments: &[&str]) -> Result<()> {
         let mut command = Command::new(python(&options, "eval")?);
         command.arg(peers.join(script)).arg("--ours").arg(&ours).arg("--folder").arg(&folder);
         for name in names {
-            command.args(options.get(name).map(|value| [*name, *value]).into_iter().flatten());
+            command.args(options.get(name).map(|value| [name, *value]).into_iter().flatten());
         }
         let report = report(&mut command)?;
         for (name, value) in report.as_object().context("a report that is no object")? {

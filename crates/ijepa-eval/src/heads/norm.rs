@@ -31,8 +31,8 @@ impl Norm {
     pub(super) fn batch(&mut self, values: &[f32]) -> &[f32] {
         let width = self.mean.len();
         let rows = values.len() / width;
-        let mean = column_means(values, width, |_, value| value);
-        let variance = column_means(values, width, |column, value| (value - mean[column]) * (value - mean[column]));
+        let mean = column_means(values, &vec![0.0; width], |value| value);
+        let variance = column_means(values, &mean, |off| off * off);
         let unbiased = rows as f32 / (rows - 1) as f32;
         for ((running, mean), (running_variance, variance)) in
             self.mean.iter_mut().zip(&mean).zip(self.variance.iter_mut().zip(&variance))
@@ -60,20 +60,24 @@ fn inverse(variance: &[f32]) -> Vec<f32> {
     variance.iter().map(|variance| 1.0 / (variance + EPSILON).sqrt()).collect()
 }
 
-/// (d) means over the rows of f(column, value), each by one thread.
-fn column_means(values: &[f32], width: usize, f: impl Fn(usize, f32) -> f32 + Sync) -> Vec<f32> {
+/// (d) means over the rows of f(value − centre), each by one thread.
+fn column_means(values: &[f32], centre: &[f32], f: impl Fn(f32) -> f32 + Sync) -> Vec<f32> {
+    let width = centre.len();
     let mut means = vec![0.0; width];
-    means.par_chunks_mut(COLUMNS).enumerate().for_each(|(piece, means)| {
-        let first = piece * COLUMNS;
+    let pieces = means.par_chunks_mut(COLUMNS).zip(centre.par_chunks(COLUMNS)).enumerate();
+    pieces.for_each(|(piece, (means, centre))| {
+        let (first, count) = (piece * COLUMNS, means.len());
         let mut total = [0.0f64; COLUMNS];
+        let mut sums = [0.0f32; COLUMNS];
         for rows in values.chunks(ROWS * width) {
-            let mut sums = [0.0f32; COLUMNS];
+            let sums = &mut sums[..count];
+            sums.fill(0.0);
             for row in rows.chunks_exact(width) {
-                for (column, (sum, &value)) in sums.iter_mut().zip(&row[first..first + means.len()]).enumerate() {
-                    *sum += f(first + column, value);
+                for ((sum, value), centre) in sums.iter_mut().zip(&row[first..first + count]).zip(centre) {
+                    *sum += f(value - centre);
                 }
             }
-            total.iter_mut().zip(sums).for_each(|(total, sum)| *total += f64::from(sum));
+            total.iter_mut().zip(&*sums).for_each(|(total, sum)| *total += f64::from(*sum));
         }
         let rows = (values.len() / width) as f64;
         means.iter_mut().zip(total).for_each(|(mean, total)| *mean = (total / rows) as f32);
