@@ -191,12 +191,15 @@ pub fn train(sets: &[&Features], sweep: &Sweep, mut watch: impl FnMut(usize, &[f
         let mut losses = vec![0.0; sweep.heads.len()];
         for step in 0..steps {
             let order = &order[rows * step / steps..rows * (step + 1) / steps];
-            for (batch, set) in batch.iter_mut().zip(sets) {
-                set.gather(batch, order);
-            }
             let labels: Vec<u32> = order.iter().map(|&row| sets[0].labels[row as usize]).collect();
-            let batch: Vec<&[f32]> = batch.iter().map(Vec::as_slice).collect();
-            let found = trainer.advance(&batch, &labels, epoch * steps + step);
+            // Steps are short: all of one runs where its threads are, so that they are woken once.
+            let found = ijepa_tensor::threads::run(|| {
+                for (batch, set) in batch.iter_mut().zip(sets) {
+                    set.gather(batch, order);
+                }
+                let batch: Vec<&[f32]> = batch.iter().map(Vec::as_slice).collect();
+                trainer.advance(&batch, &labels, epoch * steps + step)
+            });
             let share = order.len() as f64 / rows as f64;
             losses.iter_mut().zip(found).for_each(|(sum, loss)| *sum += share * loss);
         }

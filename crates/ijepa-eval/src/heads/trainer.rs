@@ -98,7 +98,7 @@ impl Trainer {
             let (setting, expected) = ("label of a batch", "below the number of classes");
             return Err(EvalError::Setting { setting, value: f64::from(label), expected });
         }
-        Ok(self.advance(batch, labels, step))
+        Ok(ijepa_tensor::threads::run(|| self.advance(batch, labels, step)))
     }
 
     /// As [`Trainer::step`], for a batch that has been checked; a single row is passed over, because BatchNorm has no
