@@ -6,6 +6,7 @@ mod goldens;
 mod interop;
 mod peers;
 mod pictures;
+mod probes;
 mod tidy;
 
 use std::path::{Path, PathBuf};
@@ -20,7 +21,8 @@ usage: cargo xtask COMMAND
   interop   our checkpoints in PyTorch, transformers, timm and onnxruntime, and theirs here (--python PYTHON)
   peers     our training step and PyTorch's, in turn on this machine (--python PYTHON, --shapes, --modes, --rounds, --avx2)
   peers transforms   our transforms against the bytes of Pillow, torchvision and timm (--photos FOLDER, --python PYTHON)
-  peers data         images a second of our loader and of PyTorch's, in turn (--photos FOLDER, --python PYTHON)";
+  peers data         images a second of our loader and of PyTorch's, in turn (--photos FOLDER, --python PYTHON)
+  peers eval         our probes against scikit-learn's and faiss's, and many heads against one (--python PYTHON)";
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -31,6 +33,7 @@ fn main() -> ExitCode {
         ["interop", arguments @ ..] => interop::run(arguments),
         ["peers", "transforms", arguments @ ..] => pictures::transforms(arguments),
         ["peers", "data", arguments @ ..] => pictures::data(arguments),
+        ["peers", "eval", arguments @ ..] => probes::run(arguments),
         ["peers", arguments @ ..] => peers::run(arguments),
         _ => {
             eprintln!("{USAGE}");

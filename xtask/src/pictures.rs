@@ -109,7 +109,7 @@ fn img_per_s(command: &mut Command) -> Result<f64> {
 }
 
 /// Pairs of a name and a value.
-fn options<'a>(arguments: &[&'a str], names: &[&str], usage: &str) -> Result<BTreeMap<&'a str, &'a str>> {
+pub(crate) fn options<'a>(arguments: &[&'a str], names: &[&str], usage: &str) -> Result<BTreeMap<&'a str, &'a str>> {
     let mut options = BTreeMap::new();
     for pair in arguments.chunks(2) {
         match pair {
@@ -120,12 +120,12 @@ fn options<'a>(arguments: &[&'a str], names: &[&str], usage: &str) -> Result<BTr
     Ok(options)
 }
 
-fn python(options: &BTreeMap<&str, &str>, peers: &str) -> Result<PathBuf> {
+pub(crate) fn python(options: &BTreeMap<&str, &str>, peers: &str) -> Result<PathBuf> {
     options.get("--python").map_or_else(|| environment(peers), |python| Ok(PathBuf::from(python)))
 }
 
 /// A program of the release build.
-fn built(name: &str) -> PathBuf {
+pub(crate) fn built(name: &str) -> PathBuf {
     let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| crate::root().join("target"), PathBuf::from);
     target.join("release").join(Path::new(&format!("{name}{}", std::env::consts::EXE_SUFFIX)))
 }

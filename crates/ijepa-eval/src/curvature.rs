@@ -54,8 +54,7 @@ impl Curvature {
             inner.add_outer(&image, count);
         });
         inner.scale_and_shift(1.0 / rows, 0.0);
-        let trace = standard.inverse.iter().filter(|&&inverse| inverse > 0.0).count() as f64;
-        let outside = ((trace - inner.trace()) / (width - SKETCH) as f64).max(0.0);
+        let outside = ((standard.mean_square() - inner.trace()) / (width - SKETCH) as f64).max(0.0);
         Curvature { width, basis: Some(basis), inner, outside }
     }
 

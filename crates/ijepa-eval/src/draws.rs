@@ -1,7 +1,8 @@
 //! What is left to chance in a probe, and how is it keyed?
 //!
 //! Streams are named by (seed, purpose, step, item), whose four little-endian numbers are the key of ChaCha with 8 rounds,
-//! as everywhere in this program; the purpose of probes is 8. Step 0 holds rows out, step 1 draws a sketch.
+//! as everywhere in this program; the purpose of probes is 8. Step 0 holds rows out, step 1 draws a sketch, step 2 the order of an
+//! epoch, step 3 first weights.
 
 use crate::EvalError;
 use rand_chacha::ChaCha8Rng;
@@ -66,6 +67,32 @@ pub(crate) fn signs(rows: usize, width: usize, seed: u64) -> Vec<f32> {
     out
 }
 
+/// The rows of an epoch in their order.
+pub(crate) fn permutation(rows: usize, seed: u64, epoch: usize) -> Vec<u32> {
+    let mut rng = stream(seed, 2, epoch as u64);
+    let mut order: Vec<u32> = (0..rows as u32).collect();
+    for left in (2..=rows).rev() {
+        // The high half of a product; its bias is below rows / 2⁶⁴.
+        let place = (u128::from(rng.next_u64()) * left as u128) >> 64;
+        order.swap(left - 1, place as usize);
+    }
+    order
+}
+
+/// `count` normal numbers, mean 0 and deviation 1, for an item (Box & Muller 1958).
+pub(crate) fn bells(count: usize, seed: u64, item: usize) -> Vec<f64> {
+    let mut rng = stream(seed, 3, item as u64);
+    // Above 0 and at most 1.
+    let mut uniform = || ((rng.next_u64() >> 11) + 1) as f64 / (1u64 << 53) as f64;
+    let mut out = Vec::with_capacity(count + 1);
+    while out.len() < count {
+        let (length, angle) = ((-2.0 * uniform().ln()).sqrt(), std::f64::consts::TAU * uniform());
+        out.extend([length * angle.cos(), length * angle.sin()]);
+    }
+    out.truncate(count);
+    out
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -88,6 +115,25 @@ mod tests {
         let held = |seed| held_out(&labels, 500, seed).expect("enough rows").held;
         assert_eq!(held(1), held(1));
         assert_ne!(held(1), held(2));
+    }
+
+    #[test]
+    fn an_epoch_holds_every_row_once_in_an_order_of_its_own() {
+        let mut order = permutation(500, 3, 0);
+        assert_ne!(order, permutation(500, 3, 1));
+        assert_ne!(order, permutation(500, 4, 0));
+        let moved = order.iter().enumerate().filter(|(place, row)| *place != **row as usize).count();
+        assert!(moved > 490, "{moved}");
+        order.sort_unstable();
+        assert_eq!(order, (0..500).collect::<Vec<u32>>());
+    }
+
+    #[test]
+    fn bells_have_the_moments_of_a_normal_distribution() {
+        let bells = bells(20_001, 5, 0);
+        let moment = |power| bells.iter().map(|x| x.powi(power)).sum::<f64>() / bells.len() as f64;
+        assert!(moment(1).abs() < 0.04 && (moment(2) - 1.0).abs() < 0.05, "{} {}", moment(1), moment(2));
+        assert!(moment(3).abs() < 0.1 && (moment(4) - 3.0).abs() < 0.4, "{} {}", moment(3), moment(4));
     }
 
     #[test]

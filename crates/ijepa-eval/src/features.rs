@@ -25,6 +25,18 @@ impl Features {
         &self.values[row * self.width..(row + 1) * self.width]
     }
 
+    /// out (rows, d) = the named rows, whatever it held before.
+    pub(crate) fn gather(&self, out: &mut Vec<f32>, rows: &[u32]) {
+        const PIECE: usize = 64;
+        let width = self.width;
+        out.resize(rows.len() * width, 0.0);
+        out.par_chunks_mut(PIECE * width).zip(rows.par_chunks(PIECE)).for_each(|(out, rows)| {
+            for (out, &row) in out.chunks_exact_mut(width).zip(rows) {
+                out.copy_from_slice(self.row(row as usize));
+            }
+        });
+    }
+
     /// Number of classes: the largest label and one; 0 without labels.
     pub fn classes(&self) -> usize {
         self.labels.iter().max().map_or(0, |&label| label as usize + 1)

@@ -5,8 +5,9 @@
 //!
 //! * [`knn`]: votes of the nearest neighbours by cosine, and the neighbours themselves.
 //! * [`linear`]: multinomial logistic regression with the strength of its penalty chosen on held-out rows.
-//! * [`ridge`]: least squares in closed form, for quick comparisons and for quantities.
-//! * [`metrics`]: accuracy, paired differences, spread and rank of features.
+//! * [`heads`]: many linear heads, with or without BatchNorm, trained at once by SGD or LARS as in others' protocols.
+//! * [`ridge`]: least squares in closed form, for quick comparisons; [`quantity`]: and for quantities instead of classes.
+//! * [`metrics`]: accuracy, paired differences, spread and rank of features; [`ranks`]: more that needs no labels.
 //!
 //! Nothing is fitted on the rows that are judged. Results are the same for any number of threads: work is cut by shape
 //! alone and partial sums are added in a fixed order. Whatever is drawn (the held-out tenth, a sketch) is keyed by a seed.
@@ -18,11 +19,14 @@ mod curvature;
 mod draws;
 pub mod error;
 pub mod features;
+pub mod heads;
 pub mod knn;
 mod lbfgs;
 pub mod linear;
 mod lower;
 pub mod metrics;
+pub mod quantity;
+pub mod ranks;
 pub mod ridge;
 pub mod spectrum;
 mod standard;

@@ -179,7 +179,7 @@ fn solve_forward(x: &mut [f32], block: &[f32], width: usize) {
 }
 
 /// Sum in eight lanes, which the compiler can keep in a vector.
-fn dot(a: &[f32], b: &[f32]) -> f32 {
+pub(crate) fn dot(a: &[f32], b: &[f32]) -> f32 {
     let mut lanes = [0.0f32; 8];
     let (a_chunks, b_chunks) = (a.chunks_exact(8), b.chunks_exact(8));
     let rest: f32 = a_chunks.remainder().iter().zip(b_chunks.remainder()).map(|(a, b)| a * b).sum();

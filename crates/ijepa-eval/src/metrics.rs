@@ -106,7 +106,8 @@ pub fn spread(features: &Features) -> Result<f64, EvalError> {
     Ok(deviation.iter().sum::<f64>() / deviation.len() as f64)
 }
 
-/// RankMe (Garrido et al. 2023): exp of the entropy of the singular values of the features, from 1 to min(n, d).
+/// RankMe (Garrido et al. 2023): exp of the entropy of the singular values of the features, from 1 to min(n, d); their shares
+/// are each raised by ε = 10⁻⁷, as there.
 ///
 /// The features are taken as they are, so a common offset counts as a direction; see [`effective_rank`].
 /// Cost: min(n, d)² · max(n, d); some thousand rows are enough, the authors use 25,600.
@@ -114,7 +115,7 @@ pub fn spread(features: &Features) -> Result<f64, EvalError> {
 /// # Errors
 /// Features that are empty or not finite.
 pub fn rank_me(features: &Features) -> Result<f64, EvalError> {
-    Ok(entropy_rank(&singular_values(features, Centre::Nothing)?))
+    Ok(entropy_rank(&singular_values(features, Centre::Nothing)?, 1e-7))
 }
 
 /// As [`rank_me`] after the mean has been taken off: the effective rank (Roy & Vetterli 2007) of what varies between
@@ -123,7 +124,7 @@ pub fn rank_me(features: &Features) -> Result<f64, EvalError> {
 /// # Errors
 /// Features that are empty or not finite.
 pub fn effective_rank(features: &Features) -> Result<f64, EvalError> {
-    Ok(entropy_rank(&singular_values(features, Centre::Mean)?))
+    Ok(entropy_rank(&singular_values(features, Centre::Mean)?, 0.0))
 }
 
 fn right(prediction: &u32, label: &u32) -> f64 {

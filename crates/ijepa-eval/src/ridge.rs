@@ -49,8 +49,8 @@ pub struct Fit {
     pub model: Affine,
     /// The penalty chosen.
     pub lambda: f64,
-    /// Penalty and score on the held-out rows, from the largest penalty down: accuracy of a classifier, minus the mean
-    /// squared error of a regression. Empty for a single penalty.
+    /// Penalty and score on the held-out rows, from the largest penalty down: accuracy of a classifier, minus the share
+    /// of the targets' variance that a regression leaves, averaged over outputs. Empty for a single penalty.
     pub trials: Vec<(f64, f64)>,
 }
 
@@ -100,15 +100,28 @@ pub fn regress(train: &Features, targets: &[f32], outputs: usize, ridge: &Ridge)
         let (row, column, value) = (at / outputs, at % outputs, targets[at]);
         return Err(EvalError::NotFinite { what: "targets", row, column, value });
     }
+    // Squared errors are weighed by each output's variance, so that units do not matter.
+    let variances: Vec<f64> = (0..outputs).map(|out| variance(targets, outputs, out)).collect();
     let score = |predicted: &[f32], rows: &[u32]| {
         let mut squares = 0.0;
         for (predicted, &row) in predicted.chunks_exact(outputs).zip(rows) {
             let expected = &targets[row as usize * outputs..][..outputs];
-            squares += predicted.iter().zip(expected).map(|(p, t)| f64::from(p - t) * f64::from(p - t)).sum::<f64>();
+            for ((p, t), variance) in predicted.iter().zip(expected).zip(&variances) {
+                squares += f64::from(p - t) * f64::from(p - t) / variance;
+            }
         }
         -squares / predicted.len() as f64
     };
     fit(train, targets, outputs, ridge, score)
+}
+
+/// Variance (with 1/n) of one column of targets (n, outputs); 1 where they are all the same.
+fn variance(targets: &[f32], outputs: usize, out: usize) -> f64 {
+    let column = || targets.iter().skip(out).step_by(outputs).map(|&target| f64::from(target));
+    let count = (targets.len() / outputs) as f64;
+    let mean = column().sum::<f64>() / count;
+    let variance = column().map(|target| (target - mean) * (target - mean)).sum::<f64>() / count;
+    if variance > 0.0 { variance } else { 1.0 }
 }
 
 /// Mean squared error of a regression's predictions over the rows, summed over outputs.

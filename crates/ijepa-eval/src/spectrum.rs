@@ -28,14 +28,21 @@ pub fn singular_values(features: &Features, centre: Centre) -> Result<Vec<f64>, 
         Centre::Nothing => vec![0.0; width],
         Centre::Mean => columns(features).0,
     };
-    // (s, l) with s the smaller side: rows of vectors whose products are wanted.
-    let (size, length) = (rows.min(width), rows.max(width));
-    let at = |i: usize, j: usize| {
-        let (row, column) = if width <= rows { (j, i) } else { (i, j) };
-        f64::from(features.values[row * width + column]) - mean[column]
-    };
-    let mut gram = vec![0.0; size * size];
+    Ok(singular_values_of(rows, width, |row, column| f64::from(features.values[row * width + column]) - mean[column]))
+}
+
+/// As [`singular_values`], of the matrix `at(row, column)`.
+pub(crate) fn singular_values_of(rows: usize, width: usize, at: impl Fn(usize, usize) -> f64 + Sync) -> Vec<f64> {
+    let gram = if width <= rows { gram(width, rows, |column, row| at(row, column)) } else { gram(rows, width, &at) };
+    let mut values: Vec<f64> = eigenvalues(gram, rows.min(width)).iter().map(|value| value.max(0.0).sqrt()).collect();
+    values.sort_by(|a, b| b.total_cmp(a));
+    values
+}
+
+/// Lower triangle of the products (s, s) of s vectors of l numbers, `at(vector, place)`.
+pub(crate) fn gram(size: usize, length: usize, at: impl Fn(usize, usize) -> f64 + Sync) -> Vec<f64> {
     const SLAB: usize = 256;
+    let mut gram = vec![0.0; size * size];
     for first in (0..length).step_by(SLAB) {
         let count = SLAB.min(length - first);
         let slab: Vec<f64> = (0..size * count).into_par_iter().map(|p| at(p / count, first + p % count)).collect(); // (s, count)
@@ -46,18 +53,17 @@ pub fn singular_values(features: &Features, centre: Centre) -> Result<Vec<f64>, 
             }
         });
     }
-    let mut values: Vec<f64> = eigenvalues(gram, size).iter().map(|value| value.max(0.0).sqrt()).collect();
-    values.sort_by(|a, b| b.total_cmp(a));
-    Ok(values)
+    gram
 }
 
-/// exp(−Σ p log p) with p the values as shares of their sum; 0 when all are 0.
-pub fn entropy_rank(values: &[f64]) -> f64 {
+/// exp(−Σ p log p) with p the values as shares of their sum, each plus `smoothing`; 0 when all are 0.
+pub fn entropy_rank(values: &[f64], smoothing: f64) -> f64 {
     let sum: f64 = values.iter().sum();
     if sum <= 0.0 {
         return 0.0;
     }
-    let entropy: f64 = values.iter().map(|value| value / sum).filter(|&p| p > 0.0).map(|p| -p * p.ln()).sum();
+    let entropy: f64 =
+        values.iter().map(|value| value / sum + smoothing).filter(|&p| p > 0.0).map(|p| -p * p.ln()).sum();
     entropy.exp()
 }
 
@@ -157,7 +163,7 @@ fn implicit_ql(d: &mut [f64], e: &mut [f64]) {
 }
 
 /// Sum in eight lanes, which the compiler can keep in vectors.
-fn dot(a: &[f64], b: &[f64]) -> f64 {
+pub(crate) fn dot(a: &[f64], b: &[f64]) -> f64 {
     let mut lanes = [0.0f64; 8];
     let (a_chunks, b_chunks) = (a.chunks_exact(8), b.chunks_exact(8));
     let rest: f64 = a_chunks.remainder().iter().zip(b_chunks.remainder()).map(|(a, b)| a * b).sum();

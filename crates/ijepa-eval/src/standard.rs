@@ -1,5 +1,7 @@
 //! How is a column made comparable? x̃ = (x − μ) / σ with the mean and deviation of the training rows.
 //!
+//! Or how is a row: its own mean is taken off and it is brought to length 1, whatever the other rows are.
+//!
 //! The matrix is never copied: a block of rows is standardised into a scratch buffer when it is needed, which also gathers
 //! any subset of rows. A constant column (σ no larger than the rounding of its mean) becomes zero everywhere, also in
 //! queries, so it neither helps nor divides by zero.
@@ -12,6 +14,8 @@ use rayon::prelude::*;
 pub(crate) struct Standard {
     pub(crate) mean: Vec<f32>,    // (d)
     pub(crate) inverse: Vec<f32>, // (d) 1/σ, 0 for a constant column
+    /// Whether each row is then centred by its own mean and brought to length 1; a constant row becomes zero.
+    pub(crate) unit: bool,
 }
 
 /// Pieces into which sums over rows are cut, whatever the number of threads.
@@ -29,25 +33,54 @@ impl Standard {
             .zip(&deviation)
             .map(|(mean, std)| if *std <= CONSTANT * mean.abs() { 0.0 } else { (1.0 / std) as f32 })
             .collect();
-        Standard { mean: mean.iter().map(|&mean| mean as f32).collect(), inverse }
+        Standard { mean: mean.iter().map(|&mean| mean as f32).collect(), inverse, unit: false }
+    }
+
+    /// Leaves rows as they are.
+    pub(crate) fn nothing(width: usize) -> Standard {
+        Standard { mean: vec![0.0; width], inverse: vec![1.0; width], unit: false }
+    }
+
+    /// Rows of mean 0 and length 1.
+    pub(crate) fn unit(width: usize) -> Standard {
+        Standard { unit: true, ..Standard::nothing(width) }
+    }
+
+    /// Mean of ‖x̃‖² over the training rows (as if none of them were constant, where rows are of length 1).
+    pub(crate) fn mean_square(&self) -> f64 {
+        if self.unit { 1.0 } else { self.inverse.iter().filter(|&&inverse| inverse > 0.0).count() as f64 }
     }
 
     /// out (rows, d) = the named rows, standardised.
     pub(crate) fn rows(&self, out: &mut [f32], features: &Features, rows: &[u32]) {
-        let width = features.width;
-        for (out, &row) in out.chunks_exact_mut(width).zip(rows) {
-            self.columns(out, features, row, 0);
+        for (out, &row) in out.chunks_exact_mut(features.width).zip(rows) {
+            self.row(out, features.row(row as usize));
         }
     }
 
-    /// out (l) = the columns from `first` of one row, standardised.
+    /// out (l) = the columns from `first` of one row, standardised by columns alone.
     pub(crate) fn columns(&self, out: &mut [f32], features: &Features, row: u32, first: usize) {
+        assert!(!self.unit, "a part of a row does not say how long the row is");
         let part = first..first + out.len();
         let values = &features.row(row as usize)[part.clone()];
         for (((out, value), mean), inverse) in
             out.iter_mut().zip(values).zip(&self.mean[part.clone()]).zip(&self.inverse[part])
         {
             *out = (value - mean) * inverse;
+        }
+    }
+
+    /// out (d) = a row, standardised.
+    pub(crate) fn row(&self, out: &mut [f32], values: &[f32]) {
+        for (((out, value), mean), inverse) in out.iter_mut().zip(values).zip(&self.mean).zip(&self.inverse) {
+            *out = (value - mean) * inverse;
+        }
+        if self.unit {
+            let mean = out.iter().map(|&value| f64::from(value)).sum::<f64>() / out.len() as f64;
+            let square = out.iter().map(|&value| (f64::from(value) - mean) * (f64::from(value) - mean)).sum::<f64>();
+            let length = square.sqrt();
+            let inverse = if length <= CONSTANT * mean.abs() { 0.0 } else { 1.0 / length };
+            out.iter_mut().for_each(|value| *value = ((f64::from(*value) - mean) * inverse) as f32);
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Nearest neighbours: equal to brute force, weighted as stated.
 
 use crate::{clouds, tiny};
-use ijepa_eval::knn::{Knn, nearest, predict, vote};
+use ijepa_eval::knn::{Knn, nearest, predict, sweep, vote};
 use ijepa_eval::{EvalError, Features};
 use proptest::prelude::*;
 
@@ -44,7 +44,7 @@ proptest! {
 #[test]
 fn blocks_of_rows_change_nothing() {
     let train = clouds(2100, 6, 4, 0.5, 1);
-    let queries = clouds(300, 6, 4, 0.5, 2);
+    let queries = clouds(2060, 6, 4, 0.5, 2);
     for (query, found) in nearest(&train, &queries, 7).expect("valid").iter().enumerate() {
         for (found, expected) in found.iter().zip(brute(&train, queries.row(query))) {
             assert!((f64::from(found.similarity) - expected.1).abs() < 1e-5, "query {query}");
@@ -73,6 +73,39 @@ fn temperature_decides_between_one_near_and_many_farther_neighbours() {
     assert_eq!(at(0.18), 0);
     assert_eq!(at(0.19), 1);
     assert_eq!(at(1e-6), 0, "a tiny temperature does not overflow");
+}
+
+#[test]
+fn an_infinite_temperature_counts_heads() {
+    let train = tiny(&[1.0, 0.0, 0.8, 0.6, 0.6, 0.8], 2, &[0, 1, 1]);
+    let at = |k, temperature| predict(&train, &tiny(&[1.0, 0.0], 2, &[]), Knn { k, temperature }).expect("valid")[0];
+    assert_eq!(at(3, f32::INFINITY), 1);
+    assert_eq!(at(2, f32::INFINITY), 0, "of equal votes the lower class");
+}
+
+#[test]
+fn one_search_serves_every_vote() {
+    let (train, queries) = (clouds(300, 8, 4, 0.5, 1), clouds(100, 8, 4, 0.5, 2));
+    let votes: Vec<Knn> =
+        [1, 5, 20, 200].iter().flat_map(|&k| [0.07, f32::INFINITY].map(|temperature| Knn { k, temperature })).collect();
+    let together = sweep(&train, &queries, &votes).expect("valid");
+    for (knn, together) in votes.iter().zip(together) {
+        assert_eq!(predict(&train, &queries, *knn).expect("valid"), together, "{knn:?}");
+    }
+    assert!(matches!(sweep(&train, &queries, &[]), Err(EvalError::Setting { .. })));
+}
+
+#[test]
+fn equally_near_rows_are_named_from_the_lowest() {
+    // Every row twice, far apart, and more of them than are held at a time.
+    let half = clouds(1200, 5, 3, 0.5, 1);
+    let train = Features { rows: 2400, values: half.values.repeat(2), labels: half.labels.repeat(2), ..half };
+    for found in nearest(&train, &clouds(50, 5, 3, 0.5, 2), 9).expect("valid") {
+        for pair in found.windows(2) {
+            assert!((pair[0].similarity, pair[1].row) > (pair[1].similarity, pair[0].row), "{found:?}");
+        }
+        assert_eq!(found[1].row, found[0].row + 1200);
+    }
 }
 
 #[test]

@@ -58,6 +58,47 @@ const GOLDENS: [(f64, f64, [f64; 5]); 2] = [
 ];
 
 #[test]
+fn losses_and_weights_of_unit_rows_agree_with_scikit_learn() {
+    // As above without StandardScaler:
+    //   U = X - X.mean(1, keepdims=True); U /= norm(U, axis=1, keepdims=True)
+    //   m = LogisticRegression(C=1 / strength, fit_intercept=False, tol=1e-12, max_iter=100000).fit(U, y), lam = strength / 240
+    let train = clouds(240, 5, 3, 0.6, 11);
+    for (strength, loss, first) in UNIT_GOLDENS {
+        let fit = fit(&train, &Logistic { tolerance: 1e-10, ..Logistic::msn(strength, 240) }).expect("valid");
+        assert!(fit.converged);
+        assert_eq!(fit.model.bias, [0.0; 3]);
+        assert!((fit.loss - loss).abs() < 1e-6, "{strength}: {} {loss}", fit.loss);
+        for (got, expected) in fit.model.weights.iter().zip(first) {
+            assert!((f64::from(*got) - expected).abs() < 2e-3, "{strength}: {:?} {first:?}", fit.model.weights);
+        }
+    }
+}
+
+/// Strength, loss, weights of class 0.
+const UNIT_GOLDENS: [(f64, f64, [f64; 5]); 2] = [
+    (0.6, 0.664622266, [-0.875259, 0.587866, 1.710554, -2.211840, 0.788679]),
+    (2.4, 0.715556360, [-0.533542, 0.449541, 1.274652, -1.820239, 0.629588]),
+];
+
+#[test]
+fn unit_rows_do_not_depend_on_scale_or_offset_of_a_row() {
+    let (train, queries) = (clouds(300, 8, 3, 0.7, 1), clouds(300, 8, 3, 0.7, 2));
+    let moved = |features: &Features| {
+        let values = features.values.chunks(8).enumerate().flat_map(|(at, row)| {
+            let (scale, offset) = ((1 + at % 7) as f32, (at % 5) as f32);
+            row.iter().map(move |value| scale * value + offset).collect::<Vec<f32>>()
+        });
+        Features { values: values.collect(), ..features.clone() }
+    };
+    let logistic = Logistic::msn(0.1, 300);
+    let plain = evaluate(&train, &queries, &logistic).expect("valid");
+    let other = evaluate(&moved(&train), &moved(&queries), &logistic).expect("valid");
+    let off = difference(&plain.predictions, &other.predictions, &queries.labels).expect("valid");
+    assert!(plain.fit.converged && off.value.abs() < 0.005, "{off:?}");
+    assert!((plain.fit.loss - other.fit.loss).abs() < 1e-5, "{} {}", plain.fit.loss, other.fit.loss);
+}
+
+#[test]
 fn separable_clouds_are_told_apart() {
     let judged =
         evaluate(&clouds(300, 24, 5, 6.0, 1), &clouds(200, 24, 5, 6.0, 2), &Logistic::standard(0)).expect("valid");
@@ -80,6 +121,13 @@ fn features_wider_than_the_exact_curvature_reach_the_same_minimum() {
     let (narrow, wide) = (fit(&narrow, &single(1e-2)).expect("valid"), fit(&wide, &single(1e-2)).expect("valid"));
     assert!(wide.converged);
     assert!((narrow.loss - wide.loss).abs() < 1e-6, "{} {}", narrow.loss, wide.loss);
+}
+
+#[test]
+fn unit_rows_wider_than_the_exact_curvature_converge() {
+    let train = clouds(400, 1200, 3, 0.05, 5);
+    let fit = fit(&train, &Logistic::msn(0.0025, 400)).expect("valid");
+    assert!(fit.converged, "{} iterations, loss {}", fit.iterations, fit.loss);
 }
 
 #[test]

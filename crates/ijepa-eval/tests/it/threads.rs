@@ -1,9 +1,11 @@
 //! Results do not depend on the number of threads, to the bit.
 
 use crate::clouds;
+use ijepa_eval::heads::{Recipe, train};
 use ijepa_eval::knn::nearest;
 use ijepa_eval::linear::{Logistic, evaluate};
 use ijepa_eval::metrics::rank_me;
+use ijepa_eval::ranks::{alpha_req, lidar};
 use ijepa_eval::ridge::{Ridge, classify};
 
 fn with<T: Send>(threads: usize, work: impl FnOnce() -> T + Send) -> T {
@@ -19,9 +21,24 @@ fn one_thread_and_five_give_the_same_bits() {
             let linear = evaluate(&train, &queries, &logistic).expect("valid");
             let ridge = classify(&train, &queries, &Ridge::standard(0)).expect("valid");
             let near = nearest(&train, &queries, 9).expect("valid");
-            (linear, ridge, near, rank_me(&queries).expect("valid").to_bits())
+            let ranks = [rank_me(&queries), alpha_req(&queries, 2..=30), lidar(&queries, 3, 1e-4)];
+            (linear, ridge, near, ranks.map(|rank| rank.expect("valid").to_bits()))
         };
         assert!(with(1, run) == with(5, run), "{rows} rows of width {width}");
+    }
+}
+
+#[test]
+fn heads_are_the_same_for_one_thread_and_five() {
+    let (last, four) = (clouds(700, 130, 4, 0.3, 1), clouds(700, 257, 4, 0.3, 2));
+    for recipe in [Recipe::standard(), Recipe::imagenet()] {
+        let sweep = Recipe { epochs: 2, batch: 300, ..recipe.clone() }.sweep(2, 0);
+        let run = || {
+            let trainer = train(&[&last, &four], &sweep, |_, _| ()).expect("valid");
+            let heads: Vec<_> = (0..sweep.heads.len()).map(|head| trainer.head(head).clone()).collect();
+            (heads, trainer.predict(&[&last, &four]).expect("valid"))
+        };
+        assert!(with(1, run) == with(5, run), "{}", recipe.name);
     }
 }
 

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::Result;
-use ijepa_data::{Dataset, EvalConfig, EvalLoader, EvalTransform, Filter, Normalisation, Split};
+use ijepa_data::{Dataset, EvalConfig, EvalLoader, EvalTransform, Filter, Fit, Normalisation, Split};
 use ijepa_eval::metrics::{Estimate, accuracy};
 use ijepa_model::Classifier;
 use ijepa_tensor::{Buf, Pool, View};
