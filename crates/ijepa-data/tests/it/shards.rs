@@ -1,5 +1,6 @@
 //! Shards: the same samples however they lie, nothing lost on the way, within limits, and no damage in silence.
 
+mod ahead;
 mod damage;
 
 use std::collections::BTreeMap;

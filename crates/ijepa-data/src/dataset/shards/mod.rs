@@ -27,7 +27,7 @@ use names::Place;
 use samples::Index;
 use web::{Patience, Web};
 
-use super::{Split, Storage};
+use super::{Space, Split, Storage};
 use crate::error::DataError;
 
 /// Files of plain shards that are kept open; systems allow a process 256 to 1024 of them.
@@ -120,6 +120,34 @@ impl Shards {
             return Vec::new();
         }
         self.shards.iter().map(|shard| shard.index.entries.len()).collect()
+    }
+
+    /// What the shards need that are fetched or unpacked; nothing where all are read in their place.
+    pub(super) fn space(&self) -> Option<Space> {
+        let copied = |shard: &Shard| matches!(shard.source, Source::Copied(_));
+        if !self.shards.iter().any(copied) {
+            return None;
+        }
+        let bytes = self.shards.iter().map(|shard| if copied(shard) { shard.index.bytes } else { 0 }).collect();
+        let packed = self.shards.iter().filter_map(|shard| match &shard.source {
+            Source::Copied(copy) => Some(self.copies.beside(copy)),
+            Source::Plain(_) => None,
+        });
+        let limit = self.copies.limit().map_or(u64::MAX, |limit| limit.saturating_sub(packed.max().unwrap_or(0)));
+        Some(Space { bytes, limit })
+    }
+
+    /// Makes sure that a shard is there, and that those `beside` are not the ones that go for it.
+    pub(super) fn prepare(&self, shard: usize, beside: &[usize], stop: &AtomicBool) {
+        for &other in beside {
+            if let Shard { source: Source::Copied(copy), index, .. } = &self.shards[other] {
+                self.copies.held(copy, index);
+            }
+        }
+        if let Shard { source: Source::Copied(copy), index, .. } = &self.shards[shard] {
+            // Whoever reads from it meets the same error.
+            let _ = self.copies.open_unless(stop, copy, index);
+        }
     }
 
     pub(super) fn name(&self, index: usize) -> String {
