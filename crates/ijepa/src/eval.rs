@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use anyhow::Result;
-use ijepa_data::{Dataset, Split};
+use ijepa_data::{Dataset, Split, Storage};
 use ijepa_eval::Features;
 use ijepa_eval::knn::{self, Knn};
 use ijepa_eval::linear::{self, Logistic};
@@ -13,6 +13,7 @@ use serde::Serialize;
 use crate::cli::{EvalCommand, EvalSource};
 use crate::exit::{Exit, Failure};
 use crate::extract::{Encoder, pixels};
+use crate::opening;
 use crate::output;
 
 /// As in DINO (Caron et al. 2021) and Wu et al. 2018.
@@ -139,7 +140,7 @@ fn numbered(mut train: Features, mut val: Features) -> (Features, Features) {
 }
 
 fn labelled(spec: &str, split: Split, seed: u64) -> Result<Arc<Dataset>> {
-    let dataset = Dataset::open(spec, split, seed)?;
+    let dataset = opening::open(spec, split, seed, Storage::default())?;
     if dataset.labels().is_none() {
         return Err(Failure::new(
             Exit::Data,

@@ -9,6 +9,7 @@ mod shards;
 mod tensors;
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 pub use arrays::Arrays;
@@ -53,7 +54,7 @@ pub enum Split {
 }
 
 /// Where a data set may keep what it would otherwise have to find again.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Clone, Default)]
 pub struct Storage {
     /// A folder for lists of what was found; without it every opening searches again.
     pub index: Option<PathBuf>,
@@ -61,6 +62,8 @@ pub struct Storage {
     pub downloads: Option<PathBuf>,
     /// Most bytes of downloads that are kept; without it as many as there are.
     pub download_bytes: Option<u64>,
+    /// Hears, while shards are opened, how many of how many are; any thread may tell it. Those that nobody has opened before take long.
+    pub opened: Option<Arc<dyn Fn(u64, u64) + Send + Sync>>,
 }
 
 /// What the chunks of a data set that are fetched need.

@@ -17,7 +17,7 @@ mod web;
 use std::collections::VecDeque;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::UNIX_EPOCH;
 
@@ -73,7 +73,15 @@ impl Shards {
     fn open(places: &[Place], storage: &Storage, patience: Patience) -> Result<Shards, DataError> {
         let folder = storage.downloads.clone().unwrap_or_else(cache);
         let copies = Copies::new(folder, storage.download_bytes, Web::new(patience));
-        let shards = all(places, |place| Shard::open(place, &copies, storage.index.as_deref()))?;
+        let done = AtomicU64::new(0);
+        let shards = all(places, |place| {
+            let shard = Shard::open(place, &copies, storage.index.as_deref())?;
+            let done = done.fetch_add(1, Ordering::Relaxed) + 1;
+            if let Some(opened) = &storage.opened {
+                opened(done, places.len() as u64);
+            }
+            Ok(shard)
+        })?;
         let mut firsts = vec![0];
         for shard in &shards {
             firsts.push(firsts.last().unwrap_or(&0) + shard.index.entries.len());
@@ -109,9 +117,16 @@ impl Shards {
         self.shards.iter().map(|shard| shard.index.beside).sum()
     }
 
-    /// Downloads and unpackings since the data was opened. More than shards in an epoch mean that the limit of downloads is too low.
+    /// Downloads and unpackings since the data was opened. More than [`Shards::copied`] has shards mean that the limit of downloads made
+    /// some go that were needed again.
     pub fn fetched(&self) -> u64 {
         self.copies.fetched()
+    }
+
+    /// Shards that have to be fetched or unpacked, and the bytes of all their copies together.
+    pub fn copied(&self) -> (u64, u64) {
+        let copied = self.shards.iter().filter(|shard| matches!(shard.source, Source::Copied(_)));
+        copied.fold((0, 0), |(count, bytes), shard| (count + 1, bytes + shard.index.bytes))
     }
 
     /// Samples of each shard where one of them has to be fetched or unpacked.
