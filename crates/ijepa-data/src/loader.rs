@@ -3,8 +3,9 @@
 //! What is in batch k is a pure function of the data, the configuration and k: epoch = k / batches of an epoch, the order of an
 //! epoch is a keyed permutation, every sample's draws are keyed by (seed, epoch, sample). So neither the number of threads nor
 //! the step at which a run starts changes anything, and there is nothing to save for a resumed run. Of several ranks, each
-//! takes its part of every batch.
+//! takes its part of every batch. What has to be fetched for the steps to come is fetched meanwhile.
 
+mod ahead;
 mod make;
 mod order;
 mod ordered;
@@ -15,6 +16,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use ahead::Ahead;
 use make::{Spare, eval_batch, train_batch};
 use order::Orders;
 use ordered::Ordered;
@@ -89,6 +91,8 @@ pub struct Unreadable {
 /// Training batches, in the order of their steps.
 #[derive(Debug)]
 pub struct TrainLoader {
+    /// In front: it is dropped first, so that nobody waits for what is fetched ahead.
+    ahead: Option<Ahead>,
     batches: Ordered<Result<Batch, DataError>>,
     spare: Arc<Spare>,
     clock: Arc<Clock>,
@@ -142,7 +146,8 @@ impl TrainLoader {
         check_size(&dataset, (side, side))?;
         let (threads, queue, skip_limit) = (config.threads, config.queue, config.skip_limit);
         let steps = config.start_step..config.stop_step;
-        let orders = Orders::new(config.seed, dataset.len(), dataset.chunks(), config.shuffle_window);
+        let orders = Arc::new(Orders::new(config.seed, dataset.len(), dataset.chunks(), config.shuffle_window));
+        let ahead = Ahead::start(&dataset, &config, &orders);
         let clock = Arc::new(Clock::default());
         let threads_clock = Arc::clone(&clock);
         let spare = Arc::new(Spare::default());
@@ -152,7 +157,7 @@ impl TrainLoader {
             train_batch(&dataset, &config, &orders, &threads_clock, step, images)
         };
         let batches = Ordered::start(steps, threads, queue, make);
-        Ok(TrainLoader { batches, spare, clock, wait: Duration::ZERO, met: HashSet::new(), skip_limit })
+        Ok(TrainLoader { ahead, batches, spare, clock, wait: Duration::ZERO, met: HashSet::new(), skip_limit })
     }
 
     /// Takes the memory of a batch's images back for the batches to come: fresh memory costs as much as resizing.
@@ -174,6 +179,9 @@ impl TrainLoader {
         let Some(batch) = batch else {
             return Ok(None);
         };
+        if let (Some(ahead), Ok(batch)) = (&self.ahead, &batch) {
+            ahead.delivered(batch.step);
+        }
         let mut batch = batch.map_err(|mut error| {
             if let DataError::NothingReadable { unreadable, .. } = &mut error {
                 unreadable.retain(|unreadable| self.met.insert(unreadable.index));

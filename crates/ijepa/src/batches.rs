@@ -4,9 +4,10 @@
 //! and `step{i}.target{j}` (b, t) i64, i from 0. It makes a step repeatable to the last bit, here and elsewhere.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use anyhow::Result;
-use ijepa_data::{DataError, IndexSet, Masks, Spent, TrainLoader, Unreadable};
+use ijepa_data::{DataError, Dataset, IndexSet, Masks, Spent, TrainLoader, Unreadable};
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 
 use crate::exit::{Exit, Failure};
@@ -22,7 +23,7 @@ pub(crate) struct Batch {
 /// A source of batches.
 pub(crate) enum Batches {
     /// Images of a data set under fresh masks.
-    Loader(TrainLoader),
+    Loader(TrainLoader, Arc<Dataset>),
     /// Given batches, from the last to the next.
     Replay(Vec<Batch>),
 }
@@ -31,7 +32,7 @@ impl Batches {
     /// The next batch, or nothing after the last one.
     pub(crate) fn next(&mut self) -> Result<Option<Batch>, DataError> {
         match self {
-            Batches::Loader(loader) => {
+            Batches::Loader(loader, _) => {
                 let batch = loader.next()?;
                 Ok(batch.map(|batch| Batch { images: batch.images, masks: batch.masks, unreadable: batch.unreadable }))
             }
@@ -41,7 +42,7 @@ impl Batches {
 
     /// Takes the memory of a batch back.
     pub(crate) fn recycle(&self, batch: Batch) {
-        if let Batches::Loader(loader) = self {
+        if let Batches::Loader(loader, _) = self {
             loader.recycle(batch.images);
         }
     }
@@ -49,7 +50,15 @@ impl Batches {
     /// Where a loader's time went until now.
     pub(crate) fn spent(&self) -> Option<Spent> {
         match self {
-            Batches::Loader(loader) => Some(loader.spent()),
+            Batches::Loader(loader, _) => Some(loader.spent()),
+            Batches::Replay(_) => None,
+        }
+    }
+
+    /// Where a loader's images come from.
+    pub(crate) fn dataset(&self) -> Option<&Dataset> {
+        match self {
+            Batches::Loader(_, dataset) => Some(dataset),
             Batches::Replay(_) => None,
         }
     }
@@ -61,7 +70,7 @@ impl Batches {
                 rest.truncate(rest.len().saturating_sub(usize::try_from(steps).unwrap_or(usize::MAX)));
                 Batches::Replay(rest)
             }
-            loader @ Batches::Loader(_) => loader,
+            loader @ Batches::Loader(..) => loader,
         }
     }
 

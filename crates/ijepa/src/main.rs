@@ -19,6 +19,7 @@ mod extract;
 mod hub;
 mod inspect;
 mod log;
+mod opening;
 mod output;
 mod pretrain;
 mod report;

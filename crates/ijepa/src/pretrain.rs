@@ -18,6 +18,7 @@ use crate::exit::{Exit, Failure};
 use crate::extract::{self, choose_network, configuration};
 use crate::hub;
 use crate::log::{Log, folder};
+use crate::opening;
 use crate::output;
 use crate::run::{self, Run, Settings, Start};
 use crate::stop::Stop;
@@ -46,7 +47,7 @@ pub(crate) fn run(args: &PretrainArgs) -> Result<Exit> {
     let settings = run::settings(args)?;
     if args.dry_run {
         let Ready { run, model, state, .. } =
-            ready(&settings, args.replay.as_deref(), &Storage { index: None, ..settings.storage() })?;
+            ready(&settings, args.replay.as_deref(), Storage { index: None, ..settings.storage() })?;
         describe(&run, &model, &state);
         return Ok(Exit::Done);
     }
@@ -59,7 +60,7 @@ pub(crate) fn run(args: &PretrainArgs) -> Result<Exit> {
 
 /// Trains as the settings say; `replay` names a file of batches to take instead of images.
 pub(crate) fn pretrain(settings: &Settings, replay: Option<&Path>) -> Result<Done> {
-    let Ready { run, model, mut state, mut batches, mut watch } = ready(settings, replay, &settings.storage())?;
+    let Ready { run, model, mut state, mut batches, mut watch } = ready(settings, replay, settings.storage())?;
     let mut exit = Exit::Done;
     if state.step >= run.steps {
         output::note(&format!("{} has done all its {} steps", run.folder.display(), run.steps));
@@ -92,7 +93,7 @@ struct Ready {
     watch: Option<Watch>,
 }
 
-fn ready(settings: &Settings, replay: Option<&Path>, storage: &Storage) -> Result<Ready> {
+fn ready(settings: &Settings, replay: Option<&Path>, storage: Storage) -> Result<Ready> {
     folder::check(&settings.folder, settings.start.goes_on())?;
     let (run, input) = resolve(settings, replay, storage)?;
     let model = Jepa::new(run.encoder, run.predictor);
@@ -106,12 +107,12 @@ fn ready(settings: &Settings, replay: Option<&Path>, storage: &Storage) -> Resul
     Ok(Ready { run, model, state, batches, watch })
 }
 
-fn resolve(settings: &Settings, replay: Option<&Path>, storage: &Storage) -> Result<(Run, Input)> {
+fn resolve(settings: &Settings, replay: Option<&Path>, storage: Storage) -> Result<(Run, Input)> {
     for note in &settings.notes {
         output::note(note);
     }
     let Some(path) = replay else {
-        let dataset = Dataset::open_with(&settings.data()?, Split::Train, settings.config.meta.seed, storage)?;
+        let dataset = opening::open(&settings.data()?, Split::Train, settings.config.meta.seed, storage)?;
         remarks(&dataset);
         let run = settings.resolve(dataset.len())?;
         return Ok((run, Input::Dataset(Arc::new(dataset))));
@@ -319,7 +320,7 @@ fn batches(run: &Run, input: Input, start_step: u64) -> Result<Batches> {
         masks: run.masks.clone(),
         skip_limit: run.config.data.skip_limit as u64,
     };
-    Ok(Batches::Loader(TrainLoader::start(dataset, config)?))
+    Ok(Batches::Loader(TrainLoader::start(Arc::clone(&dataset), config)?, dataset))
 }
 
 /// What is about to happen, in a few lines.

@@ -161,6 +161,7 @@ impl Settings {
             index: Some(self.folder.join("index")),
             downloads: data.download_folder.as_ref().map(PathBuf::from),
             download_bytes: limited.then_some((data.download_gb * 1e9) as u64),
+            opened: None,
         }
     }
 

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use anyhow::Result;
+use ijepa_data::Dataset;
 use ijepa_model::checkpoint::{Meta, Source};
 use ijepa_model::jepa::{Batch, Jepa, State};
 use ijepa_model::optimiser;
@@ -16,7 +17,7 @@ use crate::log::{Log, Row, folder};
 use crate::output;
 use crate::run::Run;
 use crate::stop::Stop;
-use crate::waits::Waits;
+use crate::waits::{Waits, fetched_again};
 use crate::watch::Watch;
 
 /// The key of the number of images in a checkpoint: with another number, an epoch and the order in it would be others.
@@ -98,6 +99,11 @@ pub(crate) fn train(
     }
     log.progress.finish();
     output::note(&waits.said(batches.spent(), run.loader_threads));
+    if let Some(Dataset::Shards(shards)) = batches.dataset()
+        && let Some(said) = fetched_again(shards.fetched(), shards.copied(), run.config.data.download_gb)
+    {
+        output::note(&said);
+    }
     Ok(Exit::Done)
 }
 

@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use ijepa_data::Spent;
 
+use crate::inspect::bytes;
 use crate::log::progress::duration;
 
 /// Share of the time below which nothing is to be gained.
@@ -78,6 +79,19 @@ fn said(
     )
 }
 
+/// What to say of shards that were fetched `fetched` times with a limit of `limit_gb`, if there are fewer: how many, and of how many bytes.
+pub(crate) fn fetched_again(fetched: u64, (shards, shard_bytes): (u64, u64), limit_gb: f64) -> Option<String> {
+    if fetched <= shards || limit_gb <= 0.0 {
+        return None;
+    }
+    let all = bytes(shard_bytes);
+    Some(format!(
+        "shards were fetched {fetched} times, there are {shards}: data.download_gb = {limit_gb} does not hold all of their {all}\n  \
+         try: --set data.download_gb={} (all of them), or 0 (no limit); a limit that holds two windows (data.shuffle_window) fetches each once an epoch",
+        (shard_bytes as f64 / 1e9 * 10.0).ceil() / 10.0
+    ))
+}
+
 /// Waits are often shorter than a second.
 fn short(time: Duration) -> String {
     if time < Duration::from_secs(10) { format!("{:.1} s", time.as_secs_f64()) } else { duration(time) }
@@ -96,6 +110,15 @@ mod tests {
         let spent = Some(Spent { decode: seconds(9.0), ..Spent::default() });
         let text = said(seconds(100.0), seconds(3.0), seconds(1.5), spent, (1, 8));
         assert_eq!(text, "waited for data: 3.0 s for the first batch, then 1.5 s (1.5 % of 1 min 40 s)");
+    }
+
+    #[test]
+    fn shards_that_come_again_and_again_are_told_with_a_limit_that_ends_it() {
+        assert_eq!(fetched_again(12, (12, 3_210_000_000), 1.5), None);
+        assert_eq!(fetched_again(13, (12, 3_210_000_000), 0.0), None, "there is no limit to raise");
+        let said = fetched_again(13, (12, 3_210_000_000), 1.5).expect("one came twice");
+        assert!(said.contains("13 times, there are 12") && said.contains("= 1.5 does not hold"), "{said}");
+        assert!(said.contains("3.2 GB") && said.contains("data.download_gb=3.3"), "{said}");
     }
 
     #[test]

@@ -7,7 +7,7 @@
 use std::sync::Arc;
 
 use anyhow::Result;
-use ijepa_data::{Dataset, Fit, Split};
+use ijepa_data::{Dataset, Fit, Split, Storage};
 use ijepa_eval::knn::{self, Knn};
 use ijepa_eval::metrics::{accuracy, effective_rank, rank_me, spread};
 use ijepa_model::jepa::{Jepa, State};
@@ -18,6 +18,7 @@ use crate::eval::{KNN_TEMPERATURE, numbered};
 use crate::exit::{Exit, Failure};
 use crate::extract::{Encoder, Wanted};
 use crate::log::Seen;
+use crate::opening;
 use crate::run::Run;
 use crate::store::Store;
 
@@ -123,7 +124,7 @@ impl Watch {
 }
 
 fn labelled(spec: &str, split: Split, seed: u64) -> Result<(Arc<Dataset>, Vec<u32>)> {
-    let dataset = Dataset::open(spec, split, seed)?;
+    let dataset = opening::open(spec, split, seed, Storage::default())?;
     let labels = dataset.labels().ok_or_else(|| {
         Failure::new(
             Exit::Data,

@@ -10,6 +10,8 @@ mod tensors;
 mod versions;
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 pub use arrays::Arrays;
 pub use files::{Files, Index};
@@ -53,7 +55,7 @@ pub enum Split {
 }
 
 /// Where a data set may keep what it would otherwise have to find again.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Clone, Default)]
 pub struct Storage {
     /// A folder for lists of what was found; without it every opening searches again.
     pub index: Option<PathBuf>,
@@ -61,6 +63,17 @@ pub struct Storage {
     pub downloads: Option<PathBuf>,
     /// Most bytes of downloads that are kept; without it as many as there are.
     pub download_bytes: Option<u64>,
+    /// Hears, while shards are opened, how many of how many are; any thread may tell it. Those that nobody has opened before take long.
+    pub opened: Option<Arc<dyn Fn(u64, u64) + Send + Sync>>,
+}
+
+/// What the chunks of a data set that are fetched need.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Space {
+    /// Of each chunk while it is there; 0 where it is read in its place.
+    pub(crate) bytes: Vec<u64>,
+    /// Most bytes of them at a time.
+    pub(crate) limit: u64,
 }
 
 /// One element of a data set.
@@ -218,6 +231,22 @@ impl Dataset {
             Dataset::Shards(shards) => shards.chunks(),
             Dataset::Parquet(parquet) => parquet.chunks(),
             _ => Vec::new(),
+        }
+    }
+
+    /// What the chunks need that are fetched before they are read; nothing where none is.
+    pub(crate) fn space(&self) -> Option<Space> {
+        match self {
+            Dataset::Shards(shards) => shards.space(),
+            _ => None,
+        }
+    }
+
+    /// Fetches a chunk if it is not there, without making the chunks `beside` go, and gives up soon after `stop` is set. What goes
+    /// wrong is for the readers to meet.
+    pub(crate) fn prepare(&self, chunk: usize, beside: &[usize], stop: &AtomicBool) {
+        if let Dataset::Shards(shards) = self {
+            shards.prepare(chunk, beside, stop);
         }
     }
 

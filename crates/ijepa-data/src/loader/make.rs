@@ -1,7 +1,7 @@
 //! What goes into a batch? Samples of an epoch's order, each cut and distorted by draws of its own.
 
 use std::ops::Range;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use super::order::Orders;
 use super::spent::{Clock, Stage};
@@ -22,6 +22,18 @@ fn places(samples: usize, batch: u64, batch_size: usize, (rank, world): (usize, 
     let (share, more) = (rest / world, rest % world);
     let begin = first + rank * share + rank.min(more);
     begin..begin + share + usize::from(rank < more)
+}
+
+/// The epoch of a step, its order, and the places in it that this rank takes.
+pub(super) fn samples_of(
+    step: u64,
+    samples: usize,
+    config: &LoaderConfig,
+    orders: &Orders,
+) -> (u64, Arc<[u32]>, Range<usize>) {
+    let batches_per_epoch = batches_per_epoch(samples, config.batch_size, config.world, config.drop_last);
+    let (epoch, batch) = (step / batches_per_epoch, step % batches_per_epoch);
+    (epoch, orders.of(epoch), places(samples, batch, config.batch_size, (config.rank, config.world)))
 }
 
 /// Memory that waits for its next batch.
@@ -48,10 +60,8 @@ pub(super) fn train_batch(
     step: u64,
     mut images: Vec<f32>,
 ) -> Result<Batch, DataError> {
-    let batches_per_epoch = batches_per_epoch(dataset.len(), config.batch_size, config.world, config.drop_last);
-    let (epoch, batch) = (step / batches_per_epoch, step % batches_per_epoch);
-    let order = orders.of(epoch);
-    let wanted = &order[places(dataset.len(), batch, config.batch_size, (config.rank, config.world))];
+    let (epoch, order, places) = samples_of(step, dataset.len(), config, orders);
+    let wanted = &order[places];
 
     let side = config.transform.crop_size;
     let image_len = 3 * side * side;

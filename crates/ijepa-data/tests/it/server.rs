@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::io::{BufRead, BufReader, Write};
 use std::net::{TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Condvar, Mutex};
 
 /// What it does wrong.
 #[derive(Debug, Clone, Copy, Default)]
@@ -25,6 +25,9 @@ struct Shared {
     parts: AtomicU64,
     bytes: AtomicU64,
     stopped: AtomicBool,
+    /// Whether bodies of more than a few bytes stop in the middle, and how many of them wait there.
+    gate: Mutex<(bool, u64)>,
+    moved: Condvar,
 }
 
 /// Serves files until it is dropped.
@@ -45,6 +48,8 @@ impl Server {
             parts: AtomicU64::new(0),
             bytes: AtomicU64::new(0),
             stopped: AtomicBool::new(false),
+            gate: Mutex::default(),
+            moved: Condvar::new(),
         });
         let served = Arc::clone(&shared);
         std::thread::spawn(move || {
@@ -66,6 +71,23 @@ impl Server {
 
     pub(crate) fn replace(&self, name: &str, content: Vec<u8>) {
         self.shared.files.lock().expect("no thread panics").insert(name.to_owned(), content);
+    }
+
+    /// From now on there is nothing.
+    pub(crate) fn forget(&self) {
+        self.shared.files.lock().expect("no thread panics").clear();
+    }
+
+    /// Holds bodies in their middle, or lets them go on.
+    pub(crate) fn hold(&self, hold: bool) {
+        self.shared.gate.lock().expect("no thread panics").0 = hold;
+        self.shared.moved.notify_all();
+    }
+
+    /// Waits until a body is held.
+    pub(crate) fn wait_for_one_held(&self) {
+        let gate = self.shared.gate.lock().expect("no thread panics");
+        drop(self.shared.moved.wait_while(gate, |(_, held)| *held == 0).expect("no thread panics"));
     }
 
     pub(crate) fn connections(&self) -> u64 {
@@ -132,11 +154,21 @@ impl Shared {
         )?;
         let cut = self.manners.cuts_every.is_some_and(|every| number.is_multiple_of(every));
         let end = if cut { first + length / 2 } else { end };
-        for chunk in content[first..end].chunks(1 << 14) {
+        for (number, chunk) in content[first..end].chunks(1 << 14).enumerate() {
+            if number > 0 && number == length >> 15 {
+                self.pass_the_gate();
+            }
             // Counted first: the reader may look as soon as it has them.
             self.bytes.fetch_add(chunk.len() as u64, Ordering::SeqCst);
             stream.write_all(chunk)?;
         }
         stream.flush()
+    }
+
+    fn pass_the_gate(&self) {
+        let mut gate = self.gate.lock().expect("no thread panics");
+        gate.1 += u64::from(gate.0);
+        self.moved.notify_all();
+        drop(self.moved.wait_while(gate, |(held, _)| *held).expect("no thread panics"));
     }
 }

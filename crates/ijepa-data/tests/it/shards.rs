@@ -1,13 +1,14 @@
 //! Shards: the same samples however they lie, nothing lost on the way, within limits, and no damage in silence.
 
+mod ahead;
 mod damage;
 
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 
 use flate2::Compression;
 use flate2::write::GzEncoder;
@@ -77,7 +78,7 @@ fn write_shards(folder: &Path, ending: &str, count: usize, each: usize) -> Strin
 
 /// Everything that a data set may keep goes into `folder`.
 fn storage(folder: &Path) -> Storage {
-    Storage { index: Some(folder.join("index")), downloads: Some(folder.join("copies")), download_bytes: None }
+    Storage { index: Some(folder.join("index")), downloads: Some(folder.join("copies")), ..Storage::default() }
 }
 
 fn open(spec: &str, storage: &Storage) -> Result<Dataset, DataError> {
@@ -136,6 +137,19 @@ fn a_tree_tars_packed_tars_and_downloads_are_the_same_samples() {
         assert_eq!((content(&web), web.chunks()), (expected.clone(), vec![10, 10, 10]));
         assert_eq!(web.name(0), format!("{}/name-000.tar: photos/0000.png", server.address()));
     }
+}
+
+#[test]
+fn whoever_opens_shards_hears_how_many_are_open() {
+    let root = tempfile::tempdir().expect("a scratch folder");
+    let spec = write_shards(root.path(), "tgz", 4, 3);
+    let heard = Arc::new(Mutex::new(Vec::new()));
+    let hearing = Arc::clone(&heard);
+    let opened = move |done, total| hearing.lock().expect("no thread panics").push((done, total));
+    open(&spec, &Storage { opened: Some(Arc::new(opened)), ..storage(root.path()) }).expect("packed tars");
+    let mut heard = heard.lock().expect("no thread panics").clone();
+    heard.sort_unstable();
+    assert_eq!(heard, [(1, 4), (2, 4), (3, 4), (4, 4)]);
 }
 
 #[test]
@@ -234,7 +248,7 @@ fn the_limit_of_the_copies_is_held_while_several_threads_read() {
     for (spec, folder) in [(packed, "packed"), (format!("{}/name-{{000..004}}.tar", server.address()), "web")] {
         let limit = largest * 5 / 2;
         let copies = root.path().join(folder);
-        let storage = Storage { index: None, downloads: Some(copies.clone()), download_bytes: Some(limit) };
+        let storage = Storage { downloads: Some(copies.clone()), download_bytes: Some(limit), ..Storage::default() };
         let look =
             || files(&copies, "").iter().filter_map(|file| file.metadata().ok()).map(|facts| facts.len()).sum::<u64>();
         // One look may count a file before it is removed and another after it took its place.
@@ -272,8 +286,8 @@ fn the_limit_of_the_copies_is_held_while_several_threads_read() {
         assert!(shards.fetched() > 5, "two of five shards fit");
         assert_eq!(content(&data), expected);
 
-        let small =
-            Storage { download_bytes: Some(largest / 2), downloads: Some(root.path().join("small")), index: None };
+        let folder = Some(root.path().join("small"));
+        let small = Storage { download_bytes: Some(largest / 2), downloads: folder, ..Storage::default() };
         let error = open(&spec, &small).expect_err("no shard fits").to_string();
         assert!(error.contains("name-00") && error.contains("raise the limit"), "{error}");
     }

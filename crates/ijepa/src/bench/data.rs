@@ -4,13 +4,14 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::Result;
-use ijepa_data::{Dataset, LoaderConfig, Spent, Split, TrainLoader};
+use ijepa_data::{Dataset, LoaderConfig, Spent, Split, Storage, TrainLoader};
 use ijepa_tensor::threads;
 use serde::Serialize;
 
 use crate::cli::BenchDataArgs;
 use crate::config::{self, Config};
 use crate::exit::Exit;
+use crate::opening;
 use crate::output;
 
 /// Batches ahead of the one that is taken, as in pretraining.
@@ -38,7 +39,7 @@ struct Report {
 /// Runs the command.
 pub(super) fn run(args: &BenchDataArgs) -> Result<Exit> {
     let config = configuration(args)?;
-    let dataset = Arc::new(Dataset::open(&args.data, Split::Train, config.meta.seed)?);
+    let dataset = Arc::new(opening::open(&args.data, Split::Train, config.meta.seed, Storage::default())?);
     let report = measure(&dataset, &config, args.images)?;
     if args.json {
         output::json(&report)?;

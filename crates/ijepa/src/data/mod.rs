@@ -8,10 +8,11 @@ mod work;
 use std::collections::HashMap;
 
 use anyhow::Result;
-use ijepa_data::{DataError, Dataset, Split};
+use ijepa_data::{DataError, Dataset, Split, Storage};
 
 use crate::cli::DataCommand;
 use crate::exit::Exit;
+use crate::opening;
 
 /// Runs the command.
 pub(crate) fn run(command: &DataCommand) -> Result<Exit> {
@@ -31,7 +32,8 @@ struct Part {
 /// All parts of a data source: both splits where it has them, else the whole of it.
 fn parts(spec: &str) -> Result<Vec<Part>> {
     let part = |name, dataset| Part { name, dataset };
-    match (Dataset::open(spec, Split::Train, 0), Dataset::open(spec, Split::Val, 0)) {
+    let open = |split| opening::open(spec, split, 0, Storage::default());
+    match (open(Split::Train), open(Split::Val)) {
         (Ok(train), Ok(val)) if is_same(&train, &val) => Ok(vec![part("all", train)]),
         (Ok(train), Ok(val)) => Ok(vec![part("train", train), part("val", val)]),
         (Ok(train), Err(DataError::NoSplit { .. })) => Ok(vec![part("train", train)]),

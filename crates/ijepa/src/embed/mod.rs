@@ -5,13 +5,14 @@ pub(crate) mod write;
 use std::sync::Arc;
 
 use anyhow::Result;
-use ijepa_data::{Dataset, EvalConfig, EvalLoader, Fit, Split};
+use ijepa_data::{EvalConfig, EvalLoader, Fit, Split, Storage};
 use serde::Serialize;
 
 use crate::cli::EmbedArgs;
 use crate::exit::{Exit, Failure};
 use crate::extract::Encoder;
 use crate::log::progress::Progress;
+use crate::opening;
 use crate::output;
 use write::{Batch, Layout};
 
@@ -34,7 +35,7 @@ struct Written {
 /// Runs the command.
 pub(crate) fn run(args: &EmbedArgs) -> Result<Exit> {
     let encoder = Encoder::load(&args.checkpoint, &args.encoder)?;
-    let dataset = Arc::new(Dataset::open(&args.data, Split::Train, 0)?);
+    let dataset = Arc::new(opening::open(&args.data, Split::Train, 0, Storage::default())?);
     let labels = dataset.labels();
     let sizes = encoder.vit.config;
     let layout = Layout {

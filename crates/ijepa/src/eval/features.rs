@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use anyhow::Result;
-use ijepa_data::{Dataset, Fit};
+use ijepa_data::{Dataset, Fit, Storage};
 use ijepa_eval::Features;
 
 use super::result::Row;
@@ -12,6 +12,7 @@ use super::subset::{Choice, choose};
 use crate::cli::{EvalSource, LabelArgs, Pool};
 use crate::exit::{Exit, Failure};
 use crate::extract::{Encoder, Extracted, Wanted, pixels};
+use crate::opening;
 use crate::output;
 use crate::store::Store;
 
@@ -143,7 +144,7 @@ pub(crate) fn numbered(mut train: Vec<u32>, mut val: Vec<u32>) -> (Vec<u32>, Vec
 }
 
 fn labelled(spec: &str, split: ijepa_data::Split, seed: u64) -> Result<(Arc<Dataset>, Vec<u32>)> {
-    let dataset = Dataset::open(spec, split, seed)?;
+    let dataset = opening::open(spec, split, seed, Storage::default())?;
     match dataset.labels() {
         Some(labels) => Ok((Arc::new(dataset), labels)),
         None => Err(Failure::new(

@@ -89,7 +89,12 @@ impl Task {
     /// The share of the images of `val` that weights name rightly, and how many images that were.
     pub(crate) fn judge(&self, model: &Classifier, params: &Buf, at_once: usize) -> Result<(Estimate, usize)> {
         let memory = Pool::new();
-        let transform = EvalTransform { crop: self.size, filter: Filter::Bicubic, fit: Fit::Cut, normalisation: self.normalisation };
+        let transform = EvalTransform {
+            crop: self.size,
+            filter: Filter::Bicubic,
+            fit: Fit::Cut,
+            normalisation: self.normalisation,
+        };
         let threads = std::thread::available_parallelism().map_or(1, usize::from);
         let config = EvalConfig { batch_size: at_once, threads, queue: 4, transform };
         let mut loader = EvalLoader::start(Arc::clone(&self.val), config)?;

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use ijepa_data::{
-    Dataset, EvalTransform, Filter, Fit, IndexSet, KeepRates, MaskConfig, Masks, Normalisation, Sample, Split,
+    EvalTransform, Filter, Fit, IndexSet, KeepRates, MaskConfig, Masks, Normalisation, Sample, Split, Storage,
     keep_rates,
 };
 
@@ -12,6 +12,7 @@ use super::canvas::{Canvas, Rect, Rgb, heat};
 use crate::cli::MasksArgs;
 use crate::config::{self, Choice, Config};
 use crate::exit::{Exit, Failure};
+use crate::opening;
 use crate::output;
 use crate::run::mask_failure;
 
@@ -108,7 +109,7 @@ fn images(data: Option<&str>, config: &Config, count: usize, seed: u64) -> Resul
     let Some(data) = data else {
         return Ok(vec![vec![170; side * side * 3]; count]);
     };
-    let dataset = Dataset::open(data, Split::Train, seed)?;
+    let dataset = opening::open(data, Split::Train, seed, Storage::default())?;
     // Spread over the data set, so that images of several classes are seen.
     let stride = (dataset.len() / count).max(1);
     let mut images = Vec::new();

@@ -13,7 +13,7 @@ use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::{self, BufReader, BufWriter, Read, Write};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -97,6 +97,21 @@ impl Copies {
         &self.web
     }
 
+    /// Most bytes that are kept.
+    pub(super) fn limit(&self) -> Option<u64> {
+        self.limit
+    }
+
+    /// Bytes that are needed beside a copy while it is fetched.
+    pub(super) fn beside(&self, copy: &Copied) -> u64 {
+        let step = self.limit.map_or(0, in_advance);
+        match &copy.origin {
+            Origin::Packed(_) => step,
+            Origin::Web(_, facts) if facts.gzip => facts.bytes + step,
+            Origin::Web(..) => 0,
+        }
+    }
+
     /// Fetches until now.
     pub(super) fn fetched(&self) -> u64 {
         self.fetched.load(Ordering::Relaxed)
@@ -113,13 +128,18 @@ impl Copies {
             // Damaged since it was fetched.
             let _ = fs::remove_file(self.whole(copy));
         }
-        let fetched = self.fetch(copy, None).map(|(_, index)| index);
+        let fetched = self.fetch(&NEVER, copy, None).map(|(_, index)| index);
         drop(alone);
         fetched
     }
 
     /// An open copy of a shard that holds what `expected` says.
     pub(super) fn open(&self, copy: &Copied, expected: &Index) -> Result<File, String> {
+        self.open_unless(&NEVER, copy, expected)
+    }
+
+    /// As [`Copies::open`]; soon after `stop` is set it is an error instead, and what has come so far is taken up again the next time.
+    pub(super) fn open_unless(&self, stop: &AtomicBool, copy: &Copied, expected: &Index) -> Result<File, String> {
         if let Some(file) = self.held(copy, expected) {
             return Ok(file);
         }
@@ -130,8 +150,11 @@ impl Copies {
         if let Some((_, problem)) = failure.as_ref().filter(|(at, _)| at.elapsed() < FAILURE_HOLDS) {
             return Err(problem.clone());
         }
-        let fetched = self.fetch(copy, Some(expected)).map(|(file, _)| file);
-        *failure = fetched.as_ref().err().map(|problem| (Instant::now(), problem.clone()));
+        let fetched = self.fetch(stop, copy, Some(expected)).map(|(file, _)| file);
+        // Stopped is not failed.
+        if !stop.load(Ordering::Relaxed) {
+            *failure = fetched.as_ref().err().map(|problem| (Instant::now(), problem.clone()));
+        }
         fetched
     }
 
@@ -140,7 +163,7 @@ impl Copies {
     }
 
     /// The copy if it is there, marked as read now.
-    fn held(&self, copy: &Copied, expected: &Index) -> Option<File> {
+    pub(super) fn held(&self, copy: &Copied, expected: &Index) -> Option<File> {
         let file = File::open(self.whole(copy)).ok()?;
         if file.metadata().ok()?.len() != expected.bytes {
             return None;
@@ -149,7 +172,8 @@ impl Copies {
         Some(file)
     }
 
-    fn fetch(&self, copy: &Copied, expected: Option<&Index>) -> Result<(File, Index), String> {
+    fn fetch(&self, stop: &AtomicBool, copy: &Copied, expected: Option<&Index>) -> Result<(File, Index), String> {
+        go_on(stop)?;
         let folder = &self.folder;
         let unwritable =
             |error: io::Error| format!("cannot write to {}: {error}; give another folder", folder.display());
@@ -165,7 +189,7 @@ impl Copies {
             return Ok((file, index));
         }
         let part = folder.join(format!("{}.part", copy.name));
-        let mut room = Room { copies: self, bytes: 0 };
+        let mut room = Room { copies: self, bytes: 0, stop };
         let index = self.fetch_part(copy, &part, &mut room).and_then(|index| match expected {
             Some(expected) if *expected != index => Err(CHANGED.into()),
             _ => Ok(index),
@@ -199,7 +223,7 @@ impl Copies {
                 let _alone = self.limit.map(|_| lock(&self.unpacking));
                 room.grow(facts.bytes)?;
                 let packed = part.with_extension("gz.part");
-                self.web.download(address, facts, &packed)?;
+                self.web.download(room.stop, address, facts, &packed)?;
                 let unpacked = unpack(File::open(&packed).map_err(|error| unreadable(&packed, error))?, part, room);
                 let _ = fs::remove_file(&packed);
                 if unpacked.is_err() {
@@ -209,7 +233,7 @@ impl Copies {
             }
             Origin::Web(address, facts) => {
                 room.grow(facts.bytes)?;
-                self.web.download(address, facts, part)?;
+                self.web.download(room.stop, address, facts, part)?;
                 let index = Index::of(File::open(part).map_err(|error| unreadable(part, error))?);
                 if index.is_err() {
                     let _ = fs::remove_file(part);
@@ -260,6 +284,19 @@ impl Copies {
     }
 }
 
+/// For those who need what they fetch.
+pub(super) static NEVER: AtomicBool = AtomicBool::new(false);
+
+/// An error when `stop` is set.
+pub(super) fn go_on(stop: &AtomicBool) -> Result<(), String> {
+    if stop.load(Ordering::Relaxed) { Err("nobody waits for it any more".into()) } else { Ok(()) }
+}
+
+/// Room that unpacking asks for at a time.
+fn in_advance(limit: u64) -> u64 {
+    STEP.min(limit / 64)
+}
+
 const CHANGED: &str = "holds something else than when the data was opened; open it again";
 
 /// The ending of a file whose name is one that copies have: 32 digits before the first dash. Nothing else is ever removed.
@@ -279,6 +316,7 @@ fn touch(file: &File) {
 struct Room<'c> {
     copies: &'c Copies,
     bytes: u64,
+    stop: &'c AtomicBool,
 }
 
 impl Room<'_> {
@@ -302,6 +340,7 @@ impl Room<'_> {
                 self.bytes = needed;
                 return Ok(());
             }
+            go_on(self.stop)?;
             let woken = self.copies.freed.wait_timeout(promised, LOOK_AGAIN);
             promised = woken.unwrap_or_else(PoisonError::into_inner).0;
         }
@@ -310,7 +349,7 @@ impl Room<'_> {
     /// Takes `needed` bytes and some in advance, where the limit allows it; the number taken.
     fn grow_by_a_step(&mut self, needed: u64) -> Result<u64, String> {
         let limit = self.copies.limit.unwrap_or(u64::MAX);
-        let step = needed.max(STEP.min(limit / 64).min(limit - self.bytes));
+        let step = needed.max(in_advance(limit).min(limit - self.bytes));
         self.grow(step).map(|()| step)
     }
 }
@@ -345,6 +384,7 @@ struct Unpacking<'r, 'c, R> {
 
 impl<R: Read> Tape for Unpacking<'_, '_, R> {
     fn fill(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        go_on(self.room.stop).map_err(io::Error::other)?;
         let count = tape::fill(&mut self.packed, out)?;
         if self.left < count as u64 {
             self.left += self.room.grow_by_a_step(count as u64 - self.left).map_err(io::Error::other)?;

@@ -17,7 +17,7 @@ mod web;
 use std::collections::VecDeque;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::UNIX_EPOCH;
 
@@ -28,7 +28,7 @@ use samples::Index;
 use web::{Patience, Web};
 
 use super::versions::version;
-use super::{Split, Storage};
+use super::{Space, Split, Storage};
 use crate::error::DataError;
 
 /// Files of plain shards that are kept open; systems allow a process 256 to 1024 of them.
@@ -74,7 +74,15 @@ impl Shards {
     fn open(places: &[Place], storage: &Storage, patience: Patience) -> Result<Shards, DataError> {
         let folder = storage.downloads.clone().unwrap_or_else(cache);
         let copies = Copies::new(folder, storage.download_bytes, Web::new(patience));
-        let shards = all(places, |place| Shard::open(place, &copies, storage.index.as_deref()))?;
+        let done = AtomicU64::new(0);
+        let shards = all(places, |place| {
+            let shard = Shard::open(place, &copies, storage.index.as_deref())?;
+            let done = done.fetch_add(1, Ordering::Relaxed) + 1;
+            if let Some(opened) = &storage.opened {
+                opened(done, places.len() as u64);
+            }
+            Ok(shard)
+        })?;
         let mut firsts = vec![0];
         for shard in &shards {
             firsts.push(firsts.last().unwrap_or(&0) + shard.index.entries.len());
@@ -110,7 +118,8 @@ impl Shards {
         self.shards.iter().map(|shard| shard.index.beside).sum()
     }
 
-    /// Downloads and unpackings since the data was opened. More than shards in an epoch mean that the limit of downloads is too low.
+    /// Downloads and unpackings since the data was opened. More than [`Shards::copied`] has shards mean that the limit of downloads made
+    /// some go that were needed again.
     pub fn fetched(&self) -> u64 {
         self.copies.fetched()
     }
@@ -126,12 +135,46 @@ impl Shards {
         self.shards.iter().map(of).collect()
     }
 
+    /// Shards that have to be fetched or unpacked, and the bytes of all their copies together.
+    pub fn copied(&self) -> (u64, u64) {
+        let copied = self.shards.iter().filter(|shard| matches!(shard.source, Source::Copied(_)));
+        copied.fold((0, 0), |(count, bytes), shard| (count + 1, bytes + shard.index.bytes))
+    }
+
     /// Samples of each shard where one of them has to be fetched or unpacked.
     pub(super) fn chunks(&self) -> Vec<usize> {
         if self.shards.iter().all(|shard| matches!(shard.source, Source::Plain(_))) {
             return Vec::new();
         }
         self.shards.iter().map(|shard| shard.index.entries.len()).collect()
+    }
+
+    /// What the shards need that are fetched or unpacked; nothing where all are read in their place.
+    pub(super) fn space(&self) -> Option<Space> {
+        let copied = |shard: &Shard| matches!(shard.source, Source::Copied(_));
+        if !self.shards.iter().any(copied) {
+            return None;
+        }
+        let bytes = self.shards.iter().map(|shard| if copied(shard) { shard.index.bytes } else { 0 }).collect();
+        let packed = self.shards.iter().filter_map(|shard| match &shard.source {
+            Source::Copied(copy) => Some(self.copies.beside(copy)),
+            Source::Plain(_) => None,
+        });
+        let limit = self.copies.limit().map_or(u64::MAX, |limit| limit.saturating_sub(packed.max().unwrap_or(0)));
+        Some(Space { bytes, limit })
+    }
+
+    /// Makes sure that a shard is there, and that those `beside` are not the ones that go for it.
+    pub(super) fn prepare(&self, shard: usize, beside: &[usize], stop: &AtomicBool) {
+        for &other in beside {
+            if let Shard { source: Source::Copied(copy), index, .. } = &self.shards[other] {
+                self.copies.held(copy, index);
+            }
+        }
+        if let Shard { source: Source::Copied(copy), index, .. } = &self.shards[shard] {
+            // Whoever reads from it meets the same error.
+            let _ = self.copies.open_unless(stop, copy, index);
+        }
     }
 
     pub(super) fn name(&self, index: usize) -> String {

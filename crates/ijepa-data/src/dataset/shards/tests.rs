@@ -6,6 +6,7 @@ use super::*;
 use server::{Manners, Server};
 
 #[path = "../../../tests/it/server.rs"]
+#[expect(dead_code, reason = "the tests of the loader use the rest")]
 mod server;
 
 const SHORT: Patience = Patience {

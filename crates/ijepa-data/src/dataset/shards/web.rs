@@ -7,11 +7,13 @@
 use std::fs::File;
 use std::io::{Read, Write};
 use std::path::Path;
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use ureq::http::Response;
 use ureq::{Agent, Body};
 
+use super::copies::{NEVER, go_on};
 use super::names::path_of;
 use super::tape;
 
@@ -19,6 +21,9 @@ use super::tape;
 const CHUNK: usize = 1 << 18;
 /// New bytes after which earlier failures are forgotten: a line that drops after every megabyte still gets there.
 const ADVANCE: u64 = 1 << 16;
+
+/// Longest wait before it is looked whether there is anything to wait for.
+const LOOK_AGAIN: Duration = Duration::from_millis(100);
 
 /// How long is waited for what may pass?
 #[derive(Debug, Clone, Copy)]
@@ -108,7 +113,7 @@ impl Web {
 
     /// Asks for the first bytes: unlike HEAD, signed addresses allow it, and it tells whether ranges are served.
     pub(super) fn facts(&self, address: &str) -> Result<Facts, String> {
-        self.patiently(|| {
+        self.patiently(&NEVER, || {
             let answer = self.ask(address, Some("bytes=0-1".into()), None)?;
             let said = |name| header(&answer, name).map(str::to_owned);
             let (etag, modified) = (said("etag"), said("last-modified"));
@@ -136,15 +141,15 @@ impl Web {
         })
     }
 
-    /// Completes `part`, which is empty, new, or the beginning of the same version.
-    pub(super) fn download(&self, address: &str, facts: &Facts, part: &Path) -> Result<(), String> {
+    /// Completes `part`, which is empty, new, or the beginning of the same version, unless `stop` is set.
+    pub(super) fn download(&self, stop: &AtomicBool, address: &str, facts: &Facts, part: &Path) -> Result<(), String> {
         let unwritable = |error| format!("cannot write {}: {error}; make room or give another folder", part.display());
         let mut out = File::options().append(true).create(true).open(part).map_err(unwritable)?;
         let mut most = 0;
-        self.patiently(|| {
+        self.patiently(stop, || {
             let begin = out.metadata().map_err(|error| Fault::Final(unwritable(error)))?.len();
             most = begin.max(most);
-            let fault = match self.append(address, facts, &mut out, begin) {
+            let fault = match self.append(stop, address, facts, &mut out, begin) {
                 Ok(()) => return out.sync_all().map_err(|error| Fault::Final(unwritable(error))),
                 Err(Attempt::Fault(fault)) => fault,
                 Err(Attempt::Unwritable(error)) => Fault::Final(unwritable(error)),
@@ -160,7 +165,14 @@ impl Web {
     }
 
     /// Asks for what is missing behind `begin` bytes, and appends it.
-    fn append(&self, address: &str, facts: &Facts, out: &mut File, begin: u64) -> Result<(), Attempt> {
+    fn append(
+        &self,
+        stop: &AtomicBool,
+        address: &str,
+        facts: &Facts,
+        out: &mut File,
+        begin: u64,
+    ) -> Result<(), Attempt> {
         if begin == facts.bytes {
             return Ok(());
         }
@@ -194,6 +206,7 @@ impl Web {
         let mut body = answer.into_body().into_reader().take(facts.bytes - begin);
         let (mut chunk, mut done) = (vec![0; CHUNK], begin);
         while done < facts.bytes {
+            go_on(stop).map_err(Fault::Final)?;
             let cut = |why: &str| passing(format!("{place}: {why} after {done} bytes, expected {}", facts.bytes));
             let count = match body.read(&mut chunk) {
                 Ok(0) => return Err(cut("the connection ended").into()),
@@ -237,11 +250,12 @@ impl Web {
         }
     }
 
-    /// Tries until it works, cannot work, or has brought nothing new too often.
-    fn patiently<T>(&self, mut attempt: impl FnMut() -> Result<T, Fault>) -> Result<T, String> {
+    /// Tries until it works, cannot work, or has brought nothing new too often, or until `stop` is set.
+    fn patiently<T>(&self, stop: &AtomicBool, mut attempt: impl FnMut() -> Result<T, Fault>) -> Result<T, String> {
         let Patience { attempts, wait, wait_max, .. } = self.patience;
         let mut failures = 0;
         loop {
+            go_on(stop)?;
             match attempt() {
                 Ok(done) => return Ok(done),
                 Err(Fault::Final(problem)) => return Err(problem),
@@ -251,7 +265,12 @@ impl Web {
                         return Err(format!("{problem}, after {failures} attempts; try again later"));
                     }
                     let wait = wait.saturating_mul(1 << (failures - 1).min(16));
-                    std::thread::sleep(wait.max(asked.unwrap_or_default()).min(wait_max));
+                    let until = Instant::now() + wait.max(asked.unwrap_or_default()).min(wait_max);
+                    while !stop.load(Ordering::Relaxed)
+                        && let Some(left) = until.checked_duration_since(Instant::now())
+                    {
+                        std::thread::sleep(left.min(LOOK_AGAIN));
+                    }
                 }
             }
         }

@@ -17,7 +17,7 @@ fn in_the_middle(root: &Path, name: &str, bytes: &[u8]) -> Result<usize, String>
     }
     fs::write(root.join(name), bytes).expect("written");
     let spec = format!("{0}/{{0.tar,{name},2.tar}}", root.display());
-    let limits = Storage { download_bytes: Some(16 << 20), downloads: Some(root.join("copies")), index: None };
+    let limits = Storage { download_bytes: Some(16 << 20), downloads: Some(root.join("copies")), ..Storage::default() };
     open(&spec, &limits).map(|data| data.len()).map_err(|error| {
         let error = error.to_string();
         assert!(error.contains(name), "{error}");
