@@ -48,8 +48,8 @@ struct Plan {
     seen: u64,
     /// The last step seen that needs a chunk.
     last: Vec<Option<u64>>,
-    /// Chunks to fetch, in the order in which they are needed.
-    queue: VecDeque<usize>,
+    /// Chunks to fetch and the first step that needs each, in the order of these steps.
+    queue: VecDeque<(usize, u64)>,
 }
 
 impl Ahead {
@@ -130,14 +130,13 @@ impl Plan {
 
     /// The chunk to fetch next, and those that it must leave in their place; nothing while there is no room beside them.
     fn next(&mut self) -> Option<(usize, Vec<usize>)> {
+        // What was needed for a step that is over was fetched by its reader.
+        let due = self.due;
+        self.queue.retain(|&(_, first)| first >= due);
         self.look();
-        // What was only needed for steps that are over was fetched by their readers.
-        while self.queue.front().is_some_and(|&chunk| !self.is_needed(chunk)) {
-            self.queue.pop_front();
-        }
-        let chunk = *self.queue.front()?;
+        let &(chunk, _) = self.queue.front()?;
         let needed = (0..self.last.len()).filter(|&other| self.is_needed(other));
-        let beside: Vec<usize> = needed.filter(|other| !self.queue.contains(other)).collect();
+        let beside: Vec<usize> = needed.filter(|other| self.queue.iter().all(|(queued, _)| queued != other)).collect();
         let bytes: u64 = beside.iter().chain([&chunk]).map(|&chunk| self.chunks.bytes[chunk]).sum();
         if bytes > self.chunks.limit {
             return None;
@@ -158,8 +157,9 @@ impl Plan {
             let (_, order, places) = samples_of(self.seen, self.samples, &self.config, &self.orders);
             for &sample in &order[places] {
                 let chunk = self.ends.partition_point(|&end| end <= sample as usize);
-                if !self.is_needed(chunk) {
-                    self.queue.push_back(chunk);
+                // The step that was just delivered read its chunks, and nobody has had a reason to remove them.
+                if self.last[chunk].is_none_or(|last| last + 1 < self.due) {
+                    self.queue.push_back((chunk, self.seen));
                 }
                 self.last[chunk] = Some(self.seen);
             }
