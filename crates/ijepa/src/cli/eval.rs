@@ -13,6 +13,8 @@ pub(crate) enum EvalCommand {
     Knn(KnnArgs),
     /// Logistic regression on frozen features, regularisation chosen on held-out training images.
     Linear(LinearArgs),
+    /// Logistic regression as MSN fits it to 1 % of the labels: rows centred and of length 1, a fixed penalty, no intercept.
+    Logistic(LogisticArgs),
     /// How many objects are there? As classes, and as a number.
     Count(TaskArgs),
     /// How far is the nearest object? As classes, and as a number.
@@ -51,6 +53,22 @@ pub(crate) struct LinearArgs {
     pub(crate) source: EvalSource,
     #[command(flatten)]
     pub(crate) labels: LabelArgs,
+}
+
+/// Options of `eval logistic`.
+#[derive(Args, Clone, Debug)]
+#[command(after_help = "\
+Example:
+  ijepa eval logistic --checkpoint model.safetensors --train imagenet/train --val imagenet/val --labelled 1percent.txt
+  ijepa eval logistic --checkpoint model.safetensors --train photos/train --val photos/val --fraction 0.01 --draws 5")]
+pub(crate) struct LogisticArgs {
+    #[command(flatten)]
+    pub(crate) source: EvalSource,
+    #[command(flatten)]
+    pub(crate) labels: LabelArgs,
+    /// The penalty, as lambda/2 of the squared weights, is this over the number of labelled images.
+    #[arg(long, value_name = "X", default_value_t = 0.0025)]
+    pub(crate) penalty: f64,
 }
 
 /// Options of `eval count` and `eval distance`.

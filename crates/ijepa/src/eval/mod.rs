@@ -36,8 +36,17 @@ pub(crate) fn run(command: &EvalCommand) -> Result<Exit> {
         }
         EvalCommand::Linear(args) => {
             let seed = args.source.seed;
-            let judge = |kind, train: &Answered, val: &Answered| logistic(kind, &train.features, &val.features, seed);
+            let judge = |kind, train: &Answered, val: &Answered| {
+                logistic(kind, &train.features, &val.features, &Logistic::standard(seed))
+            };
             show("linear", &by_class(&args.source, &args.labels, judge)?, &args.source)?;
+        }
+        EvalCommand::Logistic(args) => {
+            let judge = |kind, train: &Answered, val: &Answered| {
+                let msn = Logistic::msn(args.penalty, train.features.rows);
+                logistic(kind, &train.features, &val.features, &msn)
+            };
+            show("logistic", &by_class(&args.source, &args.labels, judge)?, &args.source)?;
         }
         EvalCommand::Count(args) => show("count", &task(args, Question::Count)?, &args.source)?,
         EvalCommand::Distance(args) => show("distance", &task(args, Question::Distance)?, &args.source)?,
@@ -79,8 +88,8 @@ fn neighbours(args: &KnnArgs, kind: &'static str, train: &Features, val: &Featur
     args.k.iter().map(judged).collect()
 }
 
-fn logistic(kind: &'static str, train: &Features, val: &Features, seed: u64) -> Result<Vec<Row>> {
-    let judged = linear::evaluate(train, val, &Logistic::standard(seed))?;
+fn logistic(kind: &'static str, train: &Features, val: &Features, how: &Logistic) -> Result<Vec<Row>> {
+    let judged = linear::evaluate(train, val, how)?;
     let mut row = row(kind, "logistic".to_owned(), "accuracy", judged.accuracy, (train, val));
     row.setting = Some(format!("l2={:e}", judged.fit.lambda));
     Ok(vec![row])
@@ -93,7 +102,7 @@ fn task(args: &TaskArgs, question: Question) -> Result<Vec<Row>> {
     // What lies at the edge counts too.
     let judging = Judging { source, labels: &args.labels, train, val, fit: Fit::Squash, pool: source.encoder.pool };
     judging.run(|kind, train, val| {
-        let mut rows = logistic(kind, &train.features, &val.features, source.seed)?;
+        let mut rows = logistic(kind, &train.features, &val.features, &Logistic::standard(source.seed))?;
         rows[0].head = format!("logistic, {bins}");
         rows.extend(regression(kind, train, val, source.seed)?);
         Ok(rows)

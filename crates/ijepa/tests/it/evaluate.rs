@@ -30,6 +30,7 @@ fn the_json_names_every_kind_of_features_and_what_was_measured() {
     assert_eq!(eval("knn", &["--baselines", "--k", "5"]), ["trained", "untrained", "pixels"]);
     assert_eq!(eval("knn", &["--k", "1,5,20"]), ["trained"; 3]);
     assert_eq!(eval("linear", &[]), ["trained"]);
+    assert_eq!(eval("logistic", &["--penalty", "0.001"]), ["trained"]);
 }
 
 #[test]
