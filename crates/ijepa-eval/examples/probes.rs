@@ -69,7 +69,11 @@ fn agree(folder: &Path, width: usize, knn: Knn, penalty: f64, strength: f64) -> 
     let quality = quantity::evaluate(&train, &targets, &queries, &expected, 1, &ridge)?.outputs[0];
     println!(
         "{{\"r_squared\": {}, \"absolute_error\": {}, \"baseline\": {}, \"msn_iterations\": {}, \"msn_converged\": {}}}",
-        quality.r_squared, quality.absolute_error.value, quality.baseline.value, msn.fit.iterations, msn.fit.converged
+        quality.r_squared.value,
+        quality.absolute_error.value,
+        quality.baseline.value,
+        msn.fit.iterations,
+        msn.fit.converged
     );
     Ok(())
 }

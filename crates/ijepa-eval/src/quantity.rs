@@ -10,8 +10,8 @@ use crate::{EvalError, Features};
 /// How well one output is predicted.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Quality {
-    /// R²; where the judged targets are all the same, 1 if they are met and 0 if not.
-    pub r_squared: f64,
+    /// R², with the error that the mean of (y − ŷ)² leaves; where the judged targets are all the same, 1 if they are met and 0 if not.
+    pub r_squared: Estimate,
     /// Mean of |y − ŷ|.
     pub absolute_error: Estimate,
     /// Mean of |y − mean of the training targets|.
@@ -65,13 +65,14 @@ pub fn evaluate(
 /// Of predictions and targets (n) of one output; `known` is the mean of the training targets.
 fn quality(predicted: &[f64], expected: &[f64], known: f64) -> Quality {
     let centre = mean(expected);
-    let left: f64 = predicted.iter().zip(expected).map(|(p, e)| (p - e) * (p - e)).sum();
-    let all: f64 = expected.iter().map(|e| (e - centre) * (e - centre)).sum();
-    let r_squared = match (left > 0.0, all > 0.0) {
-        (_, true) => 1.0 - left / all,
-        (true, false) => 0.0,
-        (false, false) => 1.0,
+    let left = Estimate::of(predicted.iter().zip(expected).map(|(p, e)| (p - e) * (p - e)));
+    let all = Estimate::of(expected.iter().map(|e| (e - centre) * (e - centre))).value;
+    let (value, standard_error) = match (left.value > 0.0, all > 0.0) {
+        (_, true) => (1.0 - left.value / all, left.standard_error / all),
+        (true, false) => (0.0, 0.0),
+        (false, false) => (1.0, 0.0),
     };
+    let r_squared = Estimate { value, standard_error };
     let absolute_error = Estimate::of(predicted.iter().zip(expected).map(|(p, e)| (p - e).abs()));
     let baseline = Estimate::of(expected.iter().map(|e| (known - e).abs()));
     Quality { r_squared, absolute_error, baseline }

@@ -136,16 +136,13 @@ pub(crate) struct DemoArgs {
     pub(crate) json: bool,
 }
 
-/// How images become features.
+/// Which encoder of a checkpoint, and what the checkpoint does not say of it.
 #[derive(Args, Clone, Debug)]
-pub(crate) struct EncoderArgs {
+pub(crate) struct NetworkArgs {
     /// Which encoder: the slowly moving average (target), or the one that learns by gradients (context) [default: target; of a
     /// file with one encoder, that one].
     #[arg(long, value_enum)]
     pub(crate) network: Option<Network>,
-    /// How tokens become one vector: mean of the last layer, or means of the last four layers side by side.
-    #[arg(long, value_enum, default_value_t = Pool::Last)]
-    pub(crate) pool: Pool,
     /// Run file with the encoder's heads and normalisation, for checkpoints that do not carry them (those of the reference).
     #[arg(long, value_name = "CONFIG")]
     pub(crate) config: Option<PathBuf>,
@@ -155,6 +152,16 @@ pub(crate) struct EncoderArgs {
     /// Height and width of images in pixels, where they are not those of training: positions are interpolated.
     #[arg(long, value_name = "H[xW]")]
     pub(crate) image_size: Option<ImageSize>,
+}
+
+/// How images become features.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct EncoderArgs {
+    #[command(flatten)]
+    pub(crate) network: NetworkArgs,
+    /// How tokens become one vector: mean of the last layer, or means of the last four layers side by side.
+    #[arg(long, value_enum, default_value_t = Pool::Last)]
+    pub(crate) pool: Pool,
     /// Images at a time.
     #[arg(long, value_name = "N", default_value_t = 64, value_parser = at_least_one::<usize>)]
     pub(crate) batch: usize,

@@ -10,7 +10,7 @@ use ijepa_model::saved::predictor_sizes;
 use ijepa_model::{Jepa, State, export, onnx};
 use serde_json::json;
 
-use crate::cli::{ConvertArgs, EncoderArgs, Format, Pool};
+use crate::cli::{ConvertArgs, Format, NetworkArgs};
 use crate::exit::{Exit, Failure};
 use crate::extract::{self, Encoder};
 use crate::hub;
@@ -170,13 +170,11 @@ fn reference(out: &Path, model: &Jepa, state: &State, meta: &Meta) -> Result<()>
 
 /// One encoder, and which one it is: a file that does not say it must not be given a name by chance.
 fn encoder(args: &ConvertArgs) -> Result<(Encoder, Network)> {
-    let options = EncoderArgs {
+    let options = NetworkArgs {
         network: args.network,
-        pool: Pool::Last,
         config: args.config.clone(),
         heads: args.heads,
         image_size: args.image_size,
-        batch: 1,
     };
     let encoder = Encoder::load(&args.input, &options)?;
     let Some(network) = encoder.network else {

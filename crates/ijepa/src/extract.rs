@@ -12,7 +12,7 @@ use ijepa_model::saved::{self, Hints};
 use ijepa_model::vit::{Patches, Vit, all_patches};
 use ijepa_tensor::{Buf, Tape, View};
 
-use crate::cli::{EncoderArgs, Pool};
+use crate::cli::{EncoderArgs, NetworkArgs, Pool};
 use crate::config::{self, Config};
 use crate::exit::{Exit, Failure};
 use crate::hub;
@@ -41,7 +41,7 @@ pub(crate) struct Encoder {
 impl Encoder {
     /// One of the encoders of a checkpoint. Sizes are those of its tensors; the number of heads and the normalisation come from
     /// `args`, else from the configuration that the checkpoint carries, else from the reference's table and ImageNet.
-    pub(crate) fn load(path: &Path, args: &EncoderArgs) -> Result<Encoder> {
+    pub(crate) fn load(path: &Path, args: &NetworkArgs) -> Result<Encoder> {
         let path = &hub::locate(path)?;
         let mut file = Reader::open(path)?;
         file.notes().iter().for_each(|note| output::note(&format!("{}: {note}", path.display())));
@@ -50,11 +50,6 @@ impl Encoder {
         let native = sizes(&file, prefix, args.heads, &config, path)?;
         let sizes = ijepa_model::VitConfig { image: args.image_size.map_or(native.image, Into::into), ..native };
         sizes.validate().map_err(|problem| Failure::usage(format!("--image-size: {problem}")))?;
-        if layers(args.pool) > sizes.depth {
-            let problem =
-                format!("--pool last4 takes four blocks, the encoder of {} has {}", path.display(), sizes.depth);
-            return Err(Failure::usage(problem).remedy("--pool last").into());
-        }
         let (layout, vit) = saved::encoder(sizes);
         let params = saved::restore_encoder((&layout, &vit), &mut file, prefix, native.grid())?;
         let mut meta = file.meta().clone();
@@ -71,6 +66,17 @@ impl Encoder {
             ));
         }
         Ok(Encoder { vit, layout, params, normalisation, network, meta, init_std })
+    }
+
+    /// As [`Encoder::load`], of which features are wanted as `args` says.
+    pub(crate) fn load_for(path: &Path, args: &EncoderArgs) -> Result<Encoder> {
+        let encoder = Encoder::load(path, &args.network)?;
+        let depth = encoder.vit.config.depth;
+        if layers(args.pool) > depth {
+            let problem = format!("--pool last4 takes four blocks, the encoder of {} has {depth}", path.display());
+            return Err(Failure::usage(problem).remedy("--pool last").into());
+        }
+        Ok(encoder)
     }
 
     /// The encoder of a configuration with given weights, a blob laid out as [`saved::encoder`] lays it out.

@@ -18,6 +18,7 @@ mod exit;
 mod extract;
 mod hub;
 mod inspect;
+mod labelled;
 mod log;
 mod opening;
 mod output;

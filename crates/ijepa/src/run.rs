@@ -362,6 +362,11 @@ fn notes(config: &Config, origins: &Origins) -> Vec<String> {
     let idle: Vec<&str> = [
         ("meta.use_bfloat16", config.meta.use_bfloat16, "meta.use_bfloat16 (the CPU computes in f32)"),
         ("data.pin_mem", config.data.pin_mem, "data.pin_mem"),
+        (
+            "eval.train",
+            config.eval.train.is_some() && config.eval.every.is_none(),
+            "eval.train and eval.val (eval.every is null)",
+        ),
         ("meta.copy_data", config.meta.copy_data, "meta.copy_data (images are read where they are)"),
     ]
     .into_iter()

@@ -7,18 +7,18 @@
 use std::sync::Arc;
 
 use anyhow::Result;
-use ijepa_data::{Dataset, Fit, Split, Storage};
+use ijepa_data::{Dataset, Fit};
 use ijepa_eval::knn::{self, Knn};
 use ijepa_eval::metrics::{accuracy, effective_rank, rank_me, spread};
 use ijepa_model::jepa::{Jepa, State};
 use ijepa_tensor::{Buf, Var};
 
 use crate::cli::Pool;
-use crate::eval::{KNN_TEMPERATURE, numbered};
-use crate::exit::{Exit, Failure};
+use crate::eval::KNN_TEMPERATURE;
 use crate::extract::{Encoder, Wanted};
+use crate::labelled::{self, Labelled};
 use crate::log::Seen;
-use crate::opening;
+use crate::output;
 use crate::run::Run;
 use crate::store::Store;
 
@@ -36,7 +36,7 @@ pub(crate) struct Watch {
     every: u64,
     images: Arc<Dataset>,
     numbers: Vec<u32>,
-    labelled: Option<[(Arc<Dataset>, Vec<u32>); 2]>,
+    labelled: Option<(Labelled, Labelled)>,
     /// Warmed up steps are judged.
     from: u64,
     warned: bool,
@@ -46,14 +46,13 @@ impl Watch {
     /// As the run's configuration has it; nothing where nothing is asked for.
     pub(crate) fn of(run: &Run, images: Option<&Arc<Dataset>>) -> Result<Option<Watch>> {
         let asked = &run.config.eval;
-        let Some((every, images)) = asked.every.zip(images) else { return Ok(None) };
+        let Some(every) = asked.every else { return Ok(None) };
+        let Some(images) = images else {
+            output::note("eval.every is without effect here: a replay has no images to look at");
+            return Ok(None);
+        };
         let labelled = match (&asked.train, &asked.val) {
-            (Some(train), Some(val)) => {
-                let seed = run.config.meta.seed;
-                let (train, val) = (labelled(train, Split::Train, seed)?, labelled(val, Split::Val, seed)?);
-                let (train_labels, val_labels) = numbered(train.1, val.1);
-                Some([(train.0, train_labels), (val.0, val_labels)])
-            }
+            (Some(train), Some(val)) => Some(labelled::pair(train, val, run.config.meta.seed)?),
             _ => None,
         };
         let (count, all) = (asked.images.min(images.len()), images.len());
@@ -100,9 +99,9 @@ impl Watch {
         let some = features(&self.images, Some(&self.numbers))?.features;
         let knn = match &self.labelled {
             None => None,
-            Some([(train, train_labels), (val, val_labels)]) => {
-                let train = features(train, None)?.labelled(train_labels);
-                let val = features(val, None)?.labelled(val_labels);
+            Some((train, val)) => {
+                let train = features(&train.dataset, None)?.labelled(&train.labels);
+                let val = features(&val.dataset, None)?.labelled(&val.labels);
                 let votes = knn::predict(&train, &val, Knn { k: NEIGHBOURS, temperature: KNN_TEMPERATURE })?;
                 Some(accuracy(&votes, &val.labels)?.value)
             }
@@ -121,18 +120,6 @@ impl Watch {
         self.warned |= words.is_some();
         Ok((seen, words))
     }
-}
-
-fn labelled(spec: &str, split: Split, seed: u64) -> Result<(Arc<Dataset>, Vec<u32>)> {
-    let dataset = opening::open(spec, split, seed, Storage::default())?;
-    let labels = dataset.labels().ok_or_else(|| {
-        Failure::new(
-            Exit::Data,
-            format!("{spec} (eval.train, eval.val): labelled images are expected, got {} without", dataset.len()),
-        )
-        .remedy("a folder with one sub-folder for each class, or null for both")
-    })?;
-    Ok((Arc::new(dataset), labels))
 }
 
 /// Smooth L1 of targets (n, d) against their own mean: what a predictor gets that says the same about every patch.

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::{EncoderArgs, ImageSize, LabelArgs, Network, Pool, at_least_one};
+use super::{LabelArgs, NetworkArgs, at_least_one};
 
 /// Options of `eval finetune`.
 #[derive(Args, Clone, Debug)]
@@ -103,19 +103,8 @@ pub(crate) struct TuneArgs {
     /// Measure after every N epochs, not only after the last.
     #[arg(long, value_name = "N", value_parser = at_least_one::<u64>)]
     pub(crate) eval_every: Option<u64>,
-    /// Which encoder: the slowly moving average (target), or the one that learns by gradients (context) [default: target; of a
-    /// file with one encoder, that one].
-    #[arg(long, value_enum)]
-    pub(crate) network: Option<Network>,
-    /// Run file with the encoder's heads and normalisation, for checkpoints that do not carry them (those of the reference).
-    #[arg(long, value_name = "CONFIG")]
-    pub(crate) config: Option<PathBuf>,
-    /// Attention heads, where neither the checkpoint nor its width tells them.
-    #[arg(long, value_name = "N", value_parser = at_least_one::<usize>)]
-    pub(crate) heads: Option<usize>,
-    /// Height and width of images in pixels, where they are not those of training: positions are interpolated.
-    #[arg(long, value_name = "H[xW]")]
-    pub(crate) image_size: Option<ImageSize>,
+    #[command(flatten)]
+    pub(crate) network: NetworkArgs,
     /// Images in memory at a time; a batch of more is computed in parts.
     #[arg(long, value_name = "N", default_value_t = 64, value_parser = at_least_one::<usize>)]
     pub(crate) at_once: usize,
@@ -185,20 +174,6 @@ pub(crate) enum RecipeName {
     IjepaOnePercent,
     IjepaFull,
     Mae,
-}
-
-impl TuneArgs {
-    /// How the encoder is read.
-    pub(crate) fn encoder(&self) -> EncoderArgs {
-        EncoderArgs {
-            network: self.network,
-            pool: Pool::Last,
-            config: self.config.clone(),
-            heads: self.heads,
-            image_size: self.image_size,
-            batch: self.at_once,
-        }
-    }
 }
 
 fn share(text: &str) -> Result<f64, String> {

@@ -34,7 +34,7 @@ struct Written {
 
 /// Runs the command.
 pub(crate) fn run(args: &EmbedArgs) -> Result<Exit> {
-    let encoder = Encoder::load(&args.checkpoint, &args.encoder)?;
+    let encoder = Encoder::load_for(&args.checkpoint, &args.encoder)?;
     let dataset = Arc::new(opening::open(&args.data, Split::Train, 0, Storage::default())?);
     let labels = dataset.labels();
     let sizes = encoder.vit.config;

@@ -4,15 +4,15 @@
 use std::sync::Arc;
 
 use anyhow::Result;
-use ijepa_data::{Dataset, Fit, Storage};
+use ijepa_data::{Dataset, Fit};
 use ijepa_eval::Features;
 
-use super::result::Row;
+use super::result::{Row, mean};
 use super::subset::{Choice, choose};
 use crate::cli::{EvalSource, LabelArgs, Pool};
-use crate::exit::{Exit, Failure};
+use crate::exit::Failure;
 use crate::extract::{Encoder, Extracted, Wanted, pixels};
-use crate::opening;
+use crate::labelled::Labelled;
 use crate::output;
 use crate::store::Store;
 
@@ -31,6 +31,13 @@ pub(super) struct Answered {
     pub(super) features: Features,
     /// (n), or empty.
     pub(super) values: Vec<f32>,
+}
+
+impl From<Labelled> for Asked {
+    /// Images that are asked for their class alone.
+    fn from(Labelled { dataset, labels }: Labelled) -> Asked {
+        Asked { dataset, labels, values: Vec::new() }
+    }
 }
 
 impl Asked {
@@ -59,16 +66,21 @@ impl Judging<'_> {
         judge: impl Fn(&'static str, &Answered, &Answered) -> Result<Vec<Row>>,
     ) -> Result<Vec<Row>> {
         let source = self.source;
-        let encoder = Encoder::load(&source.checkpoint, &source.encoder)?;
+        let encoder = Encoder::load_for(&source.checkpoint, &source.encoder)?;
         let store = if source.no_cache { Store::none() } else { Store::at(source.cache.as_deref()) };
         let choice = Choice::of(self.labels)?;
-        let draws = if choice.is_drawn() { self.labels.draws } else { 1 };
+        if self.labels.draws > 1 && !choice.is_drawn() {
+            let problem = format!("--draws {}: every draw would have the same labelled images", self.labels.draws);
+            return Err(Failure::usage(problem)
+                .remedy("--fraction or --per-class, of which there is something to draw")
+                .into());
+        }
         let name = |image: usize| {
             let name = self.train.dataset.name(image);
             name.rsplit(['/', '\\']).next().unwrap_or_default().to_owned()
         };
         let chosen = |draw: usize| choose(&self.train.labels, &choice, (source.seed, draw as u64), name);
-        let chosen = (0..draws).map(chosen).collect::<Result<Vec<_>>>()?;
+        let chosen = (0..self.labels.draws).map(chosen).collect::<Result<Vec<_>>>()?;
 
         let mut results = Vec::new();
         let mut each = |kind: &'static str, features: &dyn Fn(&Wanted) -> Result<Extracted>| -> Result<()> {
@@ -89,7 +101,7 @@ impl Judging<'_> {
                 rows.iter().for_each(|row| output::note(&row.note()));
                 draws.push(rows);
             }
-            results.extend(super::result::mean(draws));
+            results.extend(mean(draws));
             Ok(())
         };
         each("trained", &|wanted| encoder.extract(wanted, self.pool))?;
@@ -100,69 +112,5 @@ impl Judging<'_> {
             each("pixels", &|wanted| pixels(wanted, size, encoder.normalisation))?;
         }
         Ok(results)
-    }
-}
-
-/// The training and validation images with their classes, numbered 0, 1, 2, … in the order of the training images' own: a file may number
-/// its classes by anything. A class that training does not have comes after all others, so that no prediction is right about it.
-pub(super) fn classes(source: &EvalSource) -> Result<(Asked, Asked)> {
-    use ijepa_data::Split;
-    let train = labelled(&source.train, Split::Train, source.seed)?;
-    let val = labelled(&source.val, Split::Val, source.seed)?;
-    if train.0.classes() != val.0.classes() {
-        let names = |classes: Option<&[String]>| {
-            classes.map_or_else(
-                || "none".to_owned(),
-                |names| format!("{} ({}, …)", names.len(), names.first().map_or("", String::as_str)),
-            )
-        };
-        let (train, val) = (names(train.0.classes()), names(val.0.classes()));
-        return Err(Failure::new(
-            Exit::Data,
-            format!(
-                "--train and --val must have the same classes: {} has {train}, {} has {val}",
-                source.train, source.val
-            ),
-        )
-        .remedy("class folders of the same names on both sides")
-        .into());
-    }
-    let (train_labels, val_labels) = numbered(train.1, val.1);
-    let asked = |dataset, labels| Asked { dataset, labels, values: Vec::new() };
-    Ok((asked(train.0, train_labels), asked(val.0, val_labels)))
-}
-
-/// The labels of both numbered alike: see [`classes`].
-pub(crate) fn numbered(mut train: Vec<u32>, mut val: Vec<u32>) -> (Vec<u32>, Vec<u32>) {
-    let mut classes = train.clone();
-    classes.sort_unstable();
-    classes.dedup();
-    for label in train.iter_mut().chain(&mut val) {
-        *label = classes.binary_search(label).unwrap_or(classes.len()) as u32;
-    }
-    (train, val)
-}
-
-fn labelled(spec: &str, split: ijepa_data::Split, seed: u64) -> Result<(Arc<Dataset>, Vec<u32>)> {
-    let dataset = opening::open(spec, split, seed, Storage::default())?;
-    match dataset.labels() {
-        Some(labels) => Ok((Arc::new(dataset), labels)),
-        None => Err(Failure::new(
-            Exit::Data,
-            format!("{spec}: expected labelled images, got {} without classes", dataset.len()),
-        )
-        .remedy("a folder with one sub-folder for each class, or a .safetensors with `labels`")
-        .into()),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn labels_are_numbered_from_0_by_the_classes_of_training() {
-        let numbered = numbered(vec![7, 3_000_000_000, 7, 2], vec![2, 5, 3_000_000_000]);
-        assert_eq!(numbered, (vec![1, 2, 1, 0], vec![0, 3, 2]));
     }
 }

@@ -5,7 +5,7 @@
 
 mod features;
 mod question;
-mod result;
+pub(crate) mod result;
 pub(crate) mod subset;
 
 use anyhow::Result;
@@ -14,14 +14,15 @@ use ijepa_eval::Features;
 use ijepa_eval::knn::{self, Knn};
 use ijepa_eval::linear::{self, Logistic};
 use ijepa_eval::metrics::{Estimate, accuracy};
-use ijepa_eval::ridge::{self, Ridge};
+use ijepa_eval::quantity;
+use ijepa_eval::ridge::Ridge;
 
 use crate::cli::{EvalCommand, EvalSource, KnnArgs, LabelArgs, TaskArgs};
 use crate::exit::Exit;
+use crate::labelled;
 use crate::tune;
-pub(crate) use features::numbered;
-use features::{Answered, Judging, classes};
-use question::{Bins, Question};
+use features::{Answered, Judging};
+use question::Question;
 use result::{Row, show};
 
 /// As in DINO (Caron et al. 2021) and Wu et al. 2018.
@@ -62,7 +63,8 @@ fn by_class(
     labels: &LabelArgs,
     judge: impl Fn(&'static str, &Answered, &Answered) -> Result<Vec<Row>>,
 ) -> Result<Vec<Row>> {
-    let (train, val) = classes(source)?;
+    let (train, val) = labelled::pair(&source.train, &source.val, source.seed)?;
+    let (train, val) = (train.into(), val.into());
     Judging { source, labels, train, val, fit: Fit::Cut, pool: source.encoder.pool }.run(judge)
 }
 
@@ -79,13 +81,11 @@ fn row(
 }
 
 fn neighbours(args: &KnnArgs, kind: &'static str, train: &Features, val: &Features) -> Result<Vec<Row>> {
-    let most = args.k.iter().copied().max().unwrap_or(1);
-    let nearest = knn::nearest(train, val, most)?;
-    let judged = |&k: &usize| {
-        let votes = knn::vote(&nearest, &train.labels, Knn { k, temperature: KNN_TEMPERATURE })?;
-        Ok(row(kind, format!("knn k={k}"), "accuracy", accuracy(&votes, &val.labels)?, (train, val)))
+    let votes: Vec<Knn> = args.k.iter().map(|&k| Knn { k, temperature: KNN_TEMPERATURE }).collect();
+    let row = |(knn, predictions): (&Knn, Vec<u32>)| {
+        Ok(row(kind, format!("knn k={}", knn.k), "accuracy", accuracy(&predictions, &val.labels)?, (train, val)))
     };
-    args.k.iter().map(judged).collect()
+    votes.iter().zip(knn::sweep(train, val, &votes)?).map(row).collect()
 }
 
 fn logistic(kind: &'static str, train: &Features, val: &Features, how: &Logistic) -> Result<Vec<Row>> {
@@ -98,12 +98,12 @@ fn logistic(kind: &'static str, train: &Features, val: &Features, how: &Logistic
 /// As classes by a linear classifier, and as a number by least squares.
 fn task(args: &TaskArgs, question: Question) -> Result<Vec<Row>> {
     let source = &args.source;
-    let (train, val, bins) = question::asked(args, question)?;
+    let (train, val, classes) = question::asked(args, question)?;
     // What lies at the edge counts too.
     let judging = Judging { source, labels: &args.labels, train, val, fit: Fit::Squash, pool: source.encoder.pool };
     judging.run(|kind, train, val| {
         let mut rows = logistic(kind, &train.features, &val.features, &Logistic::standard(source.seed))?;
-        rows[0].head = format!("logistic, {bins}");
+        rows[0].head = format!("logistic, {classes} classes");
         rows.extend(regression(kind, train, val, source.seed)?);
         Ok(rows)
     })
@@ -111,27 +111,15 @@ fn task(args: &TaskArgs, question: Question) -> Result<Vec<Row>> {
 
 /// R² and mean absolute error of ridge regression, λ chosen on held-out training images.
 fn regression(kind: &'static str, train: &Answered, val: &Answered, seed: u64) -> Result<Vec<Row>> {
-    let fit = ridge::regress(&train.features, &train.values, 1, &Ridge::standard(seed))?;
-    let predicted = fit.model.scores(&val.features)?;
-    let errors = || predicted.iter().zip(&val.values).map(|(p, v)| f64::from(p - v));
-    let mean = val.values.iter().map(|&value| f64::from(value)).sum::<f64>() / val.values.len().max(1) as f64;
-    let variance = Estimate::of(val.values.iter().map(|&v| (f64::from(v) - mean).powi(2))).value;
-    let squared = Estimate::of(errors().map(|error| error * error));
-    // Of the mean squared error alone: the variance of the answers is what it is.
-    let r2 = Estimate { value: 1.0 - squared.value / variance, standard_error: squared.standard_error / variance };
-    let absolute = Estimate::of(errors().map(f64::abs));
-    let both = [("r2", r2), ("mae", absolute)];
+    let (features, ridge) = ((&train.features, &val.features), Ridge::standard(seed));
+    let judged = quantity::evaluate(features.0, &train.values, features.1, &val.values, 1, &ridge)?;
+    let quality = judged.outputs[0];
+    let both = [("r2", quality.r_squared), ("mae", quality.absolute_error)];
     Ok(both
         .map(|(metric, estimate)| {
-            let mut row = row(kind, "ridge".to_owned(), metric, estimate, (&train.features, &val.features));
-            row.setting = Some(format!("l2={:e}", fit.lambda));
+            let mut row = row(kind, "ridge".to_owned(), metric, estimate, features);
+            row.setting = Some(format!("l2={:e}", judged.fit.lambda));
             row
         })
         .into())
-}
-
-impl std::fmt::Display for Bins {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{} classes", self.classes)
-    }
 }

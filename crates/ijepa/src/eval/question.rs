@@ -13,9 +13,10 @@ use ijepa_data::dataset::DISTANCE_EDGES;
 use ijepa_data::{Dataset, Split};
 use serde::Deserialize;
 
-use super::features::{Asked, numbered};
+use super::features::Asked;
 use crate::cli::TaskArgs;
 use crate::exit::{Exit, Failure};
+use crate::labelled::number;
 
 /// Bounds of VTAB's distance classes; what is at a bound belongs below it.
 const CLEVR_EDGES: [f64; 5] = [8.0, 8.5, 9.0, 9.5, 10.0];
@@ -31,11 +32,6 @@ pub(super) enum Question {
     Distance,
 }
 
-/// The classes that numbers were put into.
-pub(super) struct Bins {
-    pub(super) classes: usize,
-}
-
 /// Where answers come from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
@@ -44,8 +40,8 @@ enum Kind {
     Table,
 }
 
-/// Images to learn from and to be judged on, with their answers as classes and as numbers.
-pub(super) fn asked(args: &TaskArgs, question: Question) -> Result<(Asked, Asked, Bins)> {
+/// Images to learn from and to be judged on, with their answers as classes and as numbers, and the number of classes.
+pub(super) fn asked(args: &TaskArgs, question: Question) -> Result<(Asked, Asked, usize)> {
     let source = &args.source;
     let open = |spec: &str, split| answers(spec, split, source.seed, question, args.column.as_deref());
     let (train, train_values, kind) = open(&source.train, Split::Train)?;
@@ -55,7 +51,9 @@ pub(super) fn asked(args: &TaskArgs, question: Question) -> Result<(Asked, Asked
         ([], Question::Distance, Kind::Clevr) => Some(CLEVR_EDGES.to_vec()),
         ([], Question::Distance, Kind::Scenes) => Some(DISTANCE_EDGES.map(f64::from).to_vec()),
         ([], Question::Distance, Kind::Table) => Some(quantiles(&train_values)),
-        (edges, ..) if edges.windows(2).all(|pair| pair[0] < pair[1]) => Some(edges.to_vec()),
+        (edges, ..) if edges.windows(2).all(|pair| pair[0] < pair[1]) && edges.iter().all(|edge| edge.is_finite()) => {
+            Some(edges.to_vec())
+        }
         (edges, ..) => return Err(Failure::usage(format!("--edges {edges:?}: ascending numbers are expected")).into()),
     };
     let class = |value: &f64| match &edges {
@@ -63,15 +61,16 @@ pub(super) fn asked(args: &TaskArgs, question: Question) -> Result<(Asked, Asked
         None => *value as u32,
         Some(edges) => edges.iter().filter(|edge| *edge < value).count() as u32,
     };
-    let (train_labels, val_labels) =
-        numbered(train_values.iter().map(class).collect(), val_values.iter().map(class).collect());
+    let (mut train_labels, mut val_labels): (Vec<u32>, Vec<u32>) =
+        (train_values.iter().map(class).collect(), val_values.iter().map(class).collect());
+    number(&mut train_labels, &mut val_labels);
     let classes = train_labels.iter().max().map_or(0, |&label| label as usize + 1);
     let asked = |dataset, labels, values: Vec<f64>| Asked {
         dataset,
         labels,
         values: values.into_iter().map(|value| value as f32).collect(),
     };
-    Ok((asked(train, train_labels, train_values), asked(val, val_labels, val_values), Bins { classes }))
+    Ok((asked(train, train_labels, train_values), asked(val, val_labels, val_values), classes))
 }
 
 /// Bounds between equally frequent classes.

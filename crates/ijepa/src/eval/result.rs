@@ -45,7 +45,8 @@ impl Row {
         self.metric == "accuracy"
     }
 
-    fn said(&self) -> (String, String) {
+    /// Value and error as a table has them.
+    pub(crate) fn said(&self) -> (String, String) {
         if self.is_share() {
             (format!("{:.2} %", 100.0 * self.value), format!("{:.2}", 100.0 * self.standard_error))
         } else {
@@ -118,7 +119,6 @@ fn table(protocol: &str, results: &[Row]) -> String {
 
 fn page(protocol: &str, results: &[Row], source: &EvalSource) -> String {
     let mut metrics: Vec<&str> = results.iter().map(|row| row.metric).collect();
-    metrics.dedup();
     metrics.sort_unstable();
     metrics.dedup();
     let bars = |metric: &&str| {

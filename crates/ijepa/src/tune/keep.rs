@@ -40,10 +40,10 @@ pub(crate) struct Sums {
     pub(crate) right: u64,
 }
 
-/// The list of labelled images as a few letters.
-pub(crate) fn fingerprint(labelled: &[u32]) -> String {
-    let bytes: Vec<u8> = labelled.iter().flat_map(|image| image.to_le_bytes()).collect();
-    format!("{}-{:08x}", labelled.len(), crc32c::crc32c(&bytes))
+/// A list of numbers, or of the bits of weights, as a few letters.
+pub(crate) fn fingerprint(numbers: &[u32]) -> String {
+    let bytes: Vec<u8> = numbers.iter().flat_map(|number| number.to_le_bytes()).collect();
+    format!("{}-{:08x}", numbers.len(), crc32c::crc32c(&bytes))
 }
 
 impl Sums {

@@ -30,6 +30,7 @@ use semi::SemiFit;
 use task::Task;
 
 use crate::cli::{FinetuneArgs, SemiArgs, TuneArgs};
+use crate::eval::result;
 use crate::exit::{Exit, Failure};
 use crate::extract::{Encoder, unfit};
 use crate::output;
@@ -48,19 +49,8 @@ struct Report<'r> {
 /// One number, and the training that led to it.
 #[derive(Clone, Debug, Serialize)]
 struct Row {
-    /// What the training began with: `trained` or `untrained`.
-    features: &'static str,
-    head: &'static str,
-    metric: &'static str,
-    value: f64,
-    /// Of the images that were judged; of several draws, that of their mean.
-    standard_error: f64,
-    n_train: usize,
-    n_val: usize,
-    width: usize,
-    /// The values of several draws; `value` is their mean.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    draws: Vec<f64>,
+    #[serde(flatten)]
+    result: result::Row,
     /// Mean training loss of the last epoch.
     loss: f64,
     /// Of training alone.
@@ -173,7 +163,7 @@ fn settings(args: &SemiArgs, width: usize) -> Result<Semi> {
 
 impl<'a> Bench<'a> {
     fn open(args: &'a TuneArgs, ema: Option<f64>) -> Result<Bench<'a>> {
-        let encoder = Encoder::load(&args.checkpoint, &args.encoder())?;
+        let encoder = Encoder::load(&args.checkpoint, &args.network)?;
         let config = encoder.vit.config;
         let recipe = Recipe::of(&args.recipe, ema, config.width)?;
         let task = Task::open(args, config.image, encoder.normalisation)?;
@@ -241,8 +231,7 @@ impl<'a> Bench<'a> {
             ..Meta::default()
         };
         // Weights stand for the checkpoint, wherever it lies now.
-        let weights =
-            keep::fingerprint(&begin.weights.as_slice().iter().map(|value| value.to_bits()).collect::<Vec<u32>>());
+        let weights = keep::fingerprint(bytemuck::cast_slice(begin.weights.as_slice()));
         let identity = json!({
             "recipe": self.recipe, "semi": semi, "features": begin.features, "weights": weights, "labelled": keep::fingerprint(&begin.labelled),
             "images": self.task.train_labels.len(), "seed": begin.seed, "at_once": self.args.at_once,
@@ -325,11 +314,10 @@ impl<'a> Bench<'a> {
     fn row(&self, head: &'static str, begin: &Begin, state: &State, sums: &Sums) -> Result<Row> {
         let (Estimate { value, standard_error }, n_val) =
             self.task.judge(&self.model, state.judged(), self.args.at_once)?;
-        output::note(&format!("{}: {head}: {:.2} % ± {:.2}", begin.features, 100.0 * value, 100.0 * standard_error));
-        let share = |part: u64, of: u64| (of > 0).then(|| part as f64 / of as f64);
-        Ok(Row {
+        let result = result::Row {
             features: begin.features,
-            head,
+            head: head.to_owned(),
+            setting: None,
             metric: "accuracy",
             value,
             standard_error,
@@ -337,11 +325,11 @@ impl<'a> Bench<'a> {
             n_val,
             width: self.encoder.vit.config.width,
             draws: Vec::new(),
-            loss: sums.mean_loss(),
-            seconds: sums.seconds,
-            sure: share(sums.sure, sums.unlabelled),
-            right: share(sums.right, sums.sure),
-        })
+        };
+        output::note(&result.note());
+        let share = |part: u64, of: u64| (of > 0).then(|| part as f64 / of as f64);
+        let (sure, right) = (share(sums.sure, sums.unlabelled), share(sums.right, sums.sure));
+        Ok(Row { result, loss: sums.mean_loss(), seconds: sums.seconds, sure, right })
     }
 
     fn show(&self, protocol: &'static str, results: &[Row], semi: Option<&Semi>) -> Result<Exit> {
@@ -354,25 +342,21 @@ impl<'a> Bench<'a> {
     }
 }
 
-/// The rows of several draws as their means; the error of a mean is the deviation between draws over the root of their number.
+/// The rows of several draws as their means.
 fn mean(draws: Vec<Vec<Row>>) -> Vec<Row> {
-    let count = draws.len() as f64;
-    let mut means = draws.first().cloned().unwrap_or_default();
-    if draws.len() < 2 {
-        return means;
-    }
-    for (at, row) in means.iter_mut().enumerate() {
+    let results = draws.iter().map(|rows| rows.iter().map(|row| row.result.clone()).collect()).collect();
+    let of_draws = |(at, result): (usize, result::Row)| {
         let of = |field: fn(&Row) -> f64| Estimate::of(draws.iter().map(move |rows| field(&rows[at]))).value;
-        row.draws = draws.iter().map(|rows| rows[at].value).collect();
-        let Estimate { value, standard_error } = Estimate::of(row.draws.iter().copied());
-        row.value = value;
-        // The variance between few draws has one degree of freedom less than draws.
-        row.standard_error = standard_error * (count / (count - 1.0)).sqrt();
-        (row.loss, row.seconds) = (of(|row| row.loss), of(|row| row.seconds));
-        row.sure = row.sure.map(|_| of(|row| row.sure.unwrap_or_default()));
-        row.right = row.right.map(|_| of(|row| row.right.unwrap_or_default()));
-    }
-    means
+        let first = &draws[0][at];
+        Row {
+            result,
+            loss: of(|row| row.loss),
+            seconds: of(|row| row.seconds),
+            sure: first.sure.map(|_| of(|row| row.sure.unwrap_or_default())),
+            right: first.right.map(|_| of(|row| row.right.unwrap_or_default())),
+        }
+    };
+    result::mean(results).into_iter().enumerate().map(of_draws).collect()
 }
 
 fn table(protocol: &str, results: &[Row]) -> String {
@@ -384,11 +368,15 @@ fn table(protocol: &str, results: &[Row]) -> String {
     };
     let mut lines = vec![line(protocol, "head", ["accuracy", "±", "n_train", "n_val", "loss", "seconds"], "")];
     lines.extend(results.iter().map(|row| {
-        let (value, error) = (format!("{:.2} %", 100.0 * row.value), format!("{:.2}", 100.0 * row.standard_error));
-        let (train, val) = (row.n_train.to_string(), row.n_val.to_string());
+        let result = &row.result;
+        let (value, error) = result.said();
+        let (train, val) = (result.n_train.to_string(), result.n_val.to_string());
         let (loss, seconds) = (format!("{:.3}", row.loss), format!("{:.0}", row.seconds));
-        let draws = if row.draws.is_empty() { String::new() } else { format!("mean of {} draws", row.draws.len()) };
-        line(row.features, row.head, [&value, &error, &train, &val, &loss, &seconds], &draws)
+        let draws = match result.draws.len() {
+            0 => String::new(),
+            draws => format!("mean of {draws} draws"),
+        };
+        line(result.features, &result.head, [&value, &error, &train, &val, &loss, &seconds], &draws)
     }));
     lines.join("\n")
 }
@@ -397,39 +385,23 @@ fn table(protocol: &str, results: &[Row]) -> String {
 mod tests {
     use super::*;
 
-    fn row(value: f64, sure: Option<f64>) -> Row {
-        let (n_train, n_val, width, loss, seconds) = (10, 10, 4, 2.0 * value, 1.0);
-        let (features, head, metric) = ("trained", "semi", "accuracy");
-        Row {
-            features,
-            head,
-            metric,
-            value,
-            standard_error: 0.5,
-            n_train,
-            n_val,
-            width,
+    #[test]
+    fn what_belongs_to_a_training_becomes_a_mean_too() {
+        let result = result::Row {
+            features: "trained",
+            head: "semi".to_owned(),
+            setting: None,
+            metric: "accuracy",
+            value: 0.5,
+            standard_error: 0.1,
+            n_train: 10,
+            n_val: 10,
+            width: 4,
             draws: vec![],
-            loss,
-            seconds,
-            sure,
-            right: None,
-        }
-    }
-
-    #[test]
-    fn several_draws_become_their_mean_and_its_error() {
-        let mean = mean(vec![vec![row(0.2, Some(0.5))], vec![row(0.4, Some(0.7))], vec![row(0.6, Some(0.9))]]);
-        assert_eq!(mean[0].draws, [0.2, 0.4, 0.6]);
-        assert!((mean[0].value - 0.4).abs() < 1e-12 && (mean[0].loss - 0.8).abs() < 1e-12);
-        // s = 0.2 between the three, over √3.
-        assert!((mean[0].standard_error - 0.2 / 3f64.sqrt()).abs() < 1e-12);
-        assert!(mean[0].sure.is_some_and(|sure| (sure - 0.7).abs() < 1e-12));
-    }
-
-    #[test]
-    fn one_draw_stays_as_it_is() {
-        let one = mean(vec![vec![row(0.25, None)]]);
-        assert_eq!((one[0].value, one[0].standard_error, one[0].draws.len()), (0.25, 0.5, 0));
+        };
+        let row = |loss, sure| vec![Row { result: result.clone(), loss, seconds: 1.0, sure: Some(sure), right: None }];
+        let mean = mean(vec![row(0.4, 0.5), row(0.8, 0.9)]);
+        assert_eq!((mean[0].result.draws.len(), mean[0].right), (2, None));
+        assert!((mean[0].loss - 0.6).abs() < 1e-12 && mean[0].sure.is_some_and(|sure| (sure - 0.7).abs() < 1e-12));
     }
 }

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::Result;
-use ijepa_data::{Dataset, EvalConfig, EvalLoader, EvalTransform, Filter, Fit, Normalisation, Split};
+use ijepa_data::{Dataset, EvalConfig, EvalLoader, EvalTransform, Filter, Fit, Normalisation};
 use ijepa_eval::metrics::{Estimate, accuracy};
 use ijepa_model::Classifier;
 use ijepa_tensor::{Buf, Pool, View};
@@ -12,6 +12,7 @@ use ijepa_tensor::{Buf, Pool, View};
 use crate::cli::TuneArgs;
 use crate::eval::subset::{Choice, choose};
 use crate::exit::{Exit, Failure};
+use crate::labelled;
 use crate::output;
 
 /// Images and their classes, numbered from 0.
@@ -31,30 +32,18 @@ pub(crate) struct Task {
 
 impl Task {
     pub(crate) fn open(args: &TuneArgs, size: (usize, usize), normalisation: Normalisation) -> Result<Task> {
-        let (train, train_labels) = labelled(&args.train, Split::Train, args.seed)?;
-        let (val, val_labels) = labelled(&args.val, Split::Val, args.seed)?;
-        if train.classes() != val.classes() {
-            let problem =
-                format!("--train and --val must have the same classes: {} and {} have others", args.train, args.val);
-            return Err(Failure::new(Exit::Data, problem)
-                .remedy("class folders of the same names on both sides")
-                .into());
-        }
-        let mut classes = train_labels.clone();
-        classes.sort_unstable();
-        classes.dedup();
-        if classes.len() < 2 {
-            let problem = format!("{}: at least two classes are expected, got {}", args.train, classes.len());
+        let (train, val) = labelled::pair(&args.train, &args.val, args.seed)?;
+        let classes = train.labels.iter().max().map_or(0, |&label| label as usize + 1);
+        if classes < 2 {
+            let problem = format!("{}: at least two classes are expected, got {classes}", args.train);
             return Err(Failure::new(Exit::Data, problem).remedy("images of several classes").into());
         }
-        // A class that training does not have is one that no prediction is right about.
-        let number = |label: &u32| classes.binary_search(label).unwrap_or(classes.len()) as u32;
         Ok(Task {
-            train_labels: train_labels.iter().map(number).collect(),
-            val_labels: val_labels.iter().map(number).collect(),
-            classes: classes.len(),
-            train,
-            val,
+            train: train.dataset,
+            train_labels: train.labels,
+            val: val.dataset,
+            val_labels: val.labels,
+            classes,
             size,
             normalisation,
             choice: Choice::of(&args.labels)?,
@@ -113,14 +102,4 @@ impl Task {
 pub(crate) fn most(probabilities: &[f32]) -> (u32, f32) {
     let better = |best: (u32, f32), (class, &p): (usize, &f32)| if p > best.1 { (class as u32, p) } else { best };
     probabilities.iter().enumerate().fold((0, f32::NEG_INFINITY), better)
-}
-
-fn labelled(spec: &str, split: Split, seed: u64) -> Result<(Arc<Dataset>, Vec<u32>)> {
-    let dataset = Dataset::open(spec, split, seed)?;
-    let Some(labels) = dataset.labels() else {
-        let problem = format!("{spec}: expected labelled images, got {} without classes", dataset.len());
-        let remedy = "a folder with one sub-folder for each class, or a .safetensors with `labels`";
-        return Err(Failure::new(Exit::Data, problem).remedy(remedy).into());
-    };
-    Ok((Arc::new(dataset), labels))
 }

@@ -57,6 +57,7 @@ fn data_that_cannot_be_judged_and_blocks_that_are_not_there_are_told_apart() {
     let eval = |options: &[&str]| ijepa(dir.path(), &[&["-q", "eval", "linear"], &CHECKPOINT[..], options].concat());
     eval(&["--train", "scenes:1", "--val", "scenes:4"]).refused(3, &["at least two classes"]);
     eval(&["--train", "scenes:60", "--val", "scenes:4", "--pool", "last4"]).refused(2, &["--pool last4", "has 1"]);
+    eval(&["--train", "scenes:60", "--val", "scenes:4", "--draws", "3"]).refused(2, &["--draws 3", "--fraction"]);
 }
 
 /// Entries of the store of features.
