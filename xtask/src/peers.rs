@@ -9,9 +9,10 @@ use serde_json::Value;
 
 const USAGE: &str = "\
 usage: cargo xtask peers [--python PYTHON] [--shapes S1,S2,S3,embed] [--modes eager,sdpa,compile,bf16]
-                         [--rounds 3] [--repeat 9] [--threads N] [--avx2]
+                         [--rounds 3] [--repeat 9] [--threads N] [--avx2] [--bf16 target|all]
 
-PYTHON needs torch and numpy (`pip install torch numpy`). With --avx2 both sides are held to AVX2.
+PYTHON needs torch and numpy (`pip install torch numpy`). With --avx2 both sides are held to AVX2;
+--bf16 lets ours multiply in bfloat16, which PyTorch does in mode bf16.
 Close everything else first: times are medians of rounds, in turn.";
 
 struct Options {
@@ -22,6 +23,7 @@ struct Options {
     repeat: String,
     threads: Option<String>,
     avx2: bool,
+    bf16: Option<String>,
 }
 
 /// Milliseconds of each round, and the most memory.
@@ -29,12 +31,15 @@ struct Options {
 struct Measured {
     ms: Vec<f64>,
     peak_bytes: f64,
+    /// Of tokens in bfloat16 against those in f32.
+    error: Option<f64>,
 }
 
 impl Measured {
     fn add(&mut self, report: &Value) -> Result<()> {
         self.ms.push(report["ms"].as_f64().context("a report without `ms`")?);
         self.peak_bytes = self.peak_bytes.max(report["peak_bytes"].as_f64().unwrap_or(0.0));
+        self.error = report["error"].as_f64();
         Ok(())
     }
 
@@ -59,8 +64,8 @@ pub(crate) fn run(arguments: &[&str]) -> Result<()> {
     if !status.success() {
         bail!("the release build failed");
     }
-    println!("| shape | program | ms | against ours | peak GiB | share of peak |");
-    println!("|---|---|---|---|---|---|");
+    println!("| shape | program | ms | against ours | peak GiB | share of peak | error of bf16 |");
+    println!("|---|---|---|---|---|---|---|");
     for shape in &options.shapes {
         measure(shape, &options)?;
     }
@@ -81,10 +86,13 @@ fn measure(shape: &str, options: &Options) -> Result<()> {
     }
     let base = ours.median();
     let gib = |bytes: f64| bytes / f64::from(1 << 30);
-    println!("| {shape} | ijepa | {base:.1} | 1 | {:.2} | {:.0} % |", gib(ours.peak_bytes), 100.0 * share);
+    let error = |measured: &Measured| measured.error.map_or(String::new(), |error| format!("{:.2} %", 100.0 * error));
+    let memory = gib(ours.peak_bytes);
+    println!("| {shape} | ijepa | {base:.1} | 1 | {memory:.2} | {:.0} % | {} |", 100.0 * share, error(&ours));
     for (mode, measured) in &theirs {
         let ms = measured.median();
-        println!("| {shape} | PyTorch {mode} | {ms:.1} | {:.2} | {:.2} | |", ms / base, gib(measured.peak_bytes));
+        let (ratio, memory) = (ms / base, gib(measured.peak_bytes));
+        println!("| {shape} | PyTorch {mode} | {ms:.1} | {ratio:.2} | {memory:.2} | | {} |", error(measured));
     }
     Ok(())
 }
@@ -101,6 +109,11 @@ fn our_program(shape: &str, options: &Options) -> Command {
         "embed" => command.args(["bench", "embed", "--json", "--repeat", &options.repeat]),
         shape => command.args(["bench", "step", "--json", "--shape", shape, "--steps", &options.repeat]),
     };
+    match (&options.bf16, shape) {
+        (Some(_), "embed") => drop(command.arg("--bf16")),
+        (Some(networks), _) => drop(command.args(["--bf16", networks])),
+        (None, _) => {}
+    }
     if let Some(threads) = &options.threads {
         command.args(["--threads", threads]);
     }
@@ -150,6 +163,7 @@ fn parse(arguments: &[&str]) -> Result<Options> {
         repeat: "9".to_owned(),
         threads: None,
         avx2: false,
+        bf16: None,
     };
     let mut arguments = arguments.iter();
     while let Some(&name) = arguments.next() {
@@ -164,6 +178,7 @@ fn parse(arguments: &[&str]) -> Result<Options> {
             "--modes" => options.modes = list(value),
             "--rounds" => options.rounds = value.parse().with_context(|| format!("--rounds {value}"))?,
             "--repeat" => options.repeat = value.to_owned(),
+            "--bf16" => options.bf16 = Some(value.to_owned()),
             "--threads" => options.threads = Some(value.to_owned()),
             _ => bail!("{name}: no such option\n{USAGE}"),
         }

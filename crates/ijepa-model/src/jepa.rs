@@ -9,7 +9,7 @@ use crate::predictor::Predictor;
 use crate::variants::{PredictorConfig, VitConfig};
 use crate::vit::{Patches, Vit, all_patches};
 use ijepa_data::{IndexSet, Masks};
-use ijepa_tensor::{Buf, Index, Pool, Tape, Var, View};
+use ijepa_tensor::{Buf, Index, Pool, Precision, Tape, Var, View};
 
 /// Added to variances when targets are normalised; the reference leaves PyTorch's default here (quirk Q15).
 const TARGET_NORM_EPS: f32 = 1e-5;
@@ -25,6 +25,10 @@ pub struct Jepa {
     pub encoder: Vit,
     /// The predictor.
     pub predictor: Predictor,
+    /// What the target encoder's linear layers multiply in.
+    pub target_precision: Precision,
+    /// What those of encoder and predictor multiply in, forward and backward.
+    pub precision: Precision,
 }
 
 /// All that training moves.
@@ -71,13 +75,14 @@ fn union(targets: &[IndexSet], images: usize, n: usize) -> (Vec<u32>, usize) {
 }
 
 impl Jepa {
-    /// Lays out the networks.
+    /// Lays out the networks; they multiply in f32.
     pub fn new(encoder: VitConfig, predictor: PredictorConfig) -> Jepa {
         let mut layout = Layout::default();
         let vit = Vit::declare(&mut layout, "encoder.", encoder);
         let encoder_len = layout.len;
         let predictor = Predictor::declare(&mut layout, "predictor.", predictor, encoder);
-        Jepa { layout, encoder_len, encoder: vit, predictor }
+        let (target_precision, precision) = (Precision::F32, Precision::F32);
+        Jepa { layout, encoder_len, encoder: vit, predictor, target_precision, precision }
     }
 
     /// Fresh networks, weights with standard deviation `std`; the target encoder begins as a copy of the encoder.
@@ -93,7 +98,7 @@ impl Jepa {
     pub fn targets(&self, pool: &Pool, target: View, batch: Batch) -> Var {
         let Masks { batch: images, ref context, ref targets } = *batch.masks;
         let n = self.encoder.config.patches();
-        let mut tape = Tape::inference(pool, target);
+        let mut tape = Tape::inference(pool, target).in_precision(self.target_precision);
         let index = all_patches(images, n);
         let patches = Patches { images: batch.images, batch: images, index: &index, kept: n };
         let (wanted, per_image) = union(targets, images, n);
@@ -124,7 +129,7 @@ impl Jepa {
 
     /// The loss of a batch, and its gradients added to `grads`, a blob laid out as `params`.
     pub fn loss_and_gradients(&self, pool: &Pool, params: &Buf, grads: &mut Buf, batch: Batch, targets: &Var) -> f32 {
-        let mut tape = Tape::training(pool, params.view(), grads.view_mut());
+        let mut tape = Tape::training(pool, params.view(), grads.view_mut()).in_precision(self.precision);
         let predictions = self.predict(&mut tape, batch);
         let loss = tape.smooth_l1(&predictions, targets);
         drop(predictions);

@@ -8,6 +8,9 @@ use std::ops::Range;
 
 /// Bytes that memory is asked for in multiples of.
 const PAGE: usize = 4096;
+/// Bytes of the large pages of x86-64, and of Arm with pages of 4096 bytes.
+#[cfg(target_os = "linux")]
+const LARGE_PAGE: usize = 2 << 20;
 
 /// A buffer of f32 values on a device. Its content is unspecified until an op writes it, unless made by
 /// [`Buf::zeros`] or [`Buf::from_slice`].
@@ -36,8 +39,19 @@ impl Buf {
     /// # Panics
     /// When there is no memory.
     pub fn zeros(len: usize) -> Buf {
-        let bytes = (len * size_of::<f32>()).next_multiple_of(PAGE).max(PAGE);
+        Buf::with_room(len, len)
+    }
+
+    /// A buffer of `len` zeros that can grow to `capacity` values.
+    pub(crate) fn with_room(len: usize, capacity: usize) -> Buf {
+        let bytes = (capacity * size_of::<f32>()).next_multiple_of(PAGE).max(PAGE);
         let pages = MmapMut::map_anon(bytes).unwrap_or_else(|error| panic!("no memory for {bytes} bytes: {error}"));
+        // Fewer addresses to look up. Not where nothing may ever be written: a large page is there as soon as one of its values is.
+        #[cfg(target_os = "linux")]
+        if let large @ 1.. = len * size_of::<f32>() / LARGE_PAGE * LARGE_PAGE {
+            // A system without large pages says no, and small ones do.
+            let _ = pages.advise_range(memmap2::Advice::HugePage, 0, large);
+        }
         Buf { pages, len }
     }
 

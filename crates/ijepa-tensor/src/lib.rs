@@ -21,5 +21,6 @@ pub mod threads;
 mod vector;
 
 pub use buf::{Buf, View, ViewMut};
+pub use gemm::Precision;
 pub use tape::{Index, Pool, Slot, Tape, Var};
 pub use vector::{instruction_set, instruction_sets};

@@ -1,6 +1,6 @@
 //! What this machine can do at most: the ceilings that ops are measured against.
 
-use crate::gemm::multiply_adds;
+use crate::gemm::{Precision, multiply_adds};
 use crate::vector::vectorised;
 use rayon::prelude::*;
 use std::hint::black_box;
@@ -9,11 +9,15 @@ use std::time::Instant;
 /// Repetitions of which the best counts: a ceiling is what was reached, not what is usual.
 const REPETITIONS: usize = 10;
 
-/// GFLOP/s of f32 multiply-adds in registers, all of `threads` at once; a multiply-add is 2 FLOP.
-pub fn peak_gflops(threads: usize) -> f64 {
+/// GFLOP/s of multiply-adds in registers, all of `threads` at once; a multiply-add is 2 FLOP.
+///
+/// # Panics
+/// When this CPU has none of the precision.
+pub fn peak_gflops(precision: Precision, threads: usize) -> f64 {
     best(|| {
         let began = Instant::now();
-        let done: u64 = (0..threads).into_par_iter().with_max_len(1).map(|_| multiply_adds(black_box(2_000_000))).sum();
+        let work = |_| multiply_adds(precision, black_box(2_000_000));
+        let done: u64 = (0..threads).into_par_iter().with_max_len(1).map(work).sum();
         2.0 * done as f64 / began.elapsed().as_secs_f64() / 1e9
     })
 }

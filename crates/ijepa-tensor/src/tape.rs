@@ -7,6 +7,7 @@
 //! first few steps of a shape no buffer is allocated.
 
 use crate::buf::{Buf, View, ViewMut};
+use crate::gemm::Precision;
 use std::cell::{Cell, RefCell};
 use std::ops::Range;
 use std::rc::Rc;
@@ -37,7 +38,7 @@ impl Pool {
             Some(index) => free.swap_remove(index),
             None => {
                 // Context lengths differ from batch to batch: room for an eighth more lets a buffer serve again.
-                let buf = Buf::zeros(len + len / 8);
+                let buf = Buf::with_room(len, len + len / 8);
                 self.0.allocated.set(self.0.allocated.get() + buf.capacity());
                 self.0.allocations.set(self.0.allocations.get() + 1);
                 buf
@@ -163,12 +164,13 @@ pub struct Tape<'p> {
     grads: Option<ViewMut<'p>>,
     records: Vec<Backward<'p>>,
     gradients: Vec<Option<Buf>>, // by Var
+    precision: Precision,
 }
 
 impl<'p> Tape<'p> {
     /// A tape without gradients.
     pub fn inference(pool: &Pool, params: View<'p>) -> Tape<'p> {
-        Tape { pool: pool.clone(), params, grads: None, records: Vec::new(), gradients: Vec::new() }
+        Tape::new(pool, params, None)
     }
 
     /// A tape whose backward adds to `grads`, a blob laid out as `params`.
@@ -177,7 +179,23 @@ impl<'p> Tape<'p> {
     /// When the blobs differ in length.
     pub fn training(pool: &Pool, params: View<'p>, grads: ViewMut<'p>) -> Tape<'p> {
         assert_eq!(params.len(), grads.len(), "parameters and gradients");
-        Tape { pool: pool.clone(), params, grads: Some(grads), records: Vec::new(), gradients: Vec::new() }
+        Tape::new(pool, params, Some(grads))
+    }
+
+    fn new(pool: &Pool, params: View<'p>, grads: Option<ViewMut<'p>>) -> Tape<'p> {
+        let (records, gradients) = (Vec::new(), Vec::new());
+        Tape { pool: pool.clone(), params, grads, records, gradients, precision: Precision::F32 }
+    }
+
+    /// The same tape, its linear layers multiplying in `precision`, forward and backward.
+    pub fn in_precision(mut self, precision: Precision) -> Tape<'p> {
+        self.precision = precision;
+        self
+    }
+
+    /// What linear layers multiply in.
+    pub(crate) fn precision(&self) -> Precision {
+        self.precision
     }
 
     /// A value from outside, without a gradient.

@@ -10,7 +10,7 @@ use ijepa_model::checkpoint::{Meta, Network, Reader};
 use ijepa_model::params::Layout;
 use ijepa_model::saved::{self, Hints};
 use ijepa_model::vit::{Patches, Vit, all_patches};
-use ijepa_tensor::{Buf, Tape, View};
+use ijepa_tensor::{Buf, Precision, Tape, View};
 
 use crate::cli::{EncoderArgs, NetworkArgs, Pool};
 use crate::config::{self, Config};
@@ -34,6 +34,8 @@ pub(crate) struct Encoder {
     pub(crate) network: Option<Network>,
     /// What its checkpoint says beside the tensors.
     pub(crate) meta: Meta,
+    /// What its linear layers multiply in.
+    pub(crate) precision: Precision,
     /// Deviation of initial weights, for an untrained twin.
     init_std: f64,
 }
@@ -65,7 +67,8 @@ impl Encoder {
                 normalisation.std
             ));
         }
-        Ok(Encoder { vit, layout, params, normalisation, network, meta, init_std })
+        let precision = Precision::F32;
+        Ok(Encoder { vit, layout, params, normalisation, network, meta, precision, init_std })
     }
 
     /// As [`Encoder::load`], of which features are wanted as `args` says.
@@ -90,6 +93,7 @@ impl Encoder {
             normalisation: config::normalisation(config),
             network: Some(Network::Target),
             meta: Meta::default(),
+            precision: Precision::F32,
             init_std: config.meta.init_std,
         }
     }
@@ -126,7 +130,7 @@ impl Encoder {
     ) -> (Vec<f32>, ijepa_tensor::Var) {
         let n = self.vit.config.patches();
         let width = self.width(pool);
-        let mut tape = Tape::inference(memory, self.params.view());
+        let mut tape = Tape::inference(memory, self.params.view()).in_precision(self.precision);
         let index = all_patches(batch, n);
         let mut outputs = self.vit.forward_last(
             &mut tape,

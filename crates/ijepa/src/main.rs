@@ -22,6 +22,7 @@ mod labelled;
 mod log;
 mod opening;
 mod output;
+mod precision;
 mod pretrain;
 mod report;
 mod run;

@@ -19,7 +19,7 @@ use crate::extract::{self, choose_network, configuration};
 use crate::hub;
 use crate::log::{Log, folder};
 use crate::opening;
-use crate::output;
+use crate::{output, precision};
 use crate::run::{self, Run, Settings, Start};
 use crate::stop::Stop;
 use crate::train::{IMAGES, latest, train};
@@ -96,7 +96,9 @@ struct Ready {
 fn ready(settings: &Settings, replay: Option<&Path>, storage: Storage) -> Result<Ready> {
     folder::check(&settings.folder, settings.start.goes_on())?;
     let (run, input) = resolve(settings, replay, storage)?;
-    let model = Jepa::new(run.encoder, run.predictor);
+    let mut model = Jepa::new(run.encoder, run.predictor);
+    (model.target_precision, model.precision) =
+        precision::of_networks(settings.config.meta.bfloat16_on_cpu, "meta.bfloat16_on_cpu")?;
     let state = begin(&run, &model)?;
     let images = match &input {
         Input::Dataset(dataset) => Some(dataset),

@@ -1,5 +1,6 @@
 //! The micro-kernel: a small tile of c, held in registers over the whole sum. One text for all instruction sets.
 
+use super::Precision;
 use super::lanes::{Lanes, Portable};
 use crate::vector::{Isa, isa};
 
@@ -8,7 +9,7 @@ const VECTORS: usize = 2;
 
 /// One call: c (rows, columns) = [base +] [start +] a · b.
 pub(super) struct Tile {
-    /// Length of the sums.
+    /// Length of the sums, in words.
     pub(super) k: usize,
     /// a[row, i] at `a + row·a_row + i·a_step`; one of the strides is 1.
     pub(super) a: *const f32,
@@ -44,8 +45,16 @@ pub(super) struct Kernels {
 
 impl Kernels {
     /// Those of the widest instruction set.
-    pub(super) fn widest() -> Kernels {
+    ///
+    /// # Panics
+    /// When this CPU has none for the precision.
+    pub(super) fn of(precision: Precision) -> Kernels {
+        assert!(precision.available(), "{precision:?} products on a CPU without them");
         match isa() {
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512 if precision == Precision::Bf16 => {
+                Kernels { rows: 14, lanes: 16, table: &avx512_bf16::TABLE, multiply: avx512_bf16::multiply }
+            }
             #[cfg(target_arch = "x86_64")]
             Isa::Avx512 => Kernels { rows: 14, lanes: 16, table: &avx512::TABLE, multiply: avx512::multiply },
             #[cfg(target_arch = "x86_64")]
@@ -68,7 +77,7 @@ impl Kernels {
         let wide = usize::from(tile.columns > self.lanes);
         let strided = usize::from(tile.a_row != 1);
         let part = usize::from(!tile.columns.is_multiple_of(self.lanes));
-        // SAFETY: `widest` found the instruction set; the rest is the caller's promise.
+        // SAFETY: `of` found the instruction set; the rest is the caller's promise.
         unsafe { self.table[rows - 1][wide + 2 * strided + 4 * part](tile) }
     }
 }
@@ -125,9 +134,9 @@ unsafe fn tile<V: Lanes, const ROWS: usize, const VECTORS: usize, const STRIDED:
 }
 
 /// Multiply-adds on registers alone: `rounds` times as many as hide their latency; returns their number.
-pub(crate) fn multiply_adds(rounds: u64) -> u64 {
-    // SAFETY: `widest` found the instruction set.
-    unsafe { (Kernels::widest().multiply)(rounds) }
+pub(crate) fn multiply_adds(precision: Precision, rounds: u64) -> u64 {
+    // SAFETY: `of` found the instruction set.
+    precision.per_word() as u64 * unsafe { (Kernels::of(precision).multiply)(rounds) }
 }
 
 #[inline(always)]
@@ -184,6 +193,8 @@ macro_rules! kernels {
 
 #[cfg(target_arch = "x86_64")]
 kernels!(avx512, #[target_feature(enable = "avx512f,avx512vl,avx512dq,avx512bw,avx2,fma")] crate::gemm::lanes::x86::Avx512, [1 2 3 4 5 6 7 8 9 10 11 12 13 14]);
+#[cfg(target_arch = "x86_64")]
+kernels!(avx512_bf16, #[target_feature(enable = "avx512bf16,avx512f,avx512vl,avx512dq,avx512bw,avx2,fma")] crate::gemm::lanes::x86::Avx512Bf16, [1 2 3 4 5 6 7 8 9 10 11 12 13 14]);
 #[cfg(target_arch = "x86_64")]
 kernels!(avx2, #[target_feature(enable = "avx2,fma")] crate::gemm::lanes::x86::Avx2, [1 2 3 4 5 6]);
 #[cfg(target_arch = "aarch64")]

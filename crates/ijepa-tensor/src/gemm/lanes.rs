@@ -21,7 +21,7 @@ pub(in crate::gemm) trait Lanes: Copy {
     unsafe fn store_first(self, at: *mut f32, count: usize);
     /// self + other
     unsafe fn add(self, other: Self) -> Self;
-    /// self·factor + sum
+    /// self·factor + sum, where a lane is a factor: one value, or a pair whose two products are added.
     unsafe fn mul_add(self, factor: Self, sum: Self) -> Self;
     /// Asks for a line of memory that will be needed soon; any address will do.
     #[inline(always)]
@@ -180,6 +180,17 @@ pub(super) mod x86 {
         /// 512 bits.
         Avx512(__m512), 16, _mm512_setzero_ps(), _mm512_set1_ps, _mm512_loadu_ps, _mm512_storeu_ps, _mm512_add_ps,
         |value, factor, sum| _mm512_fmadd_ps(value, factor, sum),
+        |from, count| _mm512_maskz_loadu_ps((1 << count) - 1, from),
+        |to, value, count| _mm512_mask_storeu_ps(to, (1 << count) - 1, value)
+    }
+
+    lanes! {
+        /// 512 bits; a lane of a factor holds two bf16 values.
+        Avx512Bf16(__m512), 16, _mm512_setzero_ps(), _mm512_set1_ps, _mm512_loadu_ps, _mm512_storeu_ps, _mm512_add_ps,
+        |value, factor, sum| {
+            let pairs = |vector: __m512| std::mem::transmute::<__m512, __m512bh>(vector);
+            _mm512_dpbf16_ps(sum, pairs(value), pairs(factor))
+        },
         |from, count| _mm512_maskz_loadu_ps((1 << count) - 1, from),
         |to, value, count| _mm512_mask_storeu_ps(to, (1 << count) - 1, value)
     }

@@ -9,11 +9,13 @@ mod fuse;
 mod kernel;
 mod lanes;
 mod pack;
+mod precision;
 
 pub(crate) use fuse::Map;
 pub(crate) use kernel::multiply_adds;
 use kernel::{Kernels, Tile};
 pub(crate) use pack::transpose;
+pub use precision::Precision;
 
 use crate::threads;
 use rayon::prelude::*;
@@ -52,7 +54,15 @@ pub struct Gemm {
 /// # Panics
 /// When a length does not fit the shape.
 pub fn gemm(c: &mut [f32], a: &[f32], b: &[f32], shape: Gemm) {
-    fused(c, a, b, shape, Fused::default());
+    gemm_in(Precision::F32, c, a, b, shape);
+}
+
+/// As [`gemm`], both operands kept in `precision` while they are multiplied.
+///
+/// # Panics
+/// When a length does not fit the shape, or this CPU has no such products.
+pub fn gemm_in(precision: Precision, c: &mut [f32], a: &[f32], b: &[f32], shape: Gemm) {
+    fused(c, a, b, shape, Fused { precision, ..Fused::default() });
 }
 
 /// What a product does besides multiplying.
@@ -68,6 +78,8 @@ pub(crate) struct Fused<'a> {
     pub(crate) residual: Option<&'a [f32]>,
     /// c is multiplied by gelu′ of it (m, n), and it becomes gelu of it.
     pub(crate) gelu: Option<Window>,
+    /// How both operands are kept while they are multiplied.
+    pub(crate) precision: Precision,
 }
 
 /// As [`gemm`], with more done on the way.
@@ -101,12 +113,13 @@ pub(crate) fn fused(c: &mut [f32], a: &[f32], b: &[f32], shape: Gemm, fused: Fus
         accumulate,
         fused,
     };
+    let kernels = Kernels::of(fused.precision);
     let threads = if m * n * k <= SERIAL_WORK { 1 } else { threads::count() };
     // An operand that passes through a map is cut between threads, so that no value is mapped twice.
     let across =
-        if let Map::Plain = fused.map_b { 1 } else { threads.min(n.div_ceil(2 * Kernels::widest().columns())) };
+        if let Map::Plain = fused.map_b { 1 } else { threads.min(n.div_ceil(2 * kernels.columns())) };
     let rows = m.div_ceil(threads / across);
-    let columns = n.div_ceil(across).next_multiple_of(Kernels::widest().lanes);
+    let columns = n.div_ceil(across).next_multiple_of(kernels.lanes);
     let pieces: Vec<_> =
         (0..m).step_by(rows).flat_map(|row| (0..n).step_by(columns).map(move |column| (row, column))).collect();
     let c = Window::of(c, n);
@@ -245,23 +258,25 @@ impl Product<'_> {
     /// Computes a block of c. The five loops: columns, sums, rows in blocks, then the panels of both operands.
     fn block(&self, c: Window, rows: Range<usize>, columns: Range<usize>, scratch: &mut Scratch) {
         let &Product { k, a, b, fused, .. } = self;
-        let kernels = Kernels::widest();
+        let precision = fused.precision;
+        let kernels = Kernels::of(precision);
         let width = kernels.columns();
         for columns in blocks(columns, NC, width) {
-            for sums in blocks(0..k, KC, 1) {
-                let b = Panels::of(b, fused.map_b, columns.clone(), sums.clone(), width, rows.len(), &mut scratch.b);
+            for sums in blocks(0..k, KC * precision.per_word(), precision.per_word()) {
+                let b_how = Packing { map: fused.map_b, precision, width, uses: rows.len() };
+                let b = Panels::of(b, b_how, columns.clone(), sums.clone(), &mut scratch.b);
                 for rows in blocks(rows.clone(), MC, kernels.rows) {
                     // Tiles of equal height, rather than a thin one at the end.
                     let height = rows.len().div_ceil(rows.len().div_ceil(kernels.rows));
-                    let a =
-                        Panels::of(a, fused.map_a, rows.clone(), sums.clone(), height, columns.len(), &mut scratch.a);
+                    let a_how = Packing { map: fused.map_a, precision, width: height, uses: columns.len() };
+                    let a = Panels::of(a, a_how, rows.clone(), sums.clone(), &mut scratch.a);
                     for column in columns.clone().step_by(width) {
                         let columns = column..(column + width).min(columns.end);
                         for row in rows.clone().step_by(height) {
                             let place = (row..(row + height).min(rows.end), columns.clone());
                             let tile = c.cut(place.0.clone(), place.1.clone());
                             let args = Tile {
-                                k: sums.len(),
+                                k: precision.words(sums.len()),
                                 a: a.at(row),
                                 a_row: a.outer_step,
                                 a_step: a.inner_step,
@@ -329,26 +344,40 @@ struct Panels<'a> {
     inner_step: usize,
 }
 
+/// How an operand is cut into panels.
+#[derive(Clone, Copy)]
+struct Packing<'a> {
+    map: Map<'a>,
+    precision: Precision,
+    /// Outer indices of a panel.
+    width: usize,
+    /// Values of the other operand that each of them meets.
+    uses: usize,
+}
+
 impl<'a> Panels<'a> {
-    /// Panels of `width` outer indices, each of which meets `uses` values of the other operand.
     fn of(
         matrix: Matrix<'a>,
-        map: Map,
+        how: Packing,
         outer: Range<usize>,
         inner: Range<usize>,
-        width: usize,
-        uses: usize,
         scratch: &'a mut Vec<f32>,
     ) -> Panels<'a> {
+        let Packing { width, precision, .. } = how;
         let first = outer.start;
-        if matches!(map, Map::Plain) && uses <= DIRECT && matrix.adjacent == Adjacent::Rows {
+        let as_it_lies = matches!(how.map, Map::Plain) && precision == Precision::F32;
+        if as_it_lies && how.uses <= DIRECT && matrix.adjacent == Adjacent::Rows {
             let values = &matrix.values[outer.start * matrix.row_stride + inner.start * matrix.column_stride..];
             let (outer_step, inner_step) = (matrix.row_stride, matrix.column_stride);
             return Panels { values, first, panel: width * outer_step, width, outer_step, inner_step };
         }
-        let panels = room(scratch, outer.len().next_multiple_of(width) * inner.len());
-        pack::pack(panels, matrix, map, outer, inner.clone(), width);
-        Panels { values: panels, first, panel: width * inner.len(), width, outer_step: 1, inner_step: width }
+        let depth = precision.words(inner.len());
+        let panels = room(scratch, outer.len().next_multiple_of(width) * depth);
+        match precision {
+            Precision::F32 => pack::pack(panels, matrix, how.map, outer, inner, width),
+            Precision::Bf16 => pack::pack_pairs(panels, matrix, how.map, outer, inner, width),
+        }
+        Panels { values: panels, first, panel: width * depth, width, outer_step: 1, inner_step: width }
     }
 
     /// Where the panel of an outer index begins.
@@ -379,7 +408,7 @@ pub(crate) fn small(
     assert_eq!(b.column_stride, 1, "b has adjacent columns");
     assert!(a.row_stride == 1 || a.column_stride == 1, "a has adjacent rows or columns");
     assert!(m == 0 || (m - 1) * c_row + n <= c.len(), "c: ({m}, {n}) with rows of {c_row} in {} values", c.len());
-    let kernels = Kernels::widest();
+    let kernels = Kernels::of(Precision::F32);
     let height = m.div_ceil(m.div_ceil(kernels.rows).max(1)).max(1);
     let width = kernels.columns();
     for column in (0..n).step_by(width) {

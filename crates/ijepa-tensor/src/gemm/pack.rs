@@ -1,5 +1,6 @@
 //! Operands laid out in panels, in the order in which the micro-kernel reads them.
 
+use super::precision::{pair_across, pair_along};
 use super::{Adjacent, Map, Matrix};
 use crate::vector::vectorised;
 use std::ops::Range;
@@ -49,6 +50,56 @@ pub(super) fn pack(out: &mut [f32], matrix: Matrix, map: Map, outer: Range<usize
                 transpose(panel, width, rows, depth, count, depth);
             }),
         }
+    }
+}
+
+/// As [`pack`], with two inner indices rounded and side by side in the place of one, the last one filled up with 0.
+pub(super) fn pack_pairs(
+    out: &mut [f32],
+    matrix: Matrix,
+    map: Map,
+    outer: Range<usize>,
+    inner: Range<usize>,
+    width: usize,
+) {
+    let (count, depth) = (outer.len(), inner.len());
+    let words = depth.div_ceil(2);
+    if matrix.adjacent == Adjacent::Rows {
+        return super::with_rows((words + 2) * count, |rows| {
+            let (rows, mapped) = rows.split_at_mut(words * count);
+            let (first, second) = mapped.split_at_mut(count);
+            for (row, index) in rows.chunks_exact_mut(count).zip(inner.clone().step_by(2)) {
+                let from = |index: usize| &matrix.values[index * matrix.column_stride + outer.start..][..count];
+                (index + AHEAD..inner.end.min(index + AHEAD + 2)).for_each(|ahead| prefetch(from(ahead)));
+                map.copy(first, from(index), index, outer.start);
+                match index + 1 < inner.end {
+                    true => map.copy(second, from(index + 1), index + 1, outer.start),
+                    false => second.fill(0.0),
+                }
+                pair_across(row, first, second);
+            }
+            copy_panels(out, rows, count, count, words, width);
+        });
+    }
+    for (panel, first) in out.chunks_exact_mut(words * width).zip(outer.clone().step_by(width)) {
+        let count = width.min(outer.end - first);
+        for row in first + width..outer.end.min(first + 2 * width) {
+            prefetch(&matrix.values[row * matrix.row_stride + inner.start..][..depth]);
+        }
+        super::with_rows(depth + count * words, |rows| {
+            let (mapped, rows) = rows.split_at_mut(depth);
+            for (row, index) in rows.chunks_exact_mut(words).zip(first..) {
+                let from = &matrix.values[index * matrix.row_stride + inner.start..][..depth];
+                match map {
+                    Map::Plain => pair_along(row, from),
+                    map => {
+                        map.copy(mapped, from, index, inner.start);
+                        pair_along(row, mapped);
+                    }
+                }
+            }
+            transpose(panel, width, rows, words, count, words);
+        });
     }
 }
 

@@ -4,7 +4,7 @@
 //! Backward: dx = dy · W, dW += dyᵀ · x, db += Σ_r dy, d(residual) = dy.
 
 use crate::buf::{Buf, View, ViewMut};
-use crate::gemm::{Fused, Gemm, Layout, Map, Window, fused};
+use crate::gemm::{Fused, Gemm, Layout, Map, Precision, Window, fused};
 use crate::ops::layer_norm::{self, Affine};
 use crate::tape::{Slot, Tape, Var};
 
@@ -86,9 +86,10 @@ impl<'p> Tape<'p> {
             _ => None,
         };
         let mut y = self.take(shape.rows * shape.outputs);
+        let precision = self.precision();
         let input = self.input_of(x, before, stats.as_ref());
         let (weight, bias) = (self.param(layer.weight), self.param(layer.bias));
-        forward(y.view_mut(), input, weight, bias, residual.map(Var::view), shape);
+        forward(y.view_mut(), input, weight, bias, residual.map(Var::view), shape, precision);
         let tracked = self.recording();
         let y = self.var(y, shape.rows, shape.outputs, tracked);
         if !tracked {
@@ -104,14 +105,15 @@ impl<'p> Tape<'p> {
                 && x.tracked()
             {
                 let (key, mut dx, mut hidden) = (x.key(), tape.take(x.len()), tape.own(x));
-                backward_input(dx.view_mut(), dy.view(), weight, Some(hidden.view_mut()), shape);
+                backward_input(dx.view_mut(), dy.view(), weight, Some(hidden.view_mut()), shape, precision);
                 // By now gelu(hidden).
-                backward_weight(tape.param_grad(layer.weight), dy.view(), Input::Plain(hidden.view()), shape);
+                let activated = Input::Plain(hidden.view());
+                backward_weight(tape.param_grad(layer.weight), dy.view(), activated, shape, precision);
                 tape.put(hidden);
                 tape.pass_gradient(key, dx);
             } else {
                 let input = tape.input_of(&x, before, stats.as_ref());
-                backward_weight(tape.param_grad(layer.weight), dy.view(), input, shape);
+                backward_weight(tape.param_grad(layer.weight), dy.view(), input, shape, precision);
                 tape.linear_backward_input(&x, before, dy.view(), weight, stats, shape);
             }
             match residual {
@@ -134,12 +136,12 @@ impl<'p> Tape<'p> {
         match (before, stats) {
             (Before::Norm(affine, eps), Some(stats)) => {
                 let mut normal = self.take(x.len());
-                backward_input(normal.view_mut(), dy, weight, None, shape);
+                backward_input(normal.view_mut(), dy, weight, None, shape, self.precision());
                 self.layer_norm_backward(x, Some(affine), normal, stats, eps);
             }
             _ if x.tracked() => {
                 let mut dx = self.take(x.len());
-                backward_input(dx.view_mut(), dy, weight, None, shape);
+                backward_input(dx.view_mut(), dy, weight, None, shape, self.precision());
                 self.pass_gradient(x.key(), dx);
             }
             _ => {}
@@ -202,31 +204,46 @@ fn norm_shape(shape: Shape, eps: f32) -> layer_norm::Shape {
 }
 
 /// y (rows, out) = x (rows, in) · weightᵀ + bias [+ residual].
-pub fn forward(y: ViewMut, x: Input, weight: View, bias: View, residual: Option<View>, shape: Shape) {
+pub fn forward(
+    y: ViewMut,
+    x: Input,
+    weight: View,
+    bias: View,
+    residual: Option<View>,
+    shape: Shape,
+    precision: Precision,
+) {
     let (ViewMut::Cpu(y), View::Cpu(weight), View::Cpu(bias)) = (y, weight, bias);
     let Shape { rows, inputs, outputs } = shape;
     let residual = residual.map(|View::Cpu(residual)| residual);
     let (x, map_a) = x.cpu();
     let product = Gemm { m: rows, n: outputs, k: inputs, a: Layout::Plain, b: Layout::Transposed, accumulate: false };
-    fused(y, x, weight, product, Fused { map_a, bias: Some(bias), residual, ..Fused::default() });
+    fused(y, x, weight, product, Fused { map_a, bias: Some(bias), residual, precision, ..Fused::default() });
 }
 
 /// dx (rows, in) = dy · weight [∘ gelu′(hidden)]; `hidden` becomes gelu(hidden), which the gradient of the weights needs next.
-pub fn backward_input(dx: ViewMut, dy: View, weight: View, hidden: Option<ViewMut>, shape: Shape) {
+pub fn backward_input(
+    dx: ViewMut,
+    dy: View,
+    weight: View,
+    hidden: Option<ViewMut>,
+    shape: Shape,
+    precision: Precision,
+) {
     let (ViewMut::Cpu(dx), View::Cpu(dy), View::Cpu(weight)) = (dx, dy, weight);
     let Shape { rows, inputs, outputs } = shape;
     let gelu = hidden.map(|ViewMut::Cpu(hidden)| Window::of(hidden, inputs));
     let product = Gemm { m: rows, n: inputs, k: outputs, a: Layout::Plain, b: Layout::Plain, accumulate: false };
-    fused(dx, dy, weight, product, Fused { gelu, ..Fused::default() });
+    fused(dx, dy, weight, product, Fused { gelu, precision, ..Fused::default() });
 }
 
 /// dweight (out, in) += dyᵀ · x.
-pub fn backward_weight(dweight: ViewMut, dy: View, x: Input, shape: Shape) {
+pub fn backward_weight(dweight: ViewMut, dy: View, x: Input, shape: Shape, precision: Precision) {
     let (ViewMut::Cpu(dweight), View::Cpu(dy)) = (dweight, dy);
     let Shape { rows, inputs, outputs } = shape;
     let (x, map_b) = x.cpu();
     let product = Gemm { m: outputs, n: inputs, k: rows, a: Layout::Transposed, b: Layout::Plain, accumulate: true };
-    fused(dweight, dy, x, product, Fused { map_b, ..Fused::default() });
+    fused(dweight, dy, x, product, Fused { map_b, precision, ..Fused::default() });
 }
 
 /// dbias (out) += Σ_r dy.

@@ -16,7 +16,7 @@ fn parity_gradients_and_threads_hold_on_every_instruction_set() {
         // The choice is made once in a process: the other modules of this binary run again in a process of their own.
         let again = std::env::current_exe().expect("the path of this test");
         let output = Command::new(again)
-            .args(["parity::", "gradients::", "threads::", "optimiser::"])
+            .args(["parity::", "bfloat16::", "gradients::", "threads::", "optimiser::"])
             .env("IJEPA_CPU", name)
             .output()
             .expect("this test starts again");

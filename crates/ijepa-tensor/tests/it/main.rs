@@ -1,5 +1,6 @@
 //! The op table against its references, its gradients, and the number of threads.
 
+mod bfloat16;
 mod gradients;
 mod instruction_sets;
 mod optimiser;
@@ -7,7 +8,7 @@ mod parity;
 mod threads;
 
 use ijepa_tensor::cases::{Case, Kind, Operand};
-use ijepa_tensor::{Buf, Pool, Slot, Tape};
+use ijepa_tensor::{Buf, Pool, Precision, Slot, Tape};
 
 /// Repeatable values of about unit size (a linear congruential generator; quality does not matter here).
 fn values(len: usize, seed: u64) -> Vec<f32> {
@@ -33,6 +34,17 @@ struct Outcome {
 
 /// Runs a case forward `calls` times on the same inputs, and backward from `direction` for each.
 fn run(case: &Case, inputs: &[Vec<f32>], direction: Option<&[f32]>, calls: usize) -> Outcome {
+    run_in(Precision::F32, case, inputs, direction, calls)
+}
+
+/// As [`run`], linear layers multiplying in `precision`.
+fn run_in(
+    precision: Precision,
+    case: &Case,
+    inputs: &[Vec<f32>],
+    direction: Option<&[f32]>,
+    calls: usize,
+) -> Outcome {
     let pool = Pool::new();
     let mut blob = Vec::new();
     let mut slots = Vec::new();
@@ -44,7 +56,7 @@ fn run(case: &Case, inputs: &[Vec<f32>], direction: Option<&[f32]>, calls: usize
     }
     let params = Buf::from_slice(&blob);
     let mut grads = Buf::zeros(blob.len());
-    let mut tape = Tape::training(&pool, params.view(), grads.view_mut());
+    let mut tape = Tape::training(&pool, params.view(), grads.view_mut()).in_precision(precision);
     let mut next_slot = slots.iter();
     let operands: Vec<Operand> = case
         .inputs()

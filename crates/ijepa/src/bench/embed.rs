@@ -3,14 +3,14 @@
 use anyhow::Result;
 use ijepa_model::saved;
 use ijepa_model::vit::{Patches, all_patches};
-use ijepa_tensor::{Pool, Tape, View, instruction_set, roof, threads};
+use ijepa_tensor::{Pool, Precision, Tape, View, instruction_set, roof, threads};
 use serde::Serialize;
 
 use super::shapes::{Shape, forward_flop};
 use super::{median_ms, noise, peak_bytes};
 use crate::cli::{BenchEmbedArgs, BenchShape};
 use crate::exit::Exit;
-use crate::output;
+use crate::{output, precision};
 
 #[derive(Serialize)]
 struct Report {
@@ -22,6 +22,9 @@ struct Report {
     peak_bytes: Option<u64>,
     threads: usize,
     instructions: &'static str,
+    /// Of tokens in bfloat16: the norm of the difference from f32 over the norm.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<f64>,
 }
 
 /// Runs the command.
@@ -33,16 +36,20 @@ pub(super) fn run(args: &BenchEmbedArgs) -> Result<Exit> {
     let images = noise(batch * config.channels * config.image.0 * config.image.1, 1);
     let index = all_patches(batch, n);
     let pool = Pool::new();
-    let ms = median_ms(args.repeat, || {
-        let mut tape = Tape::inference(&pool, params.view());
+    let precision = precision::bf16(args.bf16, "--bf16")?;
+    let tokens = |precision| {
+        let mut tape = Tape::inference(&pool, params.view()).in_precision(precision);
         let patches = Patches { images: View::Cpu(&images), batch, index: &index, kept: n };
         let tokens = vit.forward(&mut tape, patches);
         tape.mean_tokens(&tokens, n);
-    });
+        tokens
+    };
+    let ms = median_ms(args.repeat, || drop(tokens(precision)));
     let peak_bytes = peak_bytes();
+    let error = args.bf16.then(|| relative_error(tokens(precision).as_slice(), tokens(Precision::F32).as_slice()));
     let patch_embed = (2 * config.channels * config.patch * config.patch * config.width) as f64;
     let gflop = (forward_flop(config.width, config.hidden, config.depth, n) + patch_embed) * (batch * n) as f64 / 1e9;
-    let (gflops, peak_gflops) = (gflop / ms * 1e3, roof::peak_gflops(threads::count()));
+    let (gflops, peak_gflops) = (gflop / ms * 1e3, roof::peak_gflops(precision, threads::count()));
     let report = Report {
         ms,
         img_per_s: batch as f64 / ms * 1e3,
@@ -52,15 +59,23 @@ pub(super) fn run(args: &BenchEmbedArgs) -> Result<Exit> {
         peak_bytes,
         threads: threads::count(),
         instructions: instruction_set().unwrap_or("unknown"),
+        error,
     };
     if args.json {
         output::json(&report)?;
     } else {
         output::result(&format!(
-            "ViT-B/16 at 224: {ms:.1} ms for {batch} images, {:.1} images/s, {gflops:.0} GFLOP/s: {:.0} % of {peak_gflops:.0}",
+            "ViT-B/16 at 224: {ms:.1} ms for {batch} images, {:.1} images/s, {gflops:.0} GFLOP/s: {:.0} % of {peak_gflops:.0}{}",
             report.img_per_s,
-            100.0 * report.peak_share
+            100.0 * report.peak_share,
+            error.map_or(String::new(), |error| format!(", tokens {:.2} % from those in f32", 100.0 * error))
         ))?;
     }
     Ok(Exit::Done)
+}
+
+fn relative_error(got: &[f32], exact: &[f32]) -> f64 {
+    let squares = |values: &mut dyn Iterator<Item = f32>| values.map(|x| f64::from(x).powi(2)).sum::<f64>();
+    let difference = squares(&mut got.iter().zip(exact).map(|(got, exact)| got - exact));
+    (difference / squares(&mut exact.iter().copied())).sqrt()
 }

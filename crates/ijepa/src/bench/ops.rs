@@ -3,7 +3,7 @@
 use anyhow::Result;
 use ijepa_tensor::gemm::{Gemm, Layout, gemm};
 use ijepa_tensor::ops::{adamw, attention, layer_norm, linear};
-use ijepa_tensor::{Buf, Slot, View, roof, threads};
+use ijepa_tensor::{Buf, Precision, Slot, View, roof, threads};
 use serde::Serialize;
 
 use super::shapes::Shape;
@@ -41,7 +41,7 @@ struct Bench {
 
 /// Runs the command.
 pub(super) fn run(args: &BenchOpsArgs) -> Result<Exit> {
-    let peak = roof::peak_gflops(threads::count());
+    let peak = roof::peak_gflops(Precision::F32, threads::count());
     let bandwidth = roof::bandwidth(256 << 20);
     let mut bench = Bench { rows: Vec::new(), repeat: args.repeat, peak, bandwidth };
     for side in [512, 1024, 2048] {
@@ -170,15 +170,16 @@ impl Bench {
         let input = linear::Input::Gelu(View::Cpu(&x));
         let residual = View::Cpu(&dy);
         self.push(group, "gelu, fc2, residual".to_owned(), flop, Bound::Compute, || {
-            linear::forward(y.view_mut(), input, View::Cpu(&weight), View::Cpu(&bias), Some(residual), shape);
+            linear::forward(y.view_mut(), input, View::Cpu(&weight), View::Cpu(&bias), Some(residual), shape, Precision::F32);
         });
         let mut hidden = Buf::from_slice(&x);
         self.push(group, "gelu, fc2 dx".to_owned(), flop, Bound::Compute, || {
             let hidden = Some(hidden.view_mut());
-            linear::backward_input(dx.view_mut(), View::Cpu(&dy), View::Cpu(&weight), hidden, shape);
+            linear::backward_input(dx.view_mut(), View::Cpu(&dy), View::Cpu(&weight), hidden, shape, Precision::F32);
         });
         self.push(group, "fc2 dw".to_owned(), flop, Bound::Compute, || {
-            linear::backward_weight(dweight.view_mut(), View::Cpu(&dy), linear::Input::Plain(View::Cpu(&x)), shape);
+            let x = linear::Input::Plain(View::Cpu(&x));
+            linear::backward_weight(dweight.view_mut(), View::Cpu(&dy), x, shape, Precision::F32);
         });
     }
 

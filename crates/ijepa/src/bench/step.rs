@@ -5,14 +5,14 @@ use ijepa_model::jepa::{Batch, Jepa};
 use ijepa_model::optimiser;
 use ijepa_model::schedule::Schedule;
 use ijepa_tensor::ops::adamw;
-use ijepa_tensor::{Buf, Pool, View, instruction_set, roof, threads};
+use ijepa_tensor::{Buf, Pool, Precision, View, instruction_set, roof, threads};
 use serde::Serialize;
 
 use super::shapes::Shape;
 use super::{median_ms, noise, peak_bytes};
 use crate::cli::BenchStepArgs;
 use crate::exit::Exit;
-use crate::output;
+use crate::{output, precision};
 
 #[derive(Serialize)]
 struct Report {
@@ -30,11 +30,11 @@ struct Report {
 /// Runs the command.
 pub(super) fn run(args: &BenchStepArgs) -> Result<Exit> {
     let shape = Shape::of(args.shape);
-    let ms = step_ms(&shape, args.steps);
+    let ms = step_ms(&shape, args.steps, precision::of_networks(args.bf16, "--bf16")?);
     let peak_bytes = peak_bytes();
     let threads = threads::count();
     let gflops = shape.gflop() / ms * 1e3;
-    let peak_gflops = roof::peak_gflops(threads);
+    let peak_gflops = roof::peak_gflops(Precision::F32, threads);
     let report = Report {
         shape: format!("{:?}", args.shape),
         ms,
@@ -64,8 +64,9 @@ pub(super) fn run(args: &BenchStepArgs) -> Result<Exit> {
     Ok(Exit::Done)
 }
 
-fn step_ms(shape: &Shape, steps: usize) -> f64 {
-    let model = Jepa::new(shape.encoder, shape.predictor);
+fn step_ms(shape: &Shape, steps: usize, precisions: (Precision, Precision)) -> f64 {
+    let mut model = Jepa::new(shape.encoder, shape.predictor);
+    (model.target_precision, model.precision) = precisions;
     let mut state = model.init(0, 0.02);
     let mut grads = Buf::zeros(model.layout.len);
     let (height, width) = shape.encoder.image;

@@ -43,9 +43,9 @@ pub(crate) trait Choice {
 macro_rules! choice {
     ($(#[$doc:meta])* $name:ident { $($value:ident = $text:literal),+ }) => {
         $(#[$doc])*
-        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
         pub(crate) enum $name {
-            $(#[doc = concat!("`", $text, "`")] $value),+
+            $(#[doc(hidden)] #[value(name = $text)] $value),+
         }
 
         impl $crate::config::Choice for $name {

@@ -35,6 +35,11 @@ choice! {
 }
 
 choice! {
+    /// Networks whose linear layers multiply in bfloat16 on a CPU.
+    Bfloat16 { None = "none", Target = "target", All = "all" }
+}
+
+choice! {
     /// Encoders by the reference's names.
     Model {
         Tiny = "vit_tiny", Small = "vit_small", Base = "vit_base", Large = "vit_large", Huge = "vit_huge", Giant = "vit_giant"
@@ -136,6 +141,8 @@ pub(crate) struct Mask {
 /// The model and where its weights begin.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Meta {
+    /// Networks whose linear layers multiply in bfloat16 where the CPU has AVX512-BF16: none, the target encoder, or all.
+    pub(crate) bfloat16_on_cpu: Bfloat16,
     /// Copies data to local disk in the reference's cluster.
     pub(crate) copy_data: bool,
     /// Blocks of the encoder, instead of `model_name`'s.
@@ -248,6 +255,7 @@ impl Default for Config {
                 sampler: Sampler::Reference,
             },
             meta: Meta {
+                bfloat16_on_cpu: Bfloat16::None,
                 copy_data: false,
                 enc_depth: None,
                 enc_emb_dim: None,
@@ -318,6 +326,7 @@ impl Config {
             ("mask.patch_size", Field::Count(&mut mask.patch_size)),
             ("mask.pred_mask_scale", Field::Reals(&mut mask.pred_mask_scale)),
             ("mask.sampler", Field::Choice(&mut mask.sampler)),
+            ("meta.bfloat16_on_cpu", Field::Choice(&mut meta.bfloat16_on_cpu)),
             ("meta.copy_data", Field::Flag(&mut meta.copy_data)),
             ("meta.enc_depth", Field::MaybeCount(&mut meta.enc_depth)),
             ("meta.enc_emb_dim", Field::MaybeCount(&mut meta.enc_emb_dim)),

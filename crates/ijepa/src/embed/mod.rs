@@ -13,7 +13,7 @@ use crate::exit::{Exit, Failure};
 use crate::extract::Encoder;
 use crate::log::progress::Progress;
 use crate::opening;
-use crate::output;
+use crate::{output, precision};
 use write::{Batch, Layout};
 
 /// Batches made ahead of the one that the encoder works on.
@@ -34,7 +34,9 @@ struct Written {
 
 /// Runs the command.
 pub(crate) fn run(args: &EmbedArgs) -> Result<Exit> {
-    let encoder = Encoder::load_for(&args.checkpoint, &args.encoder)?;
+    let precision = precision::bf16(args.bf16, "--bf16")?;
+    let mut encoder = Encoder::load_for(&args.checkpoint, &args.encoder)?;
+    encoder.precision = precision;
     let dataset = Arc::new(opening::open(&args.data, Split::Train, 0, Storage::default())?);
     let labels = dataset.labels();
     let sizes = encoder.vit.config;
