@@ -285,6 +285,20 @@ def check_images(folder):
     close(ours.mean(1), theirs.mean(1), 0.05, "pooled features of a photo, ours and transformers with its processor")
 
 
+def check_bfloat16(folder):
+    """Our bfloat16 is no less accurate than PyTorch's autocast, each against its own f32."""
+    if "avx512_bf16" not in Path("/proc/cpuinfo").read_text():
+        print("  skipped: this CPU has no AVX512-BF16")
+        return
+    model, images, exact, file = encoder("base", folder)
+    with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
+        theirs = model(images).float()
+    ours = tokens_of(file, folder / "base-images.safetensors", folder, "--bf16")
+    off = [((tokens - exact).norm() / exact.norm()).item() for tokens in (ours, theirs)]
+    print("  tokens against f32: ours %.2f %%, autocast's %.2f %%" % tuple(100 * x for x in off))
+    assert off[0] <= 1.05 * off[1], off
+
+
 def main():
     checks = [(f"tokens of {name}", lambda folder, name=name: check_tokens(name, folder)) for name in ENCODERS]
     checks += [
@@ -293,6 +307,7 @@ def main():
         ("a run of ours goes on in PyTorch", check_continues_there),
         ("round trips", check_round_trip),
         ("images", check_images),
+        ("bfloat16", check_bfloat16),
     ]
     failed = 0
     for name, check in checks:

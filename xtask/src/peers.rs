@@ -31,15 +31,12 @@ struct Options {
 struct Measured {
     ms: Vec<f64>,
     peak_bytes: f64,
-    /// Of tokens in bfloat16 against those in f32.
-    error: Option<f64>,
 }
 
 impl Measured {
     fn add(&mut self, report: &Value) -> Result<()> {
         self.ms.push(report["ms"].as_f64().context("a report without `ms`")?);
         self.peak_bytes = self.peak_bytes.max(report["peak_bytes"].as_f64().unwrap_or(0.0));
-        self.error = report["error"].as_f64();
         Ok(())
     }
 
@@ -64,8 +61,8 @@ pub(crate) fn run(arguments: &[&str]) -> Result<()> {
     if !status.success() {
         bail!("the release build failed");
     }
-    println!("| shape | program | ms | against ours | peak GiB | share of peak | error of bf16 |");
-    println!("|---|---|---|---|---|---|---|");
+    println!("| shape | program | ms | against ours | peak GiB | share of peak |");
+    println!("|---|---|---|---|---|---|");
     for shape in &options.shapes {
         measure(shape, &options)?;
     }
@@ -86,13 +83,10 @@ fn measure(shape: &str, options: &Options) -> Result<()> {
     }
     let base = ours.median();
     let gib = |bytes: f64| bytes / f64::from(1 << 30);
-    let error = |measured: &Measured| measured.error.map_or(String::new(), |error| format!("{:.2} %", 100.0 * error));
-    let memory = gib(ours.peak_bytes);
-    println!("| {shape} | ijepa | {base:.1} | 1 | {memory:.2} | {:.0} % | {} |", 100.0 * share, error(&ours));
+    println!("| {shape} | ijepa | {base:.1} | 1 | {:.2} | {:.0} % |", gib(ours.peak_bytes), 100.0 * share);
     for (mode, measured) in &theirs {
         let ms = measured.median();
-        let (ratio, memory) = (ms / base, gib(measured.peak_bytes));
-        println!("| {shape} | PyTorch {mode} | {ms:.1} | {ratio:.2} | {memory:.2} | | {} |", error(measured));
+        println!("| {shape} | PyTorch {mode} | {ms:.1} | {:.2} | {:.2} | |", ms / base, gib(measured.peak_bytes));
     }
     Ok(())
 }

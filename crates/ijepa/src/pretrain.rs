@@ -19,11 +19,11 @@ use crate::extract::{self, choose_network, configuration};
 use crate::hub;
 use crate::log::{Log, folder};
 use crate::opening;
-use crate::{output, precision};
 use crate::run::{self, Run, Settings, Start};
 use crate::stop::Stop;
 use crate::train::{IMAGES, latest, train};
 use crate::watch::Watch;
+use crate::{output, precision};
 
 /// Batches made ahead of the step that is being taken.
 const QUEUE: usize = 4;

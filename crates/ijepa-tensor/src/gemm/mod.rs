@@ -116,8 +116,7 @@ pub(crate) fn fused(c: &mut [f32], a: &[f32], b: &[f32], shape: Gemm, fused: Fus
     let kernels = Kernels::of(fused.precision);
     let threads = if m * n * k <= SERIAL_WORK { 1 } else { threads::count() };
     // An operand that passes through a map is cut between threads, so that no value is mapped twice.
-    let across =
-        if let Map::Plain = fused.map_b { 1 } else { threads.min(n.div_ceil(2 * kernels.columns())) };
+    let across = if let Map::Plain = fused.map_b { 1 } else { threads.min(n.div_ceil(2 * kernels.columns())) };
     let rows = m.div_ceil(threads / across);
     let columns = n.div_ceil(across).next_multiple_of(kernels.lanes);
     let pieces: Vec<_> =

@@ -79,8 +79,8 @@ fn linear_layers_and_their_gradients_are_off_by_rounding_and_no_more() {
     for case in cases().iter().filter(|case| linear(case)) {
         let inputs = inputs(case);
         let direction = values(run(case, &inputs, None, 1).output.len(), 99);
-        let [exact, half] = [Precision::F32, Precision::Bf16]
-            .map(|precision| run_in(precision, case, &inputs, Some(&direction), 1));
+        let [exact, half] =
+            [Precision::F32, Precision::Bf16].map(|precision| run_in(precision, case, &inputs, Some(&direction), 1));
         assert_ne!(exact.output, half.output, "{case:?}: nothing was rounded");
         let pairs = exact.gradients.iter().flatten().zip(half.gradients.iter().flatten());
         for (exact, half) in pairs.chain([(&exact.output, &half.output)]) {

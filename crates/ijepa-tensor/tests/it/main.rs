@@ -38,13 +38,7 @@ fn run(case: &Case, inputs: &[Vec<f32>], direction: Option<&[f32]>, calls: usize
 }
 
 /// As [`run`], linear layers multiplying in `precision`.
-fn run_in(
-    precision: Precision,
-    case: &Case,
-    inputs: &[Vec<f32>],
-    direction: Option<&[f32]>,
-    calls: usize,
-) -> Outcome {
+fn run_in(precision: Precision, case: &Case, inputs: &[Vec<f32>], direction: Option<&[f32]>, calls: usize) -> Outcome {
     let pool = Pool::new();
     let mut blob = Vec::new();
     let mut slots = Vec::new();

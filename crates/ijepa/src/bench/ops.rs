@@ -170,7 +170,15 @@ impl Bench {
         let input = linear::Input::Gelu(View::Cpu(&x));
         let residual = View::Cpu(&dy);
         self.push(group, "gelu, fc2, residual".to_owned(), flop, Bound::Compute, || {
-            linear::forward(y.view_mut(), input, View::Cpu(&weight), View::Cpu(&bias), Some(residual), shape, Precision::F32);
+            linear::forward(
+                y.view_mut(),
+                input,
+                View::Cpu(&weight),
+                View::Cpu(&bias),
+                Some(residual),
+                shape,
+                Precision::F32,
+            );
         });
         let mut hidden = Buf::from_slice(&x);
         self.push(group, "gelu, fc2 dx".to_owned(), flop, Bound::Compute, || {
