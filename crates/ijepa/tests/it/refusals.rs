@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::{ijepa, scratch};
+use super::{ijepa, ijepa_in, scratch};
 
 /// Exit codes, as users know them.
 const FAILED: i32 = 1;
@@ -45,6 +45,17 @@ fn masks_that_cannot_be_met_are_refused_before_anything_is_written() {
     said.refused(USAGE, &["63", "try: "]);
     ijepa(dir.path(), &["view", "masks", "small.yaml", "--set", "mask.min_keep=63"]).refused(USAGE, &["63"]);
     assert!(!dir.path().join("run").exists());
+}
+
+#[test]
+fn bfloat16_is_refused_where_the_cpu_has_no_such_products() {
+    let dir = scratch();
+    let portable = [("IJEPA_CPU", "portable")];
+    let run = ["pretrain", "small.yaml", "--data", "scenes:100", "--out", "run"];
+    let said = ijepa_in(dir.path(), &portable, &[&run[..], &["--set", "meta.bfloat16_on_cpu=all"]].concat());
+    said.refused(DEVICE, &["meta.bfloat16_on_cpu", "AVX512-BF16", "try: "]);
+    assert!(!dir.path().join("run").exists());
+    ijepa_in(dir.path(), &portable, &["bench", "embed", "--bf16"]).refused(DEVICE, &["--bf16", "try: "]);
 }
 
 #[test]
