@@ -2,11 +2,11 @@
 
 use crate::{error, inputs, run, values};
 use ijepa_tensor::cases::{cases, products};
-use ijepa_tensor::gemm::{gemm, reference};
+use ijepa_tensor::gemm::{Gemm, gemm_in, reference};
 use ijepa_tensor::ops::patchify;
-use ijepa_tensor::{Buf, View};
+use ijepa_tensor::{Buf, Precision, View};
 
-/// f32 sums of a few hundred terms of unit size; the exact erf of GELU is good to 5e-7.
+/// f32 sums of a few hundred terms of unit size (products of two bfloat16 values are exact in f32); the exact erf of GELU is good to 5e-7.
 const TOLERANCE: f64 = 3e-6;
 
 #[test]
@@ -21,16 +21,21 @@ fn every_op_agrees_with_its_reference() {
 
 #[test]
 fn every_product_agrees_with_its_reference_and_writes_nothing_else() {
+    agree_and_write_nothing_else(Precision::F32, &products(), f64::from);
+}
+
+/// `kept` is what a value becomes as an operand.
+pub(crate) fn agree_and_write_nothing_else(precision: Precision, shapes: &[Gemm], kept: fn(f32) -> f64) {
     const GUARD: f32 = 1234.5;
-    for shape in products() {
+    for &shape in shapes {
         let (a, b) = (values(shape.m * shape.k, 1), values(shape.k * shape.n, 2));
         let start = values(shape.m * shape.n, 3);
         let mut guarded = vec![GUARD; start.len() + 64];
         guarded[32..32 + start.len()].copy_from_slice(&start);
-        gemm(&mut guarded[32..32 + start.len()], &a, &b, shape);
-        let exact = |values: &[f32]| values.iter().map(|&x| f64::from(x)).collect::<Vec<f64>>();
-        let mut expected = exact(&start);
-        reference::gemm(&mut expected, &exact(&a), &exact(&b), shape);
+        gemm_in(precision, &mut guarded[32..32 + start.len()], &a, &b, shape);
+        let operand = |values: &[f32]| values.iter().map(|&x| kept(x)).collect::<Vec<f64>>();
+        let mut expected: Vec<f64> = start.iter().map(|&x| f64::from(x)).collect();
+        reference::gemm(&mut expected, &operand(&a), &operand(&b), shape);
         let error = error(&guarded[32..32 + start.len()], &expected);
         assert!(error < TOLERANCE, "{shape:?}: error {error:e}");
         assert!(guarded[..32].iter().chain(&guarded[32 + start.len()..]).all(|&x| x == GUARD), "{shape:?}");

@@ -20,6 +20,7 @@ struct Report {
     ms: f64,
     img_per_s: f64,
     gflops: f64,
+    /// Of what encoder and predictor multiply in.
     peak_gflops: f64,
     peak_share: f64,
     peak_bytes: Option<u64>,
@@ -30,11 +31,12 @@ struct Report {
 /// Runs the command.
 pub(super) fn run(args: &BenchStepArgs) -> Result<Exit> {
     let shape = Shape::of(args.shape);
-    let ms = step_ms(&shape, args.steps, precision::of_networks(args.bf16, "--bf16")?);
+    let precisions = precision::of_networks(args.bf16, "--bf16")?;
+    let ms = step_ms(&shape, args.steps, precisions);
     let peak_bytes = peak_bytes();
     let threads = threads::count();
     let gflops = shape.gflop() / ms * 1e3;
-    let peak_gflops = roof::peak_gflops(Precision::F32, threads);
+    let peak_gflops = roof::peak_gflops(precisions.1, threads);
     let report = Report {
         shape: format!("{:?}", args.shape),
         ms,

@@ -63,6 +63,33 @@ fn a_replay_gives_the_losses_schedules_and_weights_of_the_reference() {
     }
 }
 
+#[test]
+fn a_replay_in_bfloat16_stays_near_the_losses_of_the_reference_and_is_not_in_f32() {
+    let dir = tempfile::tempdir().expect("a scratch folder");
+    std::fs::write(dir.path().join("tiny.yaml"), TINY).expect("it can be written");
+    let (init, replay) = (golden("init.pth.tar"), golden("replay.safetensors"));
+    let half = "meta.bfloat16_on_cpu=all";
+    let said = ijepa(
+        dir.path(),
+        &["pretrain", "tiny.yaml", "--init", &init, "--replay", &replay, "--out", "run", "--set", half],
+    );
+    if said.stderr.contains("AVX512-BF16") {
+        eprintln!("skipped: this CPU has no AVX512-BF16, or IJEPA_CPU leaves it out");
+        return;
+    }
+    assert_eq!(said.code, Some(0), "{said:?}");
+    let expected = std::fs::read_to_string(golden("expected.json")).expect("the golden numbers read");
+    let expected: serde_json::Value = serde_json::from_str(&expected).expect("they are JSON");
+    let steps = expected["steps"].as_array().expect("a list");
+    let errors = metrics(&dir.path().join("run")).into_iter().zip(steps).map(|(row, step)| {
+        let (got, expected) = (row["loss"].as_f64().expect("a number"), step["loss"].as_f64().expect("a number"));
+        (got / expected - 1.0).abs()
+    });
+    let errors: Vec<f64> = errors.collect();
+    let largest = errors.iter().copied().fold(0.0, f64::max);
+    assert!(errors.len() == 10 && largest > 1e-5 && largest < 1e-2, "{errors:?}");
+}
+
 /// Starts a run, kills it with SIGKILL once `step` steps are logged, and waits for its end.
 fn killed_after(folder: &Path, arguments: &[&str], run: &str, step: usize) {
     let mut child = Command::new(env!("CARGO_BIN_EXE_ijepa"))
