@@ -29,6 +29,9 @@ pub struct Jepa {
     pub target_precision: Precision,
     /// What those of encoder and predictor multiply in, forward and backward.
     pub precision: Precision,
+    /// Whether a block's activations are computed anew on the way back instead of kept: one more forward pass of encoder and predictor
+    /// for nine tenths of the memory of their activations. No number changes.
+    pub recompute: bool,
 }
 
 /// All that training moves.
@@ -82,7 +85,7 @@ impl Jepa {
         let encoder_len = layout.len;
         let predictor = Predictor::declare(&mut layout, "predictor.", predictor, encoder);
         let (target_precision, precision) = (Precision::F32, Precision::F32);
-        Jepa { layout, encoder_len, encoder: vit, predictor, target_precision, precision }
+        Jepa { layout, encoder_len, encoder: vit, predictor, target_precision, precision, recompute: false }
     }
 
     /// Fresh networks, weights with standard deviation `std`; the target encoder begins as a copy of the encoder.
@@ -129,7 +132,9 @@ impl Jepa {
 
     /// The loss of a batch, and its gradients added to `grads`, a blob laid out as `params`.
     pub fn loss_and_gradients(&self, pool: &Pool, params: &Buf, grads: &mut Buf, batch: Batch, targets: &Var) -> f32 {
-        let mut tape = Tape::training(pool, params.view(), grads.view_mut()).in_precision(self.precision);
+        let mut tape = Tape::training(pool, params.view(), grads.view_mut())
+            .in_precision(self.precision)
+            .recomputing(self.recompute);
         let predictions = self.predict(&mut tape, batch);
         let loss = tape.smooth_l1(&predictions, targets);
         drop(predictions);

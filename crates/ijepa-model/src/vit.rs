@@ -150,9 +150,12 @@ impl Block {
 
     /// x (sequences·tokens, d) → the same shape.
     pub(crate) fn forward(&self, tape: &mut Tape, x: Var, tokens: usize) -> Var {
-        let qkv = tape.norm_linear(&x, self.norm1, NORM_EPS, self.qkv); // (.., 3·d)
-        let y = tape.attention(&qkv, tokens, self.heads);
-        self.mlp(tape, &y, &x)
+        let block = *self;
+        tape.segment(x, move |tape, x| {
+            let qkv = tape.norm_linear(&x, block.norm1, NORM_EPS, block.qkv); // (.., 3·d)
+            let y = tape.attention(&qkv, tokens, block.heads);
+            block.mlp(tape, &y, &x)
+        })
     }
 
     /// As [`Block::forward`], with its branches scaled.
@@ -168,12 +171,15 @@ impl Block {
 
     /// The rows of [`Block::forward`] that `wanted` names, equally many of each sequence.
     pub(crate) fn forward_of(&self, tape: &mut Tape, x: Var, tokens: usize, wanted: Index) -> Var {
-        let (query, key_value) = self.qkv.split(x.width());
-        let kv = tape.norm_linear(&x, self.norm1, NORM_EPS, key_value); // (sequences·tokens, 2·d)
-        let x = tape.gather(&x, wanted);
-        let q = tape.norm_linear(&x, self.norm1, NORM_EPS, query); // (wanted, d)
-        let y = tape.attention_of(&q, &kv, tokens, self.heads);
-        self.mlp(tape, &y, &x)
+        let block = *self;
+        tape.segment(x, move |tape, x| {
+            let (query, key_value) = block.qkv.split(x.width());
+            let kv = tape.norm_linear(&x, block.norm1, NORM_EPS, key_value); // (sequences·tokens, 2·d)
+            let x = tape.gather(&x, Index::clone(&wanted));
+            let q = tape.norm_linear(&x, block.norm1, NORM_EPS, query); // (wanted, d)
+            let y = tape.attention_of(&q, &kv, tokens, block.heads);
+            block.mlp(tape, &y, &x)
+        })
     }
 
     fn mlp(&self, tape: &mut Tape, y: &Var, x: &Var) -> Var {

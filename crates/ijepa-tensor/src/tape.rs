@@ -88,7 +88,7 @@ struct Value {
     rows: usize,
     width: usize,
     /// Whether a gradient flows back through it.
-    tracked: bool,
+    tracked: Cell<bool>,
     buf: Option<Buf>,
     pool: Pool,
 }
@@ -139,11 +139,11 @@ impl Var {
 
     /// Whether a gradient flows back through it.
     pub(crate) fn tracked(&self) -> bool {
-        self.0.tracked
+        self.0.tracked.get()
     }
 
     pub(crate) fn key(&self) -> Key {
-        Key { id: self.0.id, len: self.len(), tracked: self.0.tracked }
+        Key { id: self.0.id, len: self.len(), tracked: self.tracked() }
     }
 }
 
@@ -165,6 +165,8 @@ pub struct Tape<'p> {
     records: Vec<Backward<'p>>,
     gradients: Vec<Option<Buf>>, // by Var
     precision: Precision,
+    /// Whether segments keep nothing but their input.
+    recompute: bool,
 }
 
 impl<'p> Tape<'p> {
@@ -184,7 +186,8 @@ impl<'p> Tape<'p> {
 
     fn new(pool: &Pool, params: View<'p>, grads: Option<ViewMut<'p>>) -> Tape<'p> {
         let (records, gradients) = (Vec::new(), Vec::new());
-        Tape { pool: pool.clone(), params, grads, records, gradients, precision: Precision::F32 }
+        let (precision, recompute) = (Precision::F32, false);
+        Tape { pool: pool.clone(), params, grads, records, gradients, precision, recompute }
     }
 
     /// The same tape, its linear layers multiplying in `precision`, forward and backward.
@@ -196,6 +199,12 @@ impl<'p> Tape<'p> {
     /// What linear layers multiply in.
     pub(crate) fn precision(&self) -> Precision {
         self.precision
+    }
+
+    /// The same tape, whose [`Tape::segment`]s keep only their input for the way back, or all that it needs.
+    pub fn recomputing(mut self, recompute: bool) -> Tape<'p> {
+        self.recompute = recompute;
+        self
     }
 
     /// A value from outside, without a gradient.
@@ -219,6 +228,29 @@ impl<'p> Tape<'p> {
         buf.as_mut_slice().copy_from_slice(values);
         let recording = self.recording();
         self.var(buf, rows, width, recording)
+    }
+
+    /// A part of a network, x → forward(x), as one step of the tape. On a tape that recomputes it keeps x alone: `forward` runs once more on
+    /// the way back (Chen et al., arXiv 1604.06174), with the same results and gradients to the last bit. `forward` may use
+    /// no other activation that gradients flow through.
+    pub fn segment(&mut self, x: Var, forward: impl Fn(&mut Tape<'p>, Var) -> Var + 'p) -> Var {
+        if !self.recompute || !self.recording() {
+            return forward(self, x);
+        }
+        // Without a place for gradients, and with an input that has none, no op leaves anything behind.
+        let (grads, tracked) = (self.grads.take(), x.0.tracked.replace(false));
+        let y = forward(self, x.clone());
+        self.grads = grads;
+        x.0.tracked.set(tracked);
+        y.0.tracked.set(true);
+        let key = y.key();
+        self.record(move |tape| {
+            let Some(dy) = tape.take_gradient(key) else { return };
+            // What this leaves behind is what the backward pass takes up next.
+            let y = forward(tape, x);
+            tape.close_gradient(y.key(), dy);
+        });
+        y
     }
 
     /// Runs every backward, last op first, with gradient 1 for each value of `output`.
@@ -285,7 +317,7 @@ impl<'p> Tape<'p> {
         debug_assert_eq!(buf.len(), rows * width);
         let id = self.gradients.len();
         self.gradients.push(None);
-        Var(Rc::new(Value { id, rows, width, tracked, buf: Some(buf), pool: self.pool.clone() }))
+        Var(Rc::new(Value { id, rows, width, tracked: Cell::new(tracked), buf: Some(buf), pool: self.pool.clone() }))
     }
 
     pub(crate) fn record(&mut self, backward: impl FnOnce(&mut Tape<'p>) + 'p) {

@@ -2,6 +2,7 @@
 
 mod data;
 mod eval;
+mod plan;
 mod tune;
 
 use std::num::NonZeroUsize;
@@ -14,6 +15,7 @@ use crate::config::Bfloat16;
 
 pub(crate) use data::{BenchDataArgs, DataCheckArgs, DataCommand, DataPackArgs};
 pub(crate) use eval::{EvalCommand, EvalSource, KnnArgs, LabelArgs, TaskArgs};
+pub(crate) use plan::PlanArgs;
 pub(crate) use tune::{FinetuneArgs, RecipeArgs, RecipeName, SemiArgs, TuneArgs};
 
 /// Image representations by predicting what is hidden (I-JEPA): pretrain, evaluate, look inside.
@@ -71,6 +73,8 @@ pub(crate) enum Command {
     /// Measure how fast this machine is and how much of it is used.
     #[command(subcommand)]
     Bench(BenchCommand),
+    /// What a run would take, on this machine or on GPUs: memory, images a second, hours.
+    Plan(PlanArgs),
     /// What this machine has, what is missing, and what to do about it.
     Doctor(DoctorArgs),
 }
@@ -470,17 +474,27 @@ IJEPA_CPU=avx2 (or avx512, neon, portable) computes with a narrower instruction 
 
 Example:
   ijepa bench step --shape S2
-  ijepa bench step --shape S1 --threads 1 --json")]
+  ijepa bench step --shape S1 --threads 1 --json
+  ijepa bench step --config configs/cifar10.yaml")]
 pub(crate) struct BenchStepArgs {
     /// Sizes of the step.
     #[arg(long, value_enum, default_value_t = BenchShape::S1)]
     pub(crate) shape: BenchShape,
+    /// Take the sizes and masks of a run file instead; images are noise.
+    #[arg(long, value_name = "CONFIG", conflicts_with = "shape")]
+    pub(crate) config: Option<PathBuf>,
+    /// Change a value of that run file; may be given many times.
+    #[arg(long, value_name = "SECTION.KEY=VALUE", conflicts_with = "shape")]
+    pub(crate) set: Vec<String>,
+    /// Compute the activations of blocks anew on the way back, as meta.recompute: blocks does.
+    #[arg(long)]
+    pub(crate) recompute: bool,
     /// Steps of which the median counts.
     #[arg(long, value_name = "N", default_value_t = 15, value_parser = at_least_one::<usize>)]
     pub(crate) steps: usize,
     /// Networks whose linear layers multiply in bfloat16, as meta.bfloat16_on_cpu says it.
-    #[arg(long, value_enum, default_value_t = Bfloat16::None)]
-    pub(crate) bf16: Bfloat16,
+    #[arg(long, value_enum, value_name = "NETWORKS")]
+    pub(crate) bf16: Option<Bfloat16>,
     /// Print one JSON object.
     #[arg(long)]
     pub(crate) json: bool,

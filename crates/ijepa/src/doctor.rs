@@ -52,7 +52,14 @@ pub(crate) fn run(args: &DoctorArgs) -> Result<Exit> {
     Ok(Exit::Done)
 }
 
-fn look() -> Findings {
+/// The CPU's name and the memory that this process may use, all of it and what is free; absent where the system does not say.
+pub(crate) struct Machine {
+    pub(crate) cpu: String,
+    pub(crate) memory: Option<(u64, u64)>,
+}
+
+/// Looks at this machine.
+pub(crate) fn machine() -> Machine {
     let system = System::new().ok().map(|mut system| {
         system.refresh_memory();
         system.refresh_cpu_all();
@@ -66,6 +73,12 @@ fn look() -> Findings {
         None => (system.total_memory(), system.available_memory()),
     });
     let brand = system.as_ref().and_then(|system| system.cpus().first()).map(|cpu| cpu.brand().trim().to_owned());
+    let cpu = brand.filter(|brand| !brand.is_empty()).unwrap_or_else(|| "unknown".into());
+    Machine { cpu, memory }
+}
+
+fn look() -> Findings {
+    let Machine { cpu, memory } = machine();
     let folder = std::env::current_dir().unwrap_or_default();
     let mut findings = Findings {
         version: env!("CARGO_PKG_VERSION"),
@@ -75,7 +88,7 @@ fn look() -> Findings {
             System::long_os_version().unwrap_or_else(|_| "unknown".into()),
             std::env::consts::ARCH
         ),
-        cpu: brand.filter(|brand| !brand.is_empty()).unwrap_or_else(|| "unknown".into()),
+        cpu,
         cores: std::thread::available_parallelism().map_or(1, usize::from),
         threads: ijepa_tensor::threads::count(),
         instructions: ijepa_tensor::instruction_sets(),

@@ -22,6 +22,7 @@ mod labelled;
 mod log;
 mod opening;
 mod output;
+mod plan;
 mod precision;
 mod pretrain;
 mod report;
@@ -73,6 +74,7 @@ fn run_command(cli: Cli) -> Result<Exit> {
         Command::Config(command) => config_command::run(&command),
         Command::View(ViewCommand::Masks(args)) => view::masks::run(&args),
         Command::Bench(command) => bench::run(&command),
+        Command::Plan(args) => plan::run(&args),
         Command::Doctor(args) => doctor::run(&args),
     }
 }

@@ -14,6 +14,7 @@ use ijepa_tensor::Buf;
 
 use crate::batches::Batches;
 use crate::cli::PretrainArgs;
+use crate::config::Recompute;
 use crate::exit::{Exit, Failure};
 use crate::extract::{self, choose_network, configuration};
 use crate::hub;
@@ -26,7 +27,7 @@ use crate::watch::Watch;
 use crate::{output, precision};
 
 /// Batches made ahead of the step that is being taken.
-const QUEUE: usize = 4;
+pub(crate) const QUEUE: usize = 4;
 
 /// What a run reads: images to draw batches from, or batches.
 enum Input {
@@ -96,9 +97,10 @@ struct Ready {
 fn ready(settings: &Settings, replay: Option<&Path>, storage: Storage) -> Result<Ready> {
     folder::check(&settings.folder, settings.start.goes_on())?;
     let (run, input) = resolve(settings, replay, storage)?;
-    let mut model = Jepa::new(run.encoder, run.predictor);
+    let recompute = run.config.meta.recompute == Recompute::Blocks;
+    let mut model = Jepa { recompute, ..Jepa::new(run.encoder, run.predictor) };
     (model.target_precision, model.precision) =
-        precision::of_networks(settings.config.meta.bfloat16_on_cpu, "meta.bfloat16_on_cpu")?;
+        precision::of_networks(run.config.meta.bfloat16_on_cpu, "meta.bfloat16_on_cpu")?;
     let state = begin(&run, &model)?;
     let images = match &input {
         Input::Dataset(dataset) => Some(dataset),

@@ -133,24 +133,7 @@ pub(crate) fn settings_of(args: &PretrainArgs, (mut config, mut origins): (Confi
 impl Settings {
     /// What `data.path`, or `data.root_path` and `data.image_folder`, name: what `Dataset::open` takes.
     pub(crate) fn data(&self) -> Result<String> {
-        let data = &self.config.data;
-        if let Some(path) = &data.path {
-            return Ok(path.clone());
-        }
-        if data.root_path.is_empty() || is_placeholder(&data.root_path) {
-            let what = if data.root_path.is_empty() {
-                "no data is named"
-            } else {
-                "data.root_path still is the placeholder of the example"
-            };
-            return Err(Failure::usage(what)
-                .remedy(
-                    "give --data PATH (a folder of images, or one of the others in docs/data.md, or scenes:N), or data.path in the run file",
-                )
-                .into());
-        }
-        let root = Path::new(&data.root_path).join(&data.image_folder);
-        Ok(root.to_string_lossy().into_owned())
+        data_of(&self.config)
     }
 
     /// Where the data set may keep what it finds: its index beside the run, shards where the run file says.
@@ -218,6 +201,28 @@ impl Settings {
             config: config.clone(),
         }
     }
+}
+
+/// As [`Settings::data`].
+pub(crate) fn data_of(config: &Config) -> Result<String> {
+    let data = &config.data;
+    if let Some(path) = &data.path {
+        return Ok(path.clone());
+    }
+    if data.root_path.is_empty() || is_placeholder(&data.root_path) {
+        let what = if data.root_path.is_empty() {
+            "no data is named"
+        } else {
+            "data.root_path still is the placeholder of the example"
+        };
+        return Err(Failure::usage(what)
+            .remedy(
+                "give --data PATH (a folder of images, or one of the others in docs/data.md, or scenes:N), or data.path in the run file",
+            )
+            .into());
+    }
+    let root = Path::new(&data.root_path).join(&data.image_folder);
+    Ok(root.to_string_lossy().into_owned())
 }
 
 /// Nothing computes on another device than the one that was asked for.
@@ -340,6 +345,7 @@ fn refuse_changes(config: &Config, folder: &Path) -> Result<()> {
                     | "meta.copy_data"
                     | "meta.load_checkpoint"
                     | "meta.read_checkpoint"
+                    | "meta.recompute"
             )
     };
     let changed: Vec<String> = before

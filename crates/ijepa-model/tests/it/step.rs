@@ -5,6 +5,7 @@ use ijepa_model::jepa::Batch;
 use ijepa_model::vit::{Patches, all_patches};
 use ijepa_model::{Jepa, PredictorConfig, VitConfig};
 use ijepa_tensor::{Buf, Index, Pool, Tape, View};
+use proptest::prelude::*;
 
 const IMAGES: usize = 3;
 
@@ -105,7 +106,16 @@ fn the_gradient_is_the_slope_of_the_loss() {
 
 #[test]
 fn after_three_steps_of_a_shape_no_buffer_is_allocated() {
-    let (model, masks, images, pool) = (model(), masks(), images(), Pool::new());
+    settles(&model());
+}
+
+#[test]
+fn after_three_steps_that_recompute_no_buffer_is_allocated() {
+    settles(&Jepa { recompute: true, ..model() });
+}
+
+fn settles(model: &Jepa) {
+    let (masks, images, pool) = (masks(), images(), Pool::new());
     let state = model.init(3, 0.2);
     let mut grads = Buf::zeros(model.layout.len);
     let mut step = || {
@@ -120,4 +130,60 @@ fn after_three_steps_of_a_shape_no_buffer_is_allocated() {
     for _ in 0..5 {
         assert_eq!(step(), third);
     }
+}
+
+/// The loss, every gradient, and the bytes that activations and their gradients took.
+fn loss_gradients_and_bytes(model: &Jepa, batch: Batch) -> (u32, Vec<u32>, usize) {
+    let state = model.init(3, 0.2);
+    let mut grads = Buf::zeros(model.layout.len);
+    let targets = model.targets(&Pool::new(), state.target.view(), batch);
+    let pool = Pool::new();
+    let loss = model.loss_and_gradients(&pool, &state.params, &mut grads, batch, &targets);
+    (loss.to_bits(), grads.as_slice().iter().map(|g| g.to_bits()).collect(), pool.allocated_bytes())
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(24))]
+    #[test]
+    fn recomputing_blocks_changes_no_bit_of_loss_and_gradients(
+        images in 1usize..4, context in 1usize..6, target in 1usize..4, contexts in 1usize..3, blocks in 1usize..4,
+        depth in 1usize..4, predictor_depth in 1usize..4, heads in 1usize..3, seed in 0u32..1000,
+    ) {
+        let encoder = VitConfig {
+            image: (8, 16), patch: 4, channels: 3, width: 24, depth, heads, hidden: 96,
+        };
+        let model = Jepa::new(encoder, PredictorConfig { width: 16, depth: predictor_depth });
+        let set = |per_image: usize, shift: u32| IndexSet {
+            per_image,
+            indices: (0..images as u32).flat_map(|image| (0..per_image as u32).map(move |i| (i + image + shift) % 8)).collect(),
+        };
+        let masks = Masks {
+            batch: images,
+            context: (0..contexts as u32).map(|k| set(context, k + seed)).collect(),
+            targets: (0..blocks as u32).map(|k| set(target, 3 * k + seed)).collect(),
+        };
+        let pixels: Vec<f32> = (0..images * 3 * 8 * 16).map(|i| ((i as u32 * 37 + seed) % 101) as f32 / 50.0 - 1.0).collect();
+        let batch = Batch { images: View::Cpu(&pixels), masks: &masks };
+        let (loss, gradients, _) = loss_gradients_and_bytes(&model, batch);
+        let (again, gradients_again, _) = loss_gradients_and_bytes(&Jepa { recompute: true, ..model }, batch);
+        prop_assert_eq!(loss, again);
+        prop_assert!(gradients.iter().any(|g| *g != 0));
+        prop_assert_eq!(gradients, gradients_again);
+    }
+}
+
+#[test]
+fn recomputing_blocks_takes_a_third_of_the_memory_of_eight_blocks_or_less() {
+    let encoder = VitConfig { image: (32, 32), patch: 4, channels: 3, width: 96, depth: 8, heads: 3, hidden: 384 };
+    let model = Jepa::new(encoder, PredictorConfig { width: 48, depth: 8 });
+    let set = |first: u32, per_image: u32| IndexSet {
+        per_image: per_image as usize,
+        indices: (0..8).flat_map(|_| first..first + per_image).collect(),
+    };
+    let masks = Masks { batch: 8, context: vec![set(0, 32)], targets: vec![set(32, 12), set(50, 12)] };
+    let pixels = vec![0.5; 8 * 3 * 32 * 32];
+    let batch = Batch { images: View::Cpu(&pixels), masks: &masks };
+    let (_, _, kept) = loss_gradients_and_bytes(&model, batch);
+    let (_, _, recomputed) = loss_gradients_and_bytes(&Jepa { recompute: true, ..model }, batch);
+    assert!(3 * recomputed <= kept, "{recomputed} bytes against {kept}");
 }

@@ -6,11 +6,11 @@ use ijepa_model::vit::{Patches, all_patches};
 use ijepa_tensor::{Pool, Precision, Tape, View, instruction_set, roof, threads};
 use serde::Serialize;
 
-use super::shapes::{Shape, forward_flop};
+use super::shapes::Shape;
 use super::{median_ms, noise, peak_bytes};
 use crate::cli::{BenchEmbedArgs, BenchShape};
 use crate::exit::Exit;
-use crate::{output, precision};
+use crate::{output, plan, precision};
 
 #[derive(Serialize)]
 struct Report {
@@ -47,8 +47,7 @@ pub(super) fn run(args: &BenchEmbedArgs) -> Result<Exit> {
     let ms = median_ms(args.repeat, || drop(tokens(precision)));
     let peak_bytes = peak_bytes();
     let error = args.bf16.then(|| relative_error(tokens(precision).as_slice(), tokens(Precision::F32).as_slice()));
-    let patch_embed = (2 * config.channels * config.patch * config.patch * config.width) as f64;
-    let gflop = (forward_flop(config.width, config.hidden, config.depth, n) + patch_embed) * (batch * n) as f64 / 1e9;
+    let gflop = plan::forward_flop(&config, batch) / 1e9;
     let (gflops, peak_gflops) = (gflop / ms * 1e3, roof::peak_gflops(precision, threads::count()));
     let report = Report {
         ms,

@@ -3,7 +3,7 @@
 mod data;
 mod embed;
 mod ops;
-mod shapes;
+pub(crate) mod shapes;
 mod step;
 
 use std::time::Instant;

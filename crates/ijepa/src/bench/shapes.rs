@@ -4,9 +4,10 @@ use ijepa_data::{IndexSet, Masks};
 use ijepa_model::{PredictorConfig, VitConfig};
 
 use crate::cli::BenchShape;
+use crate::plan::Sizes;
 
 /// A training step of fixed sizes.
-pub(super) struct Shape {
+pub(crate) struct Shape {
     pub(super) encoder: VitConfig,
     pub(super) predictor: PredictorConfig,
     /// Images.
@@ -18,7 +19,7 @@ pub(super) struct Shape {
 }
 
 impl Shape {
-    pub(super) fn of(shape: BenchShape) -> Shape {
+    pub(crate) fn of(shape: BenchShape) -> Shape {
         let encoder = |image, patch, width, heads| VitConfig {
             image: (image, image),
             patch,
@@ -59,42 +60,24 @@ impl Shape {
         Masks { batch: self.batch, context: vec![set(self.context, 11)], targets }
     }
 
-    /// GFLOP of the matrix products of a training step, a multiply-add counted as 2. Recomputation does not count.
-    pub(super) fn gflop(&self) -> f64 {
-        let encoder = &self.encoder;
-        let patch_width = encoder.channels * encoder.patch * encoder.patch;
-        let patches = encoder.patches();
-        let all = forward_flop(encoder.width, encoder.hidden, encoder.depth, patches) * (self.batch * patches) as f64;
-        let seen = forward_flop(encoder.width, encoder.hidden, encoder.depth, self.context)
-            * (self.batch * self.context) as f64;
-        let embed = 2.0 * (patch_width * encoder.width) as f64 * self.batch as f64;
+    /// As a plan counts them.
+    pub(crate) fn sizes(&self) -> Sizes {
         let (blocks, target) = self.targets;
-        let PredictorConfig { width, depth } = self.predictor;
-        let tokens = self.context + target;
-        let guessed = forward_flop(width, 4 * width, depth, tokens) * (self.batch * blocks * tokens) as f64;
-        let ends = 2.0 * (width * encoder.width * self.batch * (self.context + blocks * target)) as f64;
-        // A backward pass costs two forward ones; none goes on into the pixels.
-        (all + embed * (patches + 2 * self.context) as f64 + 3.0 * (seen + guessed + ends)) / 1e9
+        Sizes {
+            encoder: self.encoder,
+            predictor: self.predictor,
+            batch: self.batch,
+            contexts: 1,
+            context: self.context as f64,
+            blocks,
+            target: target as f64,
+        }
     }
-}
-
-/// FLOP of the blocks of a transformer for one token of a sequence.
-pub(super) fn forward_flop(width: usize, hidden: usize, depth: usize, tokens: usize) -> f64 {
-    let linear = 2 * (4 * width * width + 2 * width * hidden);
-    (depth * (linear + 4 * tokens * width)) as f64
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_step_costs_what_the_table_of_shapes_says() {
-        for (shape, gflop) in [(BenchShape::S1, 161.0), (BenchShape::S2, 448.0), (BenchShape::S3, 862.0)] {
-            let got = Shape::of(shape).gflop();
-            assert!((got / gflop - 1.0).abs() < 0.01, "{got} against {gflop}");
-        }
-    }
 
     #[test]
     fn masks_name_no_patch_twice() {

@@ -1,6 +1,7 @@
-//! One training step: target encoder, encoder, predictor, backward, AdamW, moving average.
+//! One training step: target encoder, encoder, predictor, backward, AdamW, moving average; of a table's sizes or a run file's.
 
 use anyhow::Result;
+use ijepa_data::Masks;
 use ijepa_model::jepa::{Batch, Jepa};
 use ijepa_model::optimiser;
 use ijepa_model::schedule::Schedule;
@@ -11,12 +12,16 @@ use serde::Serialize;
 use super::shapes::Shape;
 use super::{median_ms, noise, peak_bytes};
 use crate::cli::BenchStepArgs;
+use crate::config::{self, Bfloat16};
 use crate::exit::Exit;
+use crate::plan::{self, Blocks, Cpu, Drawn, Sizes, Work};
 use crate::{output, precision};
 
 #[derive(Serialize)]
 struct Report {
+    /// Of the table, or a run file.
     shape: String,
+    recompute: bool,
     ms: f64,
     img_per_s: f64,
     gflops: f64,
@@ -24,27 +29,46 @@ struct Report {
     peak_gflops: f64,
     peak_share: f64,
     peak_bytes: Option<u64>,
+    /// As `plan` has it, from the peak and the bandwidth of this moment.
+    planned_ms: f64,
+    planned_bytes: f64,
     threads: usize,
     instructions: &'static str,
 }
 
+/// What is timed.
+struct Subject {
+    name: String,
+    /// On average, and the greatest.
+    sizes: (Sizes, Sizes),
+    /// Of the steps, in turn.
+    masks: Vec<Masks>,
+    blocks: Blocks,
+}
+
 /// Runs the command.
 pub(super) fn run(args: &BenchStepArgs) -> Result<Exit> {
-    let shape = Shape::of(args.shape);
-    let precisions = precision::of_networks(args.bf16, "--bf16")?;
-    let ms = step_ms(&shape, args.steps, precisions);
+    let subject = subject(args)?;
+    let precisions = precision::of_networks(subject.blocks.bfloat16, "--bf16")?;
+    let ms = step_ms(&subject, args.steps, precisions);
     let peak_bytes = peak_bytes();
     let threads = threads::count();
-    let gflops = shape.gflop() / ms * 1e3;
-    let peak_gflops = roof::peak_gflops(precisions.1, threads);
+    let gflops = Work::of(&subject.sizes.0).total() / ms / 1e6;
+    let cpu = Cpu::measure();
+    let peak_gflops =
+        if precisions.1 == Precision::F32 { cpu.peak_gflops } else { roof::peak_gflops(precisions.1, threads) };
+    let (planned_seconds, planned_bytes) = plan::of_step(subject.sizes, subject.blocks, cpu);
     let report = Report {
-        shape: format!("{:?}", args.shape),
+        shape: subject.name,
+        recompute: subject.blocks.recompute,
         ms,
-        img_per_s: shape.batch as f64 / ms * 1e3,
+        img_per_s: subject.sizes.0.batch as f64 / ms * 1e3,
         gflops,
         peak_gflops,
         peak_share: gflops / peak_gflops,
         peak_bytes,
+        planned_ms: 1e3 * planned_seconds,
+        planned_bytes,
         threads,
         instructions: instruction_set().unwrap_or("unknown"),
     };
@@ -53,27 +77,51 @@ pub(super) fn run(args: &BenchStepArgs) -> Result<Exit> {
     } else {
         let memory = report.peak_bytes.map_or("unknown".to_owned(), crate::inspect::bytes);
         output::result(&format!(
-            "{}: {:.1} ms a step, {:.0} images/s, {:.0} GFLOP/s: {:.0} % of {:.0}, {memory} at most, {threads} threads, {}",
+            "{}: {:.1} ms a step, {:.0} images/s, {:.0} GFLOP/s: {:.0} % of {:.0}, {memory} at most, {threads} threads, {}; planned {:.1} ms, {}",
             report.shape,
             ms,
             report.img_per_s,
             gflops,
             100.0 * report.peak_share,
             peak_gflops,
-            report.instructions
+            report.instructions,
+            report.planned_ms,
+            crate::inspect::bytes(report.planned_bytes as u64)
         ))?;
     }
     Ok(Exit::Done)
 }
 
-fn step_ms(shape: &Shape, steps: usize, precisions: (Precision, Precision)) -> f64 {
-    let mut model = Jepa::new(shape.encoder, shape.predictor);
+fn subject(args: &BenchStepArgs) -> Result<Subject> {
+    if args.config.is_none() && args.set.is_empty() {
+        let shape = Shape::of(args.shape);
+        let (name, masks) = (format!("{:?}", args.shape), vec![shape.masks()]);
+        let blocks = Blocks { recompute: args.recompute, bfloat16: args.bf16.unwrap_or(Bfloat16::None) };
+        return Ok(Subject { name, sizes: (shape.sizes(), shape.sizes()), masks, blocks });
+    }
+    let (config, _) = config::load(args.config.as_deref(), &args.set)?;
+    let Drawn { masks, mean, longest } = plan::drawn(&config)?;
+    let of_run = Blocks::of(&config);
+    Ok(Subject {
+        name: args.config.as_ref().map_or("the reference's values".to_owned(), |path| path.display().to_string()),
+        sizes: (mean, longest),
+        masks,
+        blocks: Blocks {
+            recompute: args.recompute || of_run.recompute,
+            bfloat16: args.bf16.unwrap_or(of_run.bfloat16),
+        },
+    })
+}
+
+fn step_ms(subject: &Subject, steps: usize, precisions: (Precision, Precision)) -> f64 {
+    let Subject { sizes: (sizes, _), blocks, .. } = *subject;
+    let mut model = Jepa { recompute: blocks.recompute, ..Jepa::new(sizes.encoder, sizes.predictor) };
     (model.target_precision, model.precision) = precisions;
     let mut state = model.init(0, 0.02);
     let mut grads = Buf::zeros(model.layout.len);
-    let (height, width) = shape.encoder.image;
-    let images = noise(shape.batch * shape.encoder.channels * height * width, 1);
-    let masks = shape.masks();
+    let (height, width) = sizes.encoder.image;
+    let images = noise(sizes.batch * sizes.encoder.channels * height * width, 1);
+    let mut masks = subject.masks.iter().cycle();
     let schedule = Schedule {
         warmup_steps: 0,
         cosine_steps: 1000,
@@ -87,7 +135,8 @@ fn step_ms(shape: &Shape, steps: usize, precisions: (Precision, Precision)) -> f
     };
     let pool = Pool::new();
     median_ms(steps, || {
-        let batch = Batch { images: View::Cpu(&images), masks: &masks };
+        let masks = masks.next().expect("there are masks, again and again");
+        let batch = Batch { images: View::Cpu(&images), masks };
         let targets = model.targets(&pool, state.target.view(), batch);
         adamw::clear(grads.view_mut());
         model.loss_and_gradients(&pool, &state.params, &mut grads, batch, &targets);

@@ -46,6 +46,11 @@ choice! {
     }
 }
 
+choice! {
+    /// What the way back computes anew instead of finding it in memory.
+    Recompute { Nothing = "none", Blocks = "blocks" }
+}
+
 /// Images: where they are and what happens to them.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Data {
@@ -164,6 +169,8 @@ pub(crate) struct Meta {
     pub(crate) pred_emb_dim: usize,
     /// Checkpoint to go on from, relative to the run folder.
     pub(crate) read_checkpoint: Option<String>,
+    /// Activations that are computed again on the way back instead of kept: less memory, more time, the same numbers.
+    pub(crate) recompute: Recompute,
     /// Seed of every draw.
     pub(crate) seed: u64,
     /// Compute in bf16 where the device can.
@@ -266,6 +273,7 @@ impl Default for Config {
                 pred_depth: 12,
                 pred_emb_dim: 384,
                 read_checkpoint: None,
+                recompute: Recompute::Nothing,
                 seed: 0,
                 use_bfloat16: true,
             },
@@ -337,6 +345,7 @@ impl Config {
             ("meta.pred_depth", Field::Count(&mut meta.pred_depth)),
             ("meta.pred_emb_dim", Field::Count(&mut meta.pred_emb_dim)),
             ("meta.read_checkpoint", Field::MaybeText(&mut meta.read_checkpoint)),
+            ("meta.recompute", Field::Choice(&mut meta.recompute)),
             ("meta.seed", Field::Seed(&mut meta.seed)),
             ("meta.use_bfloat16", Field::Flag(&mut meta.use_bfloat16)),
             ("method", Field::Choice(method)),

@@ -9,6 +9,7 @@ mod hub;
 mod large;
 mod looking;
 mod masks;
+mod plan;
 mod refusals;
 mod resuming;
 mod run_files;
