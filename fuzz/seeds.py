@@ -1,14 +1,18 @@
-"""Writes the first inputs of every target to corpus/: small honest files of each format, most of them by PyTorch.
+"""Writes the first inputs of every target to corpus/: small honest files of each format, by PyTorch, NumPy and pyarrow.
 
-    python seeds.py        # in fuzz/, with a Python that has torch
+    python seeds.py        # in fuzz/, with a Python that has torch, numpy and pyarrow
 """
 
 import io
 import json
 import struct
+import tarfile
 from collections import OrderedDict
 from pathlib import Path
 
+import numpy
+import pyarrow
+import pyarrow.parquet
 import torch
 
 HERE = Path(__file__).parent
@@ -111,9 +115,67 @@ def folder(files):
     return b"".join(bytes([names.index(name)]) + struct.pack("<H", len(content)) + content for name, content in files.items())
 
 
+def tar(members, kind):
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w", format=kind, bufsize=512) as file:
+        for name, content in members:
+            entry = tarfile.TarInfo(name)
+            entry.size = len(content)
+            file.addfile(entry, io.BytesIO(content))
+    end = out.getvalue().rstrip(b"\0")
+    return end + bytes(-len(end) % 512 + 1024)
+
+
+def parquet(**options):
+    images = [{"bytes": bytes([number]) * 9, "path": f"{number}.jpg"} for number in range(4)] + [None]
+    names = json.dumps({"info": {"features": {"image": {"_type": "Image"}, "label": {"names": ["a", "b"], "_type": "ClassLabel"}}}})
+    table = pyarrow.table({"image": images, "label": [0, 1, 0, 1, -1]}).replace_schema_metadata({"huggingface": names})
+    out = io.BytesIO()
+    pyarrow.parquet.write_table(table, out, row_group_size=3, store_schema=False, write_statistics=False, **options)
+    whole = out.getvalue()
+    return whole[-8:-6] + whole[:-8]
+
+
+def npy(array):
+    out = io.BytesIO()
+    numpy.save(out, array)
+    return out.getvalue()
+
+
+def idx(magic, sizes):
+    return struct.pack(f">I{len(sizes)}I", magic, *sizes) + bytes(range(int(numpy.prod(sizes))))
+
+
+def array(kind, images, labels):
+    return bytes([kind]) + struct.pack("<H", len(images)) + images + labels
+
+
+def data_sets():
+    """Of the readers of data sets: samples of images that nobody decodes."""
+    members = [("a/1.jpg", b"image"), ("a/1.cls", b"3"), ("b.png", b"image"), ("b.json", b'{"label": 1}'), ("c" * 120 + ".jpg", b"")]
+    for name, kind in (("gnu", tarfile.GNU_FORMAT), ("pax", tarfile.PAX_FORMAT)):
+        yield "shard", name, b"\1" + tar(members, kind)
+    yield "shard", "packed", b"\3" + tar(members[:4], tarfile.USTAR_FORMAT)
+    yield "shard", "classes", b"\1" + tar([("classes.txt", b"x\ny\n"), *members[:2]], tarfile.USTAR_FORMAT)
+    for name, options in (("snappy", {}), ("plain", {"compression": "none", "use_dictionary": False}), ("zstd", {"compression": "zstd"})):
+        yield "parquet", name, parquet(**options)
+    yield "list", "plain", b"a.jpg\nb c.png\n# no\nc.jpg\n"
+    yield "list", "classes", b"path,label\na.jpg,cat\nb c.png , dog\n"
+    yield "list", "numbers", b"a.jpg\t3\r\na.jpg\t4\r\n"
+    yield "list", "subset", b"n01_1.jpg\nn01_2.jpg\n"
+    labels = npy(numpy.arange(2))
+    yield "array", "npy_pixels", array(0, npy(numpy.zeros((2, 2, 3, 3), numpy.uint8)), labels)
+    yield "array", "npy_values", array(0, npy(numpy.zeros((2, 3, 2, 2), numpy.float32)), labels)
+    yield "array", "idx", array(1, idx(0x803, (2, 3, 4)), idx(0x801, (2,)))
+    yield "array", "idx_packed", array(2, idx(0x803, (2, 3, 4)), idx(0x801, (2,)))
+    header, values = safetensors({"images": torch.zeros(2, 3, 2, 2), "labels": torch.arange(2)})
+    yield "array", "tensors", array(3, header, values)
+
+
 def seeds():
     timm = encoder() | {"head.weight": torch.ones(1, WIDTH)}
     mixed = {"a": torch.ones(2).half(), "b": torch.ones(2).long(), "c": torch.ones(2)}
+    yield from data_sets()
     yield "safetensors", "ours", b"\0".join(ours())
     yield "safetensors", "timm", b"\0".join(safetensors(timm, {"ijepa.heads": "2"}))
     yield "safetensors", "hugging_face", b"\0".join(safetensors(hugging_face()))

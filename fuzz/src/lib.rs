@@ -4,6 +4,8 @@
 //! lists, describes and reads. It may refuse whatever it likes, in words that name the file; it may not panic, and not ask for much
 //! memory.
 
+pub mod data;
+
 use std::path::{Path, PathBuf};
 
 use ijepa_model::checkpoint::{self, CheckpointError, NETWORKS, Reader};
@@ -56,7 +58,7 @@ pub fn read(path: &Path) {
     }
     for network in NETWORKS {
         // What does not fit is a sentence, which may be any.
-        let _ = encoder_sizes(&reader, &format!("{network}."), Hints::default());
+        let _ = encoder_sizes(&reader, &format!("{network}."), Hints::default(), Hints::default());
     }
     let _ = predictor_sizes(&reader);
 }

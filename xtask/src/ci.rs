@@ -30,6 +30,11 @@ pub(crate) fn run() -> Result<()> {
     step("tidy", &crate::tidy::run)?;
     step("clippy", &|| cargo(&["clippy", "-q", "--workspace", "--all-targets", "--", "-D", "warnings"]))?;
     step("tests", &|| cargo(&["test", "--workspace"]))?;
+    step("avif", &|| {
+        let feature = ["-q", "-p", "ijepa-data", "--features", "avif"];
+        cargo(&[&["clippy"], &feature[..], &["--all-targets", "--", "-D", "warnings"]].concat())?;
+        cargo(&[&["test"], &feature[..], &["--test", "it", "avif"]].concat())
+    })?;
     step("release build", &|| cargo(&["build", "-q", "--release"]))?;
     step("demo", &|| {
         if folder.exists() {

@@ -5,6 +5,8 @@
 //! scaled to 8 bits. The EXIF orientation is applied. Sizes are checked before pixels are decoded, so a small file that
 //! declares a huge picture costs nothing. JPEGs give the bits of libjpeg-turbo, which is what Pillow reads them with.
 
+#[cfg(feature = "avif")]
+mod avif;
 mod jpeg;
 mod palette;
 
@@ -17,7 +19,7 @@ use image::{DynamicImage, ImageDecoder, ImageError, ImageFormat, ImageReader, Rg
 
 use crate::error::{DataError, DecodeError};
 use crate::picture::Picture;
-use crate::transform::CropBox;
+use crate::transform::{CropBox, Region, Span};
 
 /// What a single picture may cost.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,6 +48,8 @@ pub struct Encoded<'a> {
 enum Content<'a> {
     Jpeg(Box<jpeg::Jpeg<'a>>),
     Palette(palette::Palette<'a>),
+    #[cfg(feature = "avif")]
+    Avif(avif::Avif<'a>),
     Other(Box<dyn ImageDecoder + 'a>),
 }
 
@@ -76,21 +80,34 @@ impl<'a> Encoded<'a> {
     /// # Panics
     /// When the part leaves the picture or is empty.
     pub fn region(self, part: CropBox) -> Result<Picture, DecodeError> {
+        self.region_for(part, usize::MAX).map(Region::cut)
+    }
+
+    /// A part of the upright picture, with what was decoded beside it. A JPEG is decoded at the smallest of a half, a quarter and an
+    /// eighth of its size at which the part has no side below `least` pixels, if there is one; then borders of the part may lie within
+    /// pixels. All else is what [`Encoded::region`] gives.
+    ///
+    /// # Panics
+    /// When the part leaves the picture or is empty.
+    pub fn region_for(self, part: CropBox, least: usize) -> Result<Region, DecodeError> {
         let (width, height) = self.size();
         assert!(
             part.width > 0 && part.height > 0 && part.left + part.width <= width && part.top + part.height <= height,
             "{part:?} of {width}×{height} pixels"
         );
         let stored = as_stored(part, self.orientation, (width, height));
-        let picture = guarded(|| match self.content {
-            Content::Jpeg(jpeg) => jpeg.region(stored),
-            Content::Palette(palette) => palette.picture().map(|picture| picture.cut(stored)),
+        let whole = |picture: Picture| Region { picture, bounds: stored, span: Span::of(stored.width, stored.height) };
+        let region = guarded(|| match self.content {
+            Content::Jpeg(jpeg) => jpeg.region(stored, least),
+            Content::Palette(palette) => palette.picture().map(whole),
+            #[cfg(feature = "avif")]
+            Content::Avif(avif) => avif.picture().map(whole),
             Content::Other(decoder) => {
                 let rgb = DynamicImage::from_decoder(decoder).map_err(broken)?.into_rgb8();
-                Ok(Picture::new(rgb.width() as usize, rgb.height() as usize, rgb.into_raw()).cut(stored))
+                Ok(whole(Picture::new(rgb.width() as usize, rgb.height() as usize, rgb.into_raw())))
             }
         })?;
-        Ok(upright(picture, self.orientation))
+        Ok(upright(region, self.orientation))
     }
 }
 
@@ -132,6 +149,7 @@ pub fn ending(bytes: &[u8]) -> Option<&'static str> {
         ImageFormat::Pnm => Some("ppm"),
         ImageFormat::Tga => Some("tga"),
         ImageFormat::Ico => Some("ico"),
+        ImageFormat::Avif => Some("avif"),
         _ => None,
     }
 }
@@ -139,7 +157,18 @@ pub fn ending(bytes: &[u8]) -> Option<&'static str> {
 fn format(bytes: &[u8]) -> Option<ImageFormat> {
     // A Targa file says what it is at its end alone.
     let targa = || bytes.ends_with(b"TRUEVISION-XFILE.\0").then_some(ImageFormat::Tga);
-    image::guess_format(bytes).ok().or_else(targa)
+    let avif = || is_avif(bytes).then_some(ImageFormat::Avif);
+    image::guess_format(bytes).ok().or_else(avif).or_else(targa)
+}
+
+/// Whether a container of HEIF begins here that says it is an AVIF: by its main brand, or by one of those that it is compatible with.
+fn is_avif(bytes: &[u8]) -> bool {
+    let Some((length, rest)) = bytes.split_first_chunk::<4>() else { return false };
+    let length = (u32::from_be_bytes(*length) as usize).min(bytes.len());
+    let brands = || bytes.get(8..length).unwrap_or_default().chunks_exact(4);
+    // The second is the version of the first.
+    rest.starts_with(b"ftyp")
+        && brands().enumerate().any(|(place, brand)| place != 1 && matches!(brand, b"avif" | b"avis"))
 }
 
 fn guarded<T>(work: impl FnOnce() -> Result<T, DecodeError>) -> Result<T, DecodeError> {
@@ -170,6 +199,14 @@ fn open(bytes: &[u8], limits: Limits) -> Result<Encoded<'_>, DecodeError> {
             }
         }
         ImageFormat::Png => check_png_methods(bytes)?,
+        #[cfg(feature = "avif")]
+        ImageFormat::Avif => {
+            let avif = avif::Avif::open(bytes, limits)?;
+            check_size(avif.size(), limits)?;
+            return Ok(Encoded { stored: avif.size(), orientation: avif.orientation(), content: Content::Avif(avif) });
+        }
+        #[cfg(not(feature = "avif"))]
+        ImageFormat::Avif => return Err(DecodeError::AvifLeftOut),
         _ => (),
     }
     let mut reader = ImageReader::with_format(Cursor::new(bytes), format);
@@ -242,16 +279,39 @@ fn as_stored(part: CropBox, orientation: Orientation, (width, height): (usize, u
     CropBox { left, top, width, height }
 }
 
-fn upright(picture: Picture, orientation: Orientation) -> Picture {
+/// Where a part of a stored picture of `width`×`height` pixels lies in it when it is set upright.
+fn span_upright(part: Span, orientation: Orientation, (width, height): (f64, f64)) -> Span {
+    let Span { left, top, .. } = part;
+    let (from_right, from_bottom) = (width - left - part.width, height - top - part.height);
+    let (left, top) = match orientation {
+        Orientation::NoTransforms => (left, top),
+        Orientation::FlipHorizontal => (from_right, top),
+        Orientation::Rotate180 => (from_right, from_bottom),
+        Orientation::FlipVertical => (left, from_bottom),
+        Orientation::Rotate90FlipH => (top, left),
+        Orientation::Rotate90 => (from_bottom, left),
+        Orientation::Rotate270FlipH => (from_bottom, from_right),
+        Orientation::Rotate270 => (top, from_right),
+    };
+    let (width, height) =
+        if lies_on_its_side(orientation) { (part.height, part.width) } else { (part.width, part.height) };
+    Span { left, top, width, height }
+}
+
+fn upright(region: Region, orientation: Orientation) -> Region {
     if orientation == Orientation::NoTransforms {
-        return picture;
+        return region;
     }
+    let span = region.span;
+    let picture = region.cut();
+    let span = span_upright(span, orientation, (picture.width as f64, picture.height as f64));
     let rgb = RgbImage::from_raw(picture.width as u32, picture.height as u32, picture.rgb)
         .expect("a picture holds width·height·3 bytes");
     let mut image = DynamicImage::ImageRgb8(rgb);
     image.apply_orientation(orientation);
     let rgb = image.into_rgb8();
-    Picture::new(rgb.width() as usize, rgb.height() as usize, rgb.into_raw())
+    let picture = Picture::new(rgb.width() as usize, rgb.height() as usize, rgb.into_raw());
+    Region { span, ..Region::whole(picture) }
 }
 
 fn broken(error: ImageError) -> DecodeError {

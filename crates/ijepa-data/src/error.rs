@@ -172,8 +172,13 @@ pub enum DecodeError {
         height: u32,
     },
     /// Not a picture of a known format.
-    #[error("not a JPEG, PNG, WebP, GIF, BMP, TIFF, PPM, TGA or ICO by its content; convert or remove it")]
+    #[error("not a JPEG, PNG, WebP, AVIF, GIF, BMP, TIFF, PPM, TGA or ICO by its content; convert or remove it")]
     UnknownFormat,
+    /// An AVIF, and a build without the feature `avif`.
+    #[error(
+        "an AVIF, which this build does not read; build with `cargo build --release --features avif`, or convert the file"
+    )]
+    AvifLeftOut,
     /// A JPEG whose end is missing, as an interrupted download leaves it.
     #[error("the JPEG ends before its end marker: truncated; fetch it again or remove it")]
     Truncated,

@@ -1,15 +1,18 @@
 //! How is a JPEG read? To the bit as libjpeg-turbo reads it, and no more of it than is needed.
 
 use image::metadata::Orientation;
-use libjpeg_turbo_rs::{DecodeLimits, DecodeWarning, Decoder, JpegError, PixelFormat};
+use libjpeg_turbo_rs::{DecodeLimits, DecodeWarning, Decoder, JpegError, PixelFormat, ScalingFactor};
 
 use super::Limits;
 use crate::error::DecodeError;
 use crate::picture::Picture;
-use crate::transform::CropBox;
+use crate::transform::{CropBox, Region, Span};
 
 /// A progressive picture of cameras and web sites has some ten scans; thousands of them are made to cost time.
 const SCANS_MAX: usize = 500;
+
+/// How many times smaller the decoder can make a picture on the way from its blocks of 8×8 pixels, most first.
+const SHRUNK: [usize; 3] = [8, 4, 2];
 
 /// A JPEG whose header is read.
 pub(super) struct Jpeg<'a> {
@@ -45,16 +48,31 @@ impl<'a> Jpeg<'a> {
         self.decoder.exif_orientation().and_then(Orientation::from_exif).unwrap_or(Orientation::NoTransforms)
     }
 
-    /// A part of the stored picture.
-    pub(super) fn region(mut self, part: CropBox) -> Result<Picture, DecodeError> {
-        let (width, height) = self.size();
+    /// A part of the stored picture, at less than its size as [`region_for`](super::Encoded::region_for) has it.
+    pub(super) fn region(mut self, part: CropBox, least: usize) -> Result<Region, DecodeError> {
         let cmyk = self.decoder.header().components.len() == 4;
         self.decoder.set_output_format(if cmyk { PixelFormat::Cmyk } else { PixelFormat::Rgb });
+        // Lossless pictures have another way through the decoder, that cuts nothing; of four channels it cuts the wrong part.
+        let cuts = !cmyk && !self.decoder.header().is_lossless;
+        let fits = |shrunk: &usize| part.width.min(part.height) / shrunk >= least;
+        let shrunk = SHRUNK.into_iter().filter(|_| cuts).find(fits).unwrap_or(1);
+        self.decoder.set_scale(ScalingFactor::new(1, shrunk as u32));
+        let (width, height) = self.size();
+        let (width, height) = (width.div_ceil(shrunk), height.div_ceil(shrunk));
+        let place = |pixels: usize| pixels as f64 / shrunk as f64;
+        let (left, top) = (part.left / shrunk, part.top / shrunk);
+        let span = Span {
+            left: place(part.left) - left as f64,
+            top: place(part.top) - top as f64,
+            width: place(part.width),
+            height: place(part.height),
+        };
+        let (right, bottom) = (part.left + part.width, part.top + part.height);
+        let part = CropBox { left, top, width: right.div_ceil(shrunk) - left, height: bottom.div_ceil(shrunk) - top };
         let whole = CropBox { left: 0, top: 0, width, height };
         let mut decoded = whole;
-        // Lossless pictures have another way through the decoder, that cuts nothing; of four channels it cuts the wrong part.
-        if part != whole && !cmyk && !self.decoder.header().is_lossless {
-            decoded = with_margin(part, &self.decoder, (width, height));
+        if part != whole && cuts {
+            decoded = with_margin(part, &self.decoder, 8 / shrunk, width);
             self.decoder.set_crop_region(decoded.left, decoded.top, decoded.width, decoded.height);
         }
         let image = match self.decoder.decode_image() {
@@ -77,22 +95,24 @@ impl<'a> Jpeg<'a> {
             )));
         }
         let rgb = if cmyk { rgb_of_inverted_cmyk(&image.data) } else { image.data };
-        let part = CropBox { left: part.left - decoded.left, top: part.top - decoded.top, ..part };
-        Ok(Picture::new(decoded.width, decoded.height, rgb).cut(part))
+        let bounds = CropBox { left: part.left - decoded.left, top: part.top - decoded.top, ..part };
+        Ok(Region { picture: Picture::new(decoded.width, decoded.height, rgb), bounds, span })
     }
 }
 
-/// The part that must be decoded so that `part` in it is as in the whole picture: coarser colour is interpolated between neighbours, and
-/// the decoder begins at the edge of a block of 8 columns, or of 16 and more where colour is coarser.
-fn with_margin(part: CropBox, decoder: &Decoder, (width, height): (usize, usize)) -> CropBox {
+/// The part that must be decoded so that `part` in it is as in the whole picture of so many columns: coarser colour is interpolated between
+/// neighbours, and the decoder begins at the edge of a block of `side` columns (8, fewer where it shrinks), or of twice as many and more
+/// where colour is coarser. Of rows it decodes as many more as it takes.
+fn with_margin(part: CropBox, decoder: &Decoder, side: usize, width: usize) -> CropBox {
     let sampling = decoder.header().components.iter().map(|component| usize::from(component.horizontal_sampling));
-    let block = 8 * sampling.max().unwrap_or(1);
-    let right = (part.left + part.width + block).min(width);
+    let coarser = sampling.max().unwrap_or(1);
+    let block = side * coarser;
+    let block = block * 8usize.div_ceil(block);
+    // The next sample of colour, all of it.
+    let right = (part.left + part.width + 2 * coarser).min(width);
     // Colour of two columns or fewer is not interpolated, and a part at the right edge could be as narrow as that.
     let left = part.left.min(right.saturating_sub(block)).saturating_sub(1) / block * block;
-    let top = part.top.saturating_sub(block);
-    let bottom = (part.top + part.height + block).min(height);
-    CropBox { left, top, width: right - left, height: bottom - top }
+    CropBox { left, width: right - left, ..part }
 }
 
 /// CMYK as Adobe stores it, all four inverted, in Pillow's arithmetic.

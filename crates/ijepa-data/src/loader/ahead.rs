@@ -186,6 +186,7 @@ mod tests {
             color_distortion: false,
             color_jitter_strength: 0.0,
             gaussian_blur: false,
+            scaled_decoding: false,
             normalisation: Normalisation::default(),
         };
         let masks = MaskConfig {

@@ -104,7 +104,8 @@ fn train_image(
             let decoded = clock.time(Stage::Decode, || {
                 let encoded = Encoded::open(&bytes, Limits::default())?;
                 let part = transform.part(encoded.size(), &mut rng);
-                encoded.region(part)
+                let least = transform.scaled_decoding.then_some(transform.crop_size);
+                encoded.region_for(part, least.unwrap_or(usize::MAX))
             });
             let part = decoded.map_err(named(dataset, index))?;
             clock.time(Stage::Transform, || transform.finish(out, part, &mut rng));

@@ -28,7 +28,7 @@ pub use erase::{Erased, RandomErasing};
 pub use mix::{Mix, Mixup};
 pub use op::{Move, Op};
 pub use rand_augment::RandAugment;
-pub use resize::{Filter, resize, resize_part};
+pub use resize::{Filter, Region, Span, resize, resize_part};
 pub use tune::TuneTransform;
 
 use crate::error::DataError;
@@ -66,6 +66,8 @@ pub struct TrainTransform {
     pub color_jitter_strength: f32,
     /// Blur every second picture.
     pub gaussian_blur: bool,
+    /// Decode a JPEG at a half, a quarter or an eighth where the crop then is still no smaller than `crop_size`: quicker, with other pixels.
+    pub scaled_decoding: bool,
     /// From bytes to values.
     pub normalisation: Normalisation,
 }
@@ -98,12 +100,16 @@ impl Normalisation {
     pub fn apply(&self, out: &mut [f32], picture: &Picture) {
         let pixels = picture.width * picture.height;
         assert_eq!(out.len(), 3 * pixels, "a {}×{} picture becomes (3, h, w) values", picture.width, picture.height);
-        for (channel, plane) in out.chunks_exact_mut(pixels).enumerate() {
-            let (mean, std) = (self.mean[channel], self.std[channel]);
-            let table: [f32; 256] = std::array::from_fn(|byte| (byte as f32 / 255.0 - mean) / std);
-            for (value, pixel) in plane.iter_mut().zip(picture.rgb.chunks_exact(3)) {
-                *value = table[usize::from(pixel[channel])];
-            }
+        let (red, rest) = out.split_at_mut(pixels);
+        let (green, blue) = rest.split_at_mut(pixels);
+        let tables: [[f32; 256]; 3] = std::array::from_fn(|channel| {
+            std::array::from_fn(|byte| (byte as f32 / 255.0 - self.mean[channel]) / self.std[channel])
+        });
+        let values = red.iter_mut().zip(green).zip(blue);
+        for (((red, green), blue), pixel) in values.zip(picture.rgb.as_chunks::<3>().0) {
+            *red = tables[0][usize::from(pixel[0])];
+            *green = tables[1][usize::from(pixel[1])];
+            *blue = tables[2][usize::from(pixel[2])];
         }
     }
 
@@ -142,8 +148,8 @@ impl TrainTransform {
     }
 
     /// Brings a part to size, distorts and normalises it into `out` (3, s, s). The draws are taken from `rng` in a fixed order.
-    pub fn finish(&self, out: &mut [f32], part: Picture, rng: &mut ChaCha8Rng) {
-        let mut picture = resize(part, self.crop_size, self.crop_size, Filter::Bilinear);
+    pub fn finish(&self, out: &mut [f32], part: Region, rng: &mut ChaCha8Rng) {
+        let mut picture = part.resize(self.crop_size, self.crop_size, Filter::Bilinear);
         if self.horizontal_flip && uniform(rng) < 0.5 {
             flip(&mut picture);
         }
@@ -159,7 +165,7 @@ impl TrainTransform {
     /// Cuts, distorts and normalises `picture` into `out` (3, s, s).
     pub fn apply(&self, out: &mut [f32], picture: &Picture, rng: &mut ChaCha8Rng) {
         let part = self.part((picture.width, picture.height), rng);
-        self.finish(out, picture.crop(part.left, part.top, part.width, part.height), rng);
+        self.finish(out, Region::whole(picture.crop(part.left, part.top, part.width, part.height)), rng);
     }
 }
 

@@ -49,10 +49,7 @@ impl Filter {
 
 /// The picture at another size, that the sides need not shrink to alike.
 pub fn resize(picture: Picture, width: usize, height: usize, filter: Filter) -> Picture {
-    if (picture.width, picture.height) == (width, height) {
-        return picture;
-    }
-    resize_part(&picture, (width, height), CropBox { left: 0, top: 0, width, height }, filter)
+    Region::whole(picture).resize(width, height, filter)
 }
 
 /// A part of what [`resize`] would make of the picture at `width`×`height` pixels; the rest is not computed.
@@ -64,16 +61,85 @@ pub fn resize_part(picture: &Picture, (width, height): (usize, usize), part: Cro
         part.width > 0 && part.height > 0 && part.left + part.width <= width && part.top + part.height <= height,
         "{part:?} of {width}×{height} pixels"
     );
-    let down = Weights::new(picture.height, height, part.top..part.top + part.height, filter);
-    // At its own size a row is itself; neighbours would count nothing.
-    let rows = if picture.height == height { part.top..part.top + part.height } else { down.sources() };
-    let across = Weights::new(picture.width, width, part.left..part.left + part.width, filter);
-    let narrow = if picture.width == width {
-        picture.crop(part.left, rows.start, part.width, rows.len())
-    } else {
-        across.apply_to_columns(picture, rows.clone())
-    };
-    if picture.height == height { narrow } else { down.apply_to_rows(&narrow, rows.start) }
+    if (picture.width, picture.height) == (width, height) {
+        return picture.crop(part.left, part.top, part.width, part.height);
+    }
+    let down = Weights::new((0.0, picture.height as f64), picture.height, height, filter);
+    let across = Weights::new((0.0, picture.width as f64), picture.width, width, filter);
+    let (down, across) = (down.of(part.top..part.top + part.height), across.of(part.left..part.left + part.width));
+    apply(picture, CropBox { left: 0, top: 0, width: picture.width, height: picture.height }, &across, &down)
+}
+
+/// Where something lies, in pixels; borders may lie within pixels.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Span {
+    /// Distance of its left border.
+    pub left: f64,
+    /// Distance of its upper border.
+    pub top: f64,
+    /// Distance between its left and right borders.
+    pub width: f64,
+    /// Distance between its upper and lower borders.
+    pub height: f64,
+}
+
+impl Span {
+    /// All of so many pixels.
+    pub fn of(width: usize, height: usize) -> Span {
+        Span { left: 0.0, top: 0.0, width: width as f64, height: height as f64 }
+    }
+}
+
+/// A picture of which a part is wanted.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Region {
+    /// The picture.
+    pub picture: Picture,
+    /// Its pixels that count: to filters, the rest is not there.
+    pub bounds: CropBox,
+    /// What is wanted, from the upper left corner of the bounds.
+    pub span: Span,
+}
+
+impl Region {
+    /// All of a picture.
+    pub fn whole(picture: Picture) -> Region {
+        let (width, height) = (picture.width, picture.height);
+        Region { picture, bounds: CropBox { left: 0, top: 0, width, height }, span: Span::of(width, height) }
+    }
+
+    /// The pixels that count, as a picture of their own.
+    pub fn cut(self) -> Picture {
+        self.picture.cut(self.bounds)
+    }
+
+    /// What is wanted at `width`×`height` pixels: Pillow's `crop` of the bounds, then its `resize` with the span as `box`.
+    ///
+    /// # Panics
+    /// When the span is empty or leaves the bounds, or they the picture.
+    pub fn resize(self, width: usize, height: usize, filter: Filter) -> Picture {
+        let Region { bounds, span, .. } = self;
+        if span == Span::of(bounds.width, bounds.height) && (bounds.width, bounds.height) == (width, height) {
+            return self.cut();
+        }
+        let within =
+            |begin: f64, length: f64, whole: usize| begin >= 0.0 && length > 0.0 && begin + length <= whole as f64;
+        assert!(
+            within(span.left, span.width, bounds.width) && within(span.top, span.height, bounds.height),
+            "{span:?} of {bounds:?}"
+        );
+        let down = Weights::new((span.top, span.height), bounds.height, height, filter);
+        let across = Weights::new((span.left, span.width), bounds.width, width, filter);
+        apply(&self.picture, bounds, &across, &down)
+    }
+}
+
+/// First the columns, then the rows, of the pixels within `bounds`.
+fn apply(picture: &Picture, bounds: CropBox, across: &Weights, down: &Weights) -> Picture {
+    let rows = down.sources();
+    let taken = CropBox { top: bounds.top + rows.start, height: rows.len(), ..bounds };
+    let narrow = across.apply_to_columns(picture, taken);
+    down.apply_to_rows(&narrow, rows.start)
 }
 
 /// What a stretch of wanted pixels is made of, along one axis.
@@ -88,17 +154,17 @@ struct Weights {
 }
 
 impl Weights {
-    /// Of the pixels in `wanted`, when `source` pixels become `length`.
-    fn new(source: usize, length: usize, wanted: Range<usize>, filter: Filter) -> Weights {
-        let scale = source as f64 / length as f64;
+    /// When it is a span of so many of the `source` pixels, from a place on, that becomes `length`.
+    fn new((begin, span): (f64, f64), source: usize, length: usize, filter: Filter) -> Weights {
+        let scale = span / length as f64;
         let widened = scale.max(1.0);
         let reach = filter.reach() * widened;
         let most = 2 * reach.ceil() as usize + 1;
-        let (mut first, mut count) = (Vec::with_capacity(wanted.len()), Vec::with_capacity(wanted.len()));
-        let mut values = vec![0; wanted.len() * most];
+        let (mut first, mut count) = (Vec::with_capacity(length), Vec::with_capacity(length));
+        let mut values = vec![0; length * most];
         let mut exact = vec![0.0; most];
-        for (pixel, values) in wanted.zip(values.chunks_exact_mut(most)) {
-            let centre = (pixel as f64 + 0.5) * scale;
+        for (pixel, values) in values.chunks_exact_mut(most).enumerate() {
+            let centre = begin + (pixel as f64 + 0.5) * scale;
             // Both ends to the nearest pixel border; a negative number becomes 0.
             let begin = (centre - reach + 0.5) as usize;
             let end = ((centre + reach + 0.5) as usize).min(source);
@@ -117,6 +183,14 @@ impl Weights {
         Weights { first, most, count, values }
     }
 
+    /// Those of some of the wanted pixels.
+    fn of(mut self, wanted: Range<usize>) -> Weights {
+        self.values = self.values[wanted.start * self.most..wanted.end * self.most].to_vec();
+        self.first = self.first[wanted.clone()].to_vec();
+        self.count = self.count[wanted].to_vec();
+        self
+    }
+
     /// From the first to the last source pixel that any wanted one needs.
     fn sources(&self) -> Range<usize> {
         let last = self.first.len() - 1;
@@ -129,10 +203,11 @@ impl Weights {
         self.first.iter().zip(&self.count).zip(values).map(|((&first, &count), values)| (first, &values[..count]))
     }
 
-    /// Makes the wanted columns of some rows.
-    fn apply_to_columns(&self, picture: &Picture, rows: Range<usize>) -> Picture {
-        let mut out = Picture::new(self.first.len(), rows.len(), vec![0; self.first.len() * rows.len() * 3]);
-        Arch::new().dispatch(Columns { weights: self, picture, rows, out: &mut out });
+    /// Makes the wanted columns of a part of a picture.
+    fn apply_to_columns(&self, picture: &Picture, part: CropBox) -> Picture {
+        let wanted = self.first.len();
+        let mut out = Picture::new(wanted, part.height, vec![0; wanted * part.height * 3]);
+        Arch::new().dispatch(Columns { weights: self, picture, part, out: &mut out });
         out
     }
 
@@ -151,11 +226,13 @@ const TOGETHER: usize = 8;
 const LANES: usize = 4 * TOGETHER;
 /// Sums that stay in one register while the weights are gone through.
 const REGISTER: usize = 8;
+/// Sums of a row that stay in registers while the rows are gone through.
+const WIDE: usize = 32;
 
 struct Columns<'a> {
     weights: &'a Weights,
     picture: &'a Picture,
-    rows: Range<usize>,
+    part: CropBox,
     out: &'a mut Picture,
 }
 
@@ -165,12 +242,13 @@ impl WithSimd for Columns<'_> {
     #[inline(always)]
     fn with_simd<S: Simd>(self, _: S) {
         let (stride, wanted) = (self.picture.width * 3, self.weights.first.len());
-        let mut columns = vec![[0u8; LANES]; self.picture.width];
+        let CropBox { left, top, width, height } = self.part;
+        let mut columns = vec![[0u8; LANES]; width];
         let blocks = self.out.rgb.chunks_mut(TOGETHER * wanted * 3);
-        for (out, first_row) in blocks.zip(self.rows.clone().step_by(TOGETHER)) {
-            for (place, row) in (first_row..self.rows.end).take(TOGETHER).enumerate() {
-                let row = &self.picture.rgb[row * stride..][..stride];
-                let (last, lane) = (self.picture.width - 1, 4 * place);
+        for (out, first_row) in blocks.zip((top..top + height).step_by(TOGETHER)) {
+            for (place, row) in (first_row..top + height).take(TOGETHER).enumerate() {
+                let row = &self.picture.rgb[row * stride + left * 3..][..width * 3];
+                let (last, lane) = (width - 1, 4 * place);
                 for (column, pixel) in columns.iter_mut().zip(row.windows(4).step_by(3)) {
                     column[lane..lane + 4].copy_from_slice(pixel);
                 }
@@ -208,20 +286,29 @@ impl WithSimd for Rows<'_> {
     #[inline(always)]
     fn with_simd<S: Simd>(self, _: S) {
         let stride = self.picture.width * 3;
-        let mut sums = vec![0; stride];
         for (out, (first, weights)) in self.out.rgb.chunks_exact_mut(stride).zip(self.weights.iter()) {
-            sums.fill(1 << (BITS - 1));
-            let rows = self.picture.rgb[(first - self.begin) * stride..].chunks_exact(stride);
-            for (row, &weight) in rows.zip(weights) {
-                for (sum, &byte) in sums.iter_mut().zip(row) {
-                    *sum += weight * i32::from(byte);
-                }
+            let rows = &self.picture.rgb[(first - self.begin) * stride..][..weights.len() * stride];
+            let (wide, rest) = out.as_chunks_mut::<WIDE>();
+            for (place, out) in wide.iter_mut().enumerate() {
+                weigh(out, rows, stride, place * WIDE, weights);
             }
-            for (byte, &sum) in out.iter_mut().zip(&sums) {
-                *byte = rounded(sum);
+            for (place, out) in (wide.len() * WIDE..).zip(rest) {
+                weigh(std::array::from_mut(out), rows, stride, place, weights);
             }
         }
     }
+}
+
+/// `N` bytes of a row, from a place on, that is made of rows.
+#[inline(always)]
+fn weigh<const N: usize>(out: &mut [u8; N], rows: &[u8], stride: usize, place: usize, weights: &[i32]) {
+    let mut sums = [1 << (BITS - 1); N];
+    for (row, &weight) in rows.chunks_exact(stride).zip(weights) {
+        for (sum, &byte) in sums.iter_mut().zip(&row[place..place + N]) {
+            *sum += weight * i32::from(byte);
+        }
+    }
+    *out = sums.map(rounded);
 }
 
 /// A sum that began at one half, without its bits behind the point.
@@ -284,6 +371,42 @@ mod tests {
             let differing = resized.rgb.iter().zip(&expected).filter(|(a, b)| a != b).count();
             prop_assert_eq!((resized.width, resized.height, far), (wide, tall, 0));
             prop_assert!(differing * 100 <= expected.len(), "{} of {}", differing, expected.len());
+        }
+
+        #[test]
+        fn a_span_of_whole_pixels_is_that_part_where_the_filter_reaches_no_further(
+            width in 1usize..20, height in 1usize..20, left in 0usize..9, top in 0usize..9, right in 0usize..9, times in 2usize..5
+        ) {
+            // Where nothing shrinks, the triangle of the outermost wanted pixels reaches half a pixel out; so a border of equal pixels.
+            let part = noise(width, height);
+            let mut around = Picture::new(width + left + right, height + top, vec![0; (width + left + right) * (height + top) * 3]);
+            for y in 0..height + top {
+                for x in 0..width + left + right {
+                    let (from_x, from_y) = (x.saturating_sub(left).min(width - 1), y.saturating_sub(top));
+                    let pixel = (from_y * width + from_x) * 3;
+                    let place = (y * around.width + x) * 3;
+                    around.rgb[place..place + 3].copy_from_slice(&part.rgb[pixel..pixel + 3]);
+                }
+            }
+            let span = Span { left: left as f64, top: top as f64, ..Span::of(width, height) };
+            let (wide, tall) = (width * times, height * times);
+            let cut = Region { span, ..Region::whole(around) }.resize(wide, tall, Filter::Bilinear);
+            let whole = resize(part, wide, tall, Filter::Bilinear);
+            prop_assert!(cut.rgb.iter().zip(&whole.rgb).all(|(a, b)| a.abs_diff(*b) <= 1));
+        }
+
+        #[test]
+        fn nothing_outside_its_bounds_counts(
+            width in 1usize..60, height in 1usize..60, wide in 1usize..60, tall in 1usize..60,
+            place in (0usize..1000, 0usize..1000, 0usize..1000, 0usize..1000), cubic in any::<bool>()
+        ) {
+            let filter = if cubic { Filter::Bicubic } else { Filter::Bilinear };
+            let (left, top) = (place.0 % width, place.1 % height);
+            let bounds = CropBox { left, top, width: place.2 % (width - left) + 1, height: place.3 % (height - top) + 1 };
+            let picture = noise(width, height);
+            let alone = resize(picture.crop(left, top, bounds.width, bounds.height), wide, tall, filter);
+            let region = Region { picture, bounds, span: Span::of(bounds.width, bounds.height) };
+            prop_assert_eq!(region.resize(wide, tall, filter), alone);
         }
 
         #[test]

@@ -3,11 +3,11 @@
 use std::io::Cursor;
 
 use ijepa_data::decode::{Encoded, Limits, decode, decode_file};
-use ijepa_data::transform::CropBox;
+use ijepa_data::transform::{CropBox, Filter, Span, resize};
 use ijepa_data::{DataError, DecodeError, Picture};
 use image::codecs::png::PngEncoder;
 use image::{DynamicImage, ExtendedColorType, ImageEncoder, ImageFormat, Rgb, RgbImage, RgbaImage};
-use libjpeg_turbo_rs::{Encoder, PixelFormat, Subsampling};
+use libjpeg_turbo_rs::{Decoder, Encoder, PixelFormat, ScalingFactor, Subsampling};
 use proptest::prelude::*;
 
 fn gradient(width: u32, height: u32) -> RgbImage {
@@ -171,6 +171,15 @@ struct Kind {
 }
 
 /// Noise over gradients: every block of every channel is busy.
+#[cfg(not(feature = "avif"))]
+#[test]
+fn an_avif_is_refused_with_the_way_to_build_for_it() {
+    for head in [b"\0\0\0\x18ftypavif\0\0\0\0mif1miaf", b"\0\0\0\x18ftypmif1\0\0\0\0mif1avif"] {
+        let error = decode(head, Limits::default()).expect_err("it is left out").to_string();
+        assert!(error.contains("--features avif"), "{error}");
+    }
+}
+
 fn busy_jpeg(width: usize, height: usize, kind: Kind) -> Vec<u8> {
     let channels = match kind.format {
         PixelFormat::Grayscale => 1,
@@ -189,12 +198,15 @@ fn busy_jpeg(width: usize, height: usize, kind: Kind) -> Vec<u8> {
     with_orientation(&encoder.encode().expect("encodes"), kind.orientation)
 }
 
+fn part_at(place: (usize, usize, usize, usize), (width, height): (usize, usize)) -> CropBox {
+    let (left, top) = (place.0 % width, place.1 % height);
+    CropBox { left, top, width: place.2 % (width - left) + 1, height: place.3 % (height - top) + 1 }
+}
+
 /// Every part of the picture is, to the bit, that part of the whole.
 fn part_is_of_the_whole(bytes: &[u8], place: (usize, usize, usize, usize)) -> Result<(), TestCaseError> {
     let whole = decoded(bytes);
-    let (left, top) = (place.0 % whole.width, place.1 % whole.height);
-    let part =
-        CropBox { left, top, width: place.2 % (whole.width - left) + 1, height: place.3 % (whole.height - top) + 1 };
+    let part = part_at(place, (whole.width, whole.height));
     let encoded = Encoded::open(bytes, Limits::default()).expect("opens");
     prop_assert_eq!(encoded.size(), (whole.width, whole.height));
     let got = encoded.region(part).expect("decodes");
@@ -253,5 +265,58 @@ proptest! {
         width in 1u32..40, height in 1u32..40, place in (0usize..1000, 0usize..1000, 0usize..1000, 0usize..1000)
     ) {
         part_is_of_the_whole(&encode(&gradient(width, height).into(), ImageFormat::Png), place)?;
+    }
+
+    #[test]
+    fn a_part_that_is_decoded_smaller_is_to_the_bit_that_of_the_whole_decoded_smaller(
+        kind in any_kind(), width in 2usize..140, height in 2usize..140, least in 1usize..20,
+        place in (0usize..1000, 0usize..1000, 0usize..1000, 0usize..1000)
+    ) {
+        let bytes = busy_jpeg(width, height, Kind { orientation: 1, ..kind });
+        let part = part_at(place, (width, height));
+        let encoded = Encoded::open(&bytes, Limits::default()).expect("a JPEG");
+        let region = encoded.region_for(part, least).expect("decodes");
+        let span = region.span;
+        let picture = region.cut();
+        let shrunk = [8, 4, 2].into_iter().find(|shrunk| part.width.min(part.height) / shrunk >= least).unwrap_or(1);
+        let mut decoder = Decoder::new(&bytes).expect("a JPEG");
+        prop_assume!(decoder.header().components.len() < 4);
+        decoder.set_output_format(PixelFormat::Rgb);
+        decoder.set_scale(ScalingFactor::new(1, shrunk as u32));
+        let whole = decoder.decode_image().expect("decodes");
+        let whole = Picture::new(whole.width, whole.height, whole.data);
+        let (left, top) = (part.left / shrunk, part.top / shrunk);
+        prop_assert_eq!(&picture, &whole.crop(left, top, picture.width, picture.height));
+        let place = |pixels: usize| pixels as f64 / shrunk as f64;
+        let begin = (span.left + left as f64, span.top + top as f64);
+        prop_assert_eq!(begin, (place(part.left), place(part.top)));
+        prop_assert_eq!((span.width, span.height), (place(part.width), place(part.height)));
+        prop_assert!(span.left + span.width <= picture.width as f64 && span.top + span.height <= picture.height as f64);
+    }
+}
+
+#[test]
+fn a_part_decoded_smaller_shows_the_same_place_in_every_orientation() {
+    let slope = |x: u32, by: f64| (f64::from(x) * by) as u8;
+    let image = RgbImage::from_fn(101, 91, |x, y| Rgb([slope(x, 2.5), slope(y, 2.7), slope(x + y, 1.3)]));
+    let jpeg = encode(&image.into(), ImageFormat::Jpeg);
+    for orientation in 1..=8 {
+        let bytes = with_orientation(&jpeg, orientation);
+        for (part, least) in [((13, 7, 70, 75), 30), ((5, 22, 67, 65), 16), ((0, 0, 91, 91), 11), ((20, 3, 71, 84), 8)]
+        {
+            let (left, top, width, height) = part;
+            let part = CropBox { left, top, width, height };
+            let open = || Encoded::open(&bytes, Limits::default()).expect("a JPEG");
+            let expected = resize(open().region(part).expect("decodes"), least, least, Filter::Bilinear);
+            let region = open().region_for(part, least).expect("decodes");
+            assert_ne!(region.span, Span::of(width, height), "it is smaller");
+            let got = region.resize(least, least, Filter::Bilinear);
+            // At the border the file's pixels beyond the part count a little. Half a pixel of the file away it would be 1.25 levels.
+            let inside = |picture: &Picture| picture.crop(1, 1, least - 2, least - 2).rgb;
+            let (got, expected) = (inside(&got), inside(&expected));
+            let off: u32 = got.iter().zip(&expected).map(|(a, b)| u32::from(a.abs_diff(*b))).sum();
+            let off = f64::from(off) / expected.len() as f64;
+            assert!(off < 1.1, "orientation {orientation}, {part:?} at {least}: {off} levels");
+        }
     }
 }

@@ -27,6 +27,7 @@ pub(crate) fn config(threads: usize, start_step: u64, stop_step: u64) -> LoaderC
             color_distortion: true,
             color_jitter_strength: 0.5,
             gaussian_blur: true,
+            scaled_decoding: false,
             normalisation: Normalisation::default(),
         },
         masks: MaskConfig {

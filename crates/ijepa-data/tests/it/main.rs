@@ -1,6 +1,8 @@
 //! Claims about what the crate delivers, one file a room.
 
 mod arrays;
+#[cfg(feature = "avif")]
+mod avif;
 mod dataset;
 mod decode;
 mod files;

@@ -21,6 +21,7 @@ fn train(crop_size: usize) -> TrainTransform {
         color_distortion: false,
         color_jitter_strength: 0.0,
         gaussian_blur: false,
+        scaled_decoding: false,
         normalisation: PLAIN,
     }
 }
@@ -58,6 +59,7 @@ proptest! {
             color_distortion: true,
             color_jitter_strength: 1.0,
             gaussian_blur: true,
+            scaled_decoding: false,
             ..train(side)
         };
         transform.apply(&mut out, &picture, &mut rng(item));

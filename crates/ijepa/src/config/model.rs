@@ -56,6 +56,7 @@ pub(crate) fn train_transform(config: &Config) -> TrainTransform {
         color_distortion: data.use_color_distortion,
         color_jitter_strength: data.color_jitter_strength as f32,
         gaussian_blur: data.use_gaussian_blur,
+        scaled_decoding: data.scaled_decoding,
         normalisation: normalisation(config),
     }
 }

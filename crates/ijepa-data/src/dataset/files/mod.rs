@@ -17,8 +17,9 @@ use paths::{Paths, as_path};
 use super::Split;
 use crate::error::DataError;
 
-/// Those of torchvision, and GIF.
-pub(super) const ENDINGS: [&str; 10] = ["jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff", "ppm", "pgm"];
+/// Those of torchvision, GIF and AVIF.
+pub(super) const ENDINGS: [&str; 11] =
+    ["jpg", "jpeg", "png", "webp", "avif", "gif", "bmp", "tif", "tiff", "ppm", "pgm"];
 const TRAIN: [&str; 1] = ["train"];
 const VAL: [&str; 3] = ["val", "validation", "test"];
 
