@@ -123,7 +123,7 @@ fn time_heads(rows: usize, width: usize, classes: usize) -> Outcome {
 
 fn features(folder: &Path, name: &str, width: usize, labels: Vec<u32>) -> Result<Features, Box<dyn Error>> {
     let values = floats(&folder.join(format!("{name}.f32")))?;
-    Ok(Features { rows: values.len() / width, width, values, labels })
+    Ok(Features { rows: values.len() / width, width, values: values.into(), labels })
 }
 
 fn floats(path: &Path) -> Result<Vec<f32>, Box<dyn Error>> {

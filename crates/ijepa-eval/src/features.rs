@@ -1,7 +1,9 @@
 //! What is judged: one row a picture, with the class of each row where it is known.
 
 use crate::EvalError;
+use ijepa_tensor::Values;
 use rayon::prelude::*;
+use std::ops::Range;
 
 /// A feature matrix.
 #[derive(Debug, Clone, PartialEq)]
@@ -10,8 +12,8 @@ pub struct Features {
     pub rows: usize,
     /// Length of a row, d.
     pub width: usize,
-    /// (n, d), row after row.
-    pub values: Vec<f32>,
+    /// (n, d), row after row, in memory or in a file.
+    pub values: Values,
     /// (n) classes from 0, or empty where they are not known.
     pub labels: Vec<u32>,
 }
@@ -25,14 +27,14 @@ impl Features {
         &self.values[row * self.width..(row + 1) * self.width]
     }
 
-    /// out (rows, d) = the named rows, whatever it held before.
-    pub(crate) fn gather(&self, out: &mut Vec<f32>, rows: &[u32]) {
+    /// out (rows, l) = some columns of the named rows, whatever it held before.
+    pub(crate) fn gather(&self, out: &mut Vec<f32>, rows: &[u32], columns: Range<usize>) {
         const PIECE: usize = 64;
-        let width = self.width;
+        let width = columns.len();
         out.resize(rows.len() * width, 0.0);
         out.par_chunks_mut(PIECE * width).zip(rows.par_chunks(PIECE)).for_each(|(out, rows)| {
             for (out, &row) in out.chunks_exact_mut(width).zip(rows) {
-                out.copy_from_slice(self.row(row as usize));
+                out.copy_from_slice(&self.row(row as usize)[columns.clone()]);
             }
         });
     }

@@ -6,6 +6,7 @@
 //! * [`knn`]: votes of the nearest neighbours by cosine, and the neighbours themselves.
 //! * [`linear`]: multinomial logistic regression with the strength of its penalty chosen on held-out rows.
 //! * [`heads`]: many linear heads, with or without BatchNorm, trained at once by SGD or LARS as in others' protocols.
+//! * [`attentive`]: a head that chooses which tokens of a picture to look at.
 //! * [`ridge`]: least squares in closed form, for quick comparisons; [`quantity`]: and for quantities instead of classes.
 //! * [`metrics`]: accuracy, paired differences, spread and rank of features; [`ranks`]: more that needs no labels.
 //!
@@ -15,6 +16,7 @@
 //! Letters: n rows, d width of a feature, c classes, k neighbours or the length of a sum.
 
 pub mod affine;
+pub mod attentive;
 mod curvature;
 mod draws;
 pub mod error;

@@ -214,8 +214,8 @@ mod tests {
     fn singular_values_do_not_depend_on_which_side_is_longer() {
         let values = signs(12, 30, 2);
         let turned: Vec<f32> = (0..360).map(|p| values[p % 12 * 30 + p / 12]).collect();
-        let wide = Features { rows: 12, width: 30, values, labels: vec![] };
-        let tall = Features { rows: 30, width: 12, values: turned, labels: vec![] };
+        let wide = Features { rows: 12, width: 30, values: values.into(), labels: vec![] };
+        let tall = Features { rows: 30, width: 12, values: turned.into(), labels: vec![] };
         let wide = singular_values(&wide, Centre::Nothing).expect("valid");
         let tall = singular_values(&tall, Centre::Nothing).expect("valid");
         assert!(wide.iter().zip(&tall).all(|(a, b)| (a - b).abs() < 1e-9), "{wide:?} {tall:?}");

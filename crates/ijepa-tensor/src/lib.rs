@@ -13,14 +13,17 @@
 pub mod buf;
 pub mod cases;
 pub mod gemm;
+pub mod heads;
 pub mod ops;
 pub mod roof;
 pub mod scalar;
 pub mod tape;
 pub mod threads;
+pub mod values;
 mod vector;
 
 pub use buf::{Buf, View, ViewMut};
 pub use gemm::Precision;
 pub use tape::{Index, Pool, Slot, Tape, Var};
+pub use values::Values;
 pub use vector::{instruction_set, instruction_sets};

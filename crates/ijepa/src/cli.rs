@@ -14,7 +14,10 @@ use clap::{Args, Parser, Subcommand};
 use crate::config::Bfloat16;
 
 pub(crate) use data::{BenchDataArgs, DataCheckArgs, DataCommand, DataPackArgs};
-pub(crate) use eval::{EvalCommand, EvalSource, KnnArgs, LabelArgs, TaskArgs};
+pub(crate) use eval::{
+    AttentiveArgs, CacheArgs, ChoiceOfHead, EvalCommand, EvalSource, HeadArgs, KnnArgs, LabelArgs, LinearArgs, Preset,
+    RankArgs, TaskArgs,
+};
 pub(crate) use plan::PlanArgs;
 pub(crate) use tune::{FinetuneArgs, RecipeArgs, RecipeName, SemiArgs, TuneArgs};
 

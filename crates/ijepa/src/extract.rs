@@ -12,17 +12,18 @@ use ijepa_model::saved::{self, Hints};
 use ijepa_model::vit::{Patches, Vit, all_patches};
 use ijepa_tensor::{Buf, Precision, Tape, View};
 
-use crate::cli::{EncoderArgs, NetworkArgs, Pool};
+use crate::cli::{NetworkArgs, Pool};
 use crate::config::{self, Config};
 use crate::exit::{Exit, Failure};
 use crate::hub;
 use crate::log::progress::Progress;
 use crate::output;
+use crate::pictures::Pictures;
 use crate::store::{Key, Rows, Store};
 
 /// Side in pixels of the pictures that stand for raw pixels: larger ones are made smaller, which costs a linear probe nothing and saves
 /// it from fitting noise.
-const PIXELS_SIDE: usize = 64;
+pub(crate) const PIXELS_SIDE: usize = 64;
 
 /// A lone encoder and how its images are prepared.
 pub(crate) struct Encoder {
@@ -71,13 +72,13 @@ impl Encoder {
         Ok(Encoder { vit, layout, params, normalisation, network, meta, precision, init_std })
     }
 
-    /// As [`Encoder::load`], of which features are wanted as `args` says.
-    pub(crate) fn load_for(path: &Path, args: &EncoderArgs) -> Result<Encoder> {
-        let encoder = Encoder::load(path, &args.network)?;
+    /// As [`Encoder::load`], of which such features are wanted.
+    pub(crate) fn load_for(path: &Path, args: &NetworkArgs, pool: Pool) -> Result<Encoder> {
+        let encoder = Encoder::load(path, args)?;
         let depth = encoder.vit.config.depth;
-        if layers(args.pool) > depth {
-            let problem = format!("--pool last4 takes four blocks, the encoder of {} has {depth}", path.display());
-            return Err(Failure::usage(problem).remedy("--pool last").into());
+        if layers(pool) > depth {
+            let problem = format!("last4 takes four blocks, the encoder of {} has {depth}", path.display());
+            return Err(Failure::usage(problem).remedy("--pool last; with --preset, --pools last").into());
         }
         Ok(encoder)
     }
@@ -149,6 +150,26 @@ impl Encoder {
         (features, outputs.pop().expect("an encoder has at least one layer"))
     }
 
+    /// Features of pictures that were cut before.
+    pub(crate) fn extract_kept(&self, pictures: &Pictures, batch: usize, pool: Pool) -> Extracted {
+        let memory = ijepa_tensor::Pool::new();
+        let len = 3 * self.vit.config.image.0 * self.vit.config.image.1;
+        let of = |images: Vec<f32>| self.forward(&memory, &images, images.len() / len, pool).0;
+        let values: Vec<f32> = pictures.batches(batch).flat_map(of).collect();
+        Extracted::of(Rows { values: values.into(), images: pictures.images.clone() }, self.width(pool))
+    }
+
+    /// Tokens (n·d) of the last layer of the images that can be read, with progress.
+    pub(crate) fn extract_tokens(&self, wanted: &Wanted) -> Result<Extracted> {
+        let memory = ijepa_tensor::Pool::new();
+        let sizes = format!("{:?} tokens", self.vit.config);
+        let key = Key::new().with(sizes.as_bytes()).with(bytemuck::cast_slice(self.params.as_slice()));
+        let width = self.vit.config.width * self.vit.config.patches();
+        extract(wanted, self.transform(wanted.fit), width, Some(key), |images, count| {
+            self.forward(&memory, images, count, Pool::Last).1.as_slice().to_vec()
+        })
+    }
+
     /// Features of the images that can be read, with progress.
     pub(crate) fn extract(&self, wanted: &Wanted, pool: Pool) -> Result<Extracted> {
         let memory = ijepa_tensor::Pool::new();
@@ -159,6 +180,39 @@ impl Encoder {
             self.forward(&memory, images, count, pool).0
         })
     }
+}
+
+/// Side of the patches of raw pixels, and of the pictures that are cut into them at most.
+const PATCH: usize = 4;
+const PATCHED_SIDE: usize = 32;
+/// Length of a patch of raw pixels as a token.
+pub(crate) const PATCH_WIDTH: usize = 3 * PATCH * PATCH;
+
+/// Raw pixels as tokens: patches (n, 48) of pictures that are at most 32 wide and high. They are not kept.
+pub(crate) fn pixel_patches(wanted: &Wanted, size: (usize, usize), normalisation: Normalisation) -> Result<Extracted> {
+    let side = |side: usize| side.min(PATCHED_SIDE) / PATCH * PATCH;
+    let (height, width) = wanted.dataset.normalised_size().unwrap_or((side(size.0), side(size.1)));
+    if height % PATCH != 0 || width % PATCH != 0 || height * width == 0 {
+        let problem = format!("raw pixels of {height}×{width} cannot be cut into patches of {PATCH}×{PATCH}");
+        return Err(Failure::usage(problem).remedy("leave --baselines out").into());
+    }
+    let transform = EvalTransform { crop: (height, width), filter: Filter::Bilinear, fit: wanted.fit, normalisation };
+    extract(wanted, transform, 3 * height * width, None, |images, _| patches(images, (height, width)))
+}
+
+/// (b, 3, h, w) pixels as (b, n, 3·4·4) patches, row by row.
+fn patches(images: &[f32], (height, width): (usize, usize)) -> Vec<f32> {
+    let mut out = Vec::with_capacity(images.len());
+    for image in images.chunks_exact(3 * height * width) {
+        for (top, left) in
+            (0..height).step_by(PATCH).flat_map(|top| (0..width).step_by(PATCH).map(move |left| (top, left)))
+        {
+            for plane in image.chunks_exact(height * width) {
+                (top..top + PATCH).for_each(|y| out.extend_from_slice(&plane[y * width + left..][..PATCH]));
+            }
+        }
+    }
+    out
 }
 
 /// Which images' features are wanted, how they are cut, and where features are kept.
@@ -196,23 +250,24 @@ impl Extracted {
     /// The rows of some images.
     fn of_images(self, images: &[u32]) -> Extracted {
         let width = self.features.width;
-        let mut rows = Rows::default();
+        let (mut values, mut numbers) = (Vec::new(), Vec::new());
         for (row, image) in self.images.iter().enumerate().filter(|(_, image)| images.binary_search(image).is_ok()) {
-            rows.values.extend_from_slice(self.features.row(row));
-            rows.images.push(*image);
+            values.extend_from_slice(self.features.row(row));
+            numbers.push(*image);
         }
-        Extracted::of(rows, width)
+        Extracted::of(Rows { values: values.into(), images: numbers }, width)
     }
 }
 
-/// Raw pixels, as an encoder of images of that size would get them, at most [`PIXELS_SIDE`] wide and high. They are not kept: reading them
+/// Raw pixels, as an encoder of images of that size would get them, at most `side` wide and high. They are not kept: reading them
 /// again takes as long as reading what was kept.
 pub(crate) fn pixels(
     wanted: &Wanted,
     (height, width): (usize, usize),
+    side: usize,
     normalisation: Normalisation,
 ) -> Result<Extracted> {
-    let cut = (height.min(PIXELS_SIDE), width.min(PIXELS_SIDE));
+    let cut = (height.min(side), width.min(side));
     let (height, width) = wanted.dataset.normalised_size().unwrap_or(cut);
     let transform = EvalTransform { crop: (height, width), filter: Filter::Bilinear, fit: wanted.fit, normalisation };
     extract(wanted, transform, 3 * height * width, None, |images, _| images.to_vec())
@@ -228,7 +283,7 @@ fn extract(
 ) -> Result<Extracted> {
     let Wanted { dataset, images, batch, store, narrated, .. } = *wanted;
     let all: Arc<[u32]> = images.map_or_else(|| (0..dataset.len() as u32).collect(), Arc::from);
-    let none = Store::none();
+    let none = Store::NONE;
     let (store, key) = match key {
         Some(key) => (store, data_key(key, dataset, transform)),
         None => (&none, Key::new()),
@@ -255,23 +310,26 @@ fn extract(
 
     let about = serde_json::json!({ "images": all.len(), "width": width, "first": dataset.name(all[0] as usize) });
     let mut part = store.begin(&key, width, &about)?;
-    let mut rows = part.as_mut().map_or_else(Rows::default, |part| part.taken());
-    let mut seen = rows.images.last().map_or(0, |last| all.partition_point(|image| image <= last));
+    let held = part.as_ref().map_or(&[][..], |part| part.held());
+    let mut seen = held.last().map_or(0, |last| all.partition_point(|image| image <= last));
     if seen > 0 {
         output::note(&format!("{seen} of {} features are there from an evaluation that was stopped", all.len()));
     }
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
     let config = EvalConfig { batch_size: batch, threads, queue: 4, transform };
     let mut loader = EvalLoader::start_for(Arc::clone(dataset), all[seen..].into(), config)?;
+    let (mut values, mut numbered) = (Vec::new(), Vec::new()); // where nothing is kept
     let mut progress = narrated.then(|| Progress::start(all.len() as u64, seen as u64));
     while let Some(images) = loader.next()? {
         let features = features_of(&images.images, images.indices.len());
         let numbers: Vec<u32> = images.indices.iter().map(|&index| index as u32).collect();
-        if let Some(part) = &mut part {
-            part.add(&features, &numbers)?;
+        match &mut part {
+            Some(part) => part.add(&features, &numbers)?,
+            None => {
+                values.extend(features);
+                numbered.extend(numbers);
+            }
         }
-        rows.values.extend(features);
-        rows.images.extend(numbers);
         seen += images.indices.len() + images.unreadable.len();
         if let Some(progress) = &mut progress {
             for image in images.unreadable {
@@ -281,7 +339,10 @@ fn extract(
         }
     }
     drop(progress);
-    part.map_or(Ok(()), |part| part.finish())?;
+    let rows = match part {
+        Some(part) => part.finish()?,
+        None => Rows { values: values.into(), images: numbered },
+    };
     Ok(Extracted::of(rows, width))
 }
 
@@ -406,4 +467,21 @@ pub(crate) fn sizes(
     let typed = Hints { heads: heads.or(typed.heads), ..typed };
     saved::encoder_sizes(file, prefix, typed, hints(config.carried.as_ref()))
         .map_err(|problem| unfit(path, problem, "see what the file holds: ijepa inspect FILE"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn patches_hold_all_pixels_of_their_square() {
+        // Every pixel says its channel, row and column.
+        let pixel = |k: usize| (k / 96 * 10_000 + k % 96 / 12 * 100 + k % 12) as f32;
+        let image: Vec<f32> = (0..3 * 8 * 12).map(pixel).collect();
+        let patches = patches(&image, (8, 12));
+        assert_eq!(patches.len(), image.len());
+        let second = &patches[PATCH_WIDTH..2 * PATCH_WIDTH];
+        assert_eq!(second[..5], [4.0, 5.0, 6.0, 7.0, 104.0]);
+        assert_eq!(second[PATCH_WIDTH - 1], 20_307.0);
+    }
 }

@@ -22,6 +22,7 @@ mod labelled;
 mod log;
 mod opening;
 mod output;
+mod pictures;
 mod plan;
 mod precision;
 mod pretrain;

@@ -9,8 +9,10 @@ use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
+use ijepa_tensor::Values;
 use sha2::{Digest, Sha256};
 
+use crate::cli::CacheArgs;
 use crate::embed::write::npy;
 use crate::exit::{Exit, Failure};
 use crate::output;
@@ -32,10 +34,10 @@ pub(crate) struct Store {
 #[derive(Clone)]
 pub(crate) struct Key(Sha256);
 
-/// Rows of features, and which image each one belongs to.
+/// Rows of features, and which image each one belongs to. Those of an entry stay in its file, which may be larger than memory.
 #[derive(Debug, Default, PartialEq)]
 pub(crate) struct Rows {
-    pub(crate) values: Vec<f32>, // (n, d)
+    pub(crate) values: Values,   // (n, d)
     pub(crate) images: Vec<u32>, // (n)
 }
 
@@ -65,8 +67,11 @@ impl Key {
 
 impl Store {
     /// No place: everything is computed anew.
-    pub(crate) fn none() -> Store {
-        Store { folder: None }
+    pub(crate) const NONE: Store = Store { folder: None };
+
+    /// As the command line has it.
+    pub(crate) fn of(args: &CacheArgs) -> Store {
+        if args.no_cache { Store::NONE } else { Store::at(args.cache.as_deref()) }
     }
 
     /// The folder, or that of the user's cache.
@@ -109,34 +114,39 @@ fn unwritable(entry: &Path, error: io::Error) -> Failure {
 
 impl Rows {
     fn read(entry: &Path, width: usize) -> io::Result<Rows> {
-        let values = array(&entry.join(FEATURES), "<f4", Some(width))?;
-        let images = array(&entry.join(IMAGES), "<u4", None)?;
-        let values: Vec<f32> = values.as_chunks::<4>().0.iter().map(|&bytes| f32::from_le_bytes(bytes)).collect();
-        let images: Vec<u32> = images.as_chunks::<4>().0.iter().map(|&bytes| u32::from_le_bytes(bytes)).collect();
-        if values.len() != images.len() * width {
-            let problem = format!("{} values for {} images of {width}", values.len(), images.len());
+        let (features, rows) = array(&entry.join(FEATURES), "<f4", Some(width))?;
+        let (mut images, count) = array(&entry.join(IMAGES), "<u4", None)?;
+        if rows != count {
+            let problem = format!("{rows} rows of features for {count} images");
             return Err(io::Error::new(io::ErrorKind::InvalidData, problem));
         }
+        let values = Values::map(&features, npy::HEADER as u64, rows * width)?;
+        let images = numbers(&mut images, count)?;
         Ok(Rows { values, images })
     }
 }
 
-/// The bytes of an array of 4-byte values that this module wrote, with rows of `width` or of one value.
-fn array(path: &Path, dtype: &str, width: Option<usize>) -> io::Result<Vec<u8>> {
+/// An array of 4-byte values that this module wrote, at its first value, and its number of rows of `width` or of one value.
+fn array(path: &Path, dtype: &str, width: Option<usize>) -> io::Result<(File, usize)> {
     let mut file = File::open(path)?;
     let bytes = file.metadata()?.len() as usize;
     let mut header = [0; npy::HEADER];
     file.read_exact(&mut header)?;
     let row = 4 * width.unwrap_or(1);
-    let rows = (bytes - npy::HEADER) / row;
+    let rows = bytes.saturating_sub(npy::HEADER) / row;
     let shape = [Some(rows), width].into_iter().flatten().collect::<Vec<_>>();
     if header != npy::header(dtype, &shape) || bytes != npy::HEADER + rows * row {
         let problem = format!("{} is not what was written", path.display());
         return Err(io::Error::new(io::ErrorKind::InvalidData, problem));
     }
-    let mut content = Vec::with_capacity(rows * row);
-    file.read_to_end(&mut content)?;
-    Ok(content)
+    Ok((file, rows))
+}
+
+/// The next `count` numbers of a file.
+fn numbers(file: &mut File, count: usize) -> io::Result<Vec<u32>> {
+    let mut bytes = vec![0; 4 * count];
+    file.read_exact(&mut bytes)?;
+    Ok(bytes.as_chunks::<4>().0.iter().map(|&bytes| u32::from_le_bytes(bytes)).collect())
 }
 
 /// An entry that is being filled. Dropped, it stays for the next try.
@@ -146,7 +156,8 @@ pub(crate) struct Part {
     features: File,
     images: File,
     width: usize,
-    rows: Rows,
+    /// The images that are in it.
+    held: Vec<u32>,
     /// Held while the entry is filled.
     _lock: File,
 }
@@ -168,25 +179,18 @@ impl Part {
             Ok((file.metadata()?.len() as usize).saturating_sub(npy::HEADER) / row)
         };
         let count = held(&features, 4 * width)?.min(held(&images, 4)?);
-        let read = |file: &mut File, row: usize| -> io::Result<Vec<u8>> {
-            let mut bytes = vec![0; count * row];
+        for (file, row) in [(&features, 4 * width), (&images, 4)] {
             file.set_len((npy::HEADER + count * row) as u64)?;
-            file.seek(SeekFrom::Start(npy::HEADER as u64))?;
-            file.read_exact(&mut bytes)?;
-            Ok(bytes)
-        };
-        let values = read(&mut features, 4 * width)?;
-        let of = read(&mut images, 4)?;
-        let rows = Rows {
-            values: values.as_chunks::<4>().0.iter().map(|&bytes| f32::from_le_bytes(bytes)).collect(),
-            images: of.as_chunks::<4>().0.iter().map(|&bytes| u32::from_le_bytes(bytes)).collect(),
-        };
-        Ok(Some(Part { entry, folder, features, images, width, rows, _lock: lock }))
+        }
+        features.seek(SeekFrom::End(0))?;
+        images.seek(SeekFrom::Start(npy::HEADER as u64))?;
+        let held = numbers(&mut images, count)?;
+        Ok(Some(Part { entry, folder, features, images, width, held, _lock: lock }))
     }
 
-    /// What an earlier try left; asked for once.
-    pub(crate) fn taken(&mut self) -> Rows {
-        std::mem::take(&mut self.rows)
+    /// The images whose features an earlier try left.
+    pub(crate) fn held(&self) -> &[u32] {
+        &self.held
     }
 
     /// Appends the features (b, d) of some images (b).
@@ -198,8 +202,8 @@ impl Part {
         written.map_err(|error| unwritable(&self.folder, error).into())
     }
 
-    /// Completes the entry.
-    pub(crate) fn finish(mut self) -> Result<()> {
+    /// Completes the entry, in which its rows are found from then on.
+    pub(crate) fn finish(mut self) -> Result<Rows> {
         let mut complete = || -> io::Result<()> {
             let count = (self.images.metadata()?.len() as usize - npy::HEADER) / 4;
             let header = |file: &mut File, dtype, shape: &[usize]| -> io::Result<()> {
@@ -212,7 +216,8 @@ impl Part {
             fs::remove_file(self.folder.join("lock"))?;
             fs::rename(&self.folder, &self.entry)
         };
-        complete().map_err(|error| unwritable(&self.entry, error).into())
+        complete().map_err(|error| unwritable(&self.entry, error))?;
+        Rows::read(&self.entry, self.width).with_context(|| format!("cannot read {} again", self.entry.display()))
     }
 }
 
@@ -241,10 +246,10 @@ mod tests {
         part.add(&[1.0, 2.0, 3.0, 4.0], &[5, 7]).expect("it can be written");
         assert_eq!(store.find(&key("a"), 2).expect("readable"), None, "not before it is complete");
         part.finish().expect("it can be completed");
-        let rows = Rows { values: vec![1.0, 2.0, 3.0, 4.0], images: vec![5, 7] };
+        let rows = Rows { values: vec![1.0, 2.0, 3.0, 4.0].into(), images: vec![5, 7] };
         assert_eq!(store.find(&key("a"), 2).expect("readable"), Some(rows));
         assert_eq!(store.find(&key("b"), 2).expect("readable"), None);
-        assert_eq!(Store::none().find(&key("a"), 2).expect("readable"), None);
+        assert_eq!(Store::NONE.find(&key("a"), 2).expect("readable"), None);
     }
 
     #[test]
@@ -261,11 +266,11 @@ mod tests {
         part.features.write_all(&[0; 5]).expect("it can be written");
         drop(part);
         let mut part = begin(&store, "a");
-        assert_eq!(part.taken(), Rows { values: vec![1.0, 2.0, 3.0, 4.0], images: vec![0, 1] });
+        assert_eq!(part.held(), [0, 1]);
         part.add(&[5.0, 6.0], &[2]).expect("it can be written");
         part.finish().expect("it can be completed");
         let rows = store.find(&key("a"), 2).expect("readable").expect("it is there");
-        assert_eq!(rows, Rows { values: vec![1.0, 2.0, 3.0, 4.0, 5.0, 6.0], images: vec![0, 1, 2] });
+        assert_eq!(rows, Rows { values: vec![1.0, 2.0, 3.0, 4.0, 5.0, 6.0].into(), images: vec![0, 1, 2] });
         assert_eq!(fs::read_dir(folder.path()).expect("readable").count(), 1);
     }
 

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use anyhow::Result;
 use ijepa_data::{Dataset, Fit};
+use ijepa_eval::Features;
 use ijepa_eval::knn::{self, Knn};
 use ijepa_eval::metrics::{accuracy, effective_rank, rank_me, spread};
 use ijepa_model::jepa::{Jepa, State};
@@ -19,6 +20,7 @@ use crate::extract::{Encoder, Wanted};
 use crate::labelled::{self, Labelled};
 use crate::log::Seen;
 use crate::output;
+use crate::pictures::Pictures;
 use crate::run::Run;
 use crate::store::Store;
 
@@ -36,10 +38,32 @@ pub(crate) struct Watch {
     every: u64,
     images: Arc<Dataset>,
     numbers: Vec<u32>,
-    labelled: Option<(Labelled, Labelled)>,
+    labelled: Option<(Known, Known)>,
     /// Warmed up steps are judged.
     from: u64,
     warned: bool,
+}
+
+/// Labelled images, cut once they were looked at.
+struct Known {
+    labelled: Labelled,
+    /// Whether they were cut; none inside where they cannot be kept.
+    pictures: Option<Option<Pictures>>,
+}
+
+impl Known {
+    fn features(&mut self, encoder: &Encoder, batch: usize) -> Result<Features> {
+        let Labelled { dataset, labels } = &self.labelled;
+        let wanted = wanted(dataset, None, batch);
+        if self.pictures.is_none() {
+            self.pictures = Some(Pictures::cut(dataset, encoder.transform(wanted.fit), wanted.batch)?);
+        }
+        let extracted = match &self.pictures {
+            Some(Some(pictures)) => encoder.extract_kept(pictures, wanted.batch, Pool::Last),
+            _ => encoder.extract(&wanted, Pool::Last)?,
+        };
+        Ok(extracted.labelled(labels))
+    }
 }
 
 impl Watch {
@@ -52,7 +76,10 @@ impl Watch {
             return Ok(None);
         };
         let labelled = match (&asked.train, &asked.val) {
-            (Some(train), Some(val)) => Some(labelled::pair(train, val, run.config.meta.seed)?),
+            (Some(train), Some(val)) => {
+                let (train, val) = labelled::pair(train, val, run.config.meta.seed)?;
+                Some((Known { labelled: train, pictures: None }, Known { labelled: val, pictures: None }))
+            }
             _ => None,
         };
         let (count, all) = (asked.images.min(images.len()), images.len());
@@ -84,24 +111,12 @@ impl Watch {
     ) -> Result<(Seen, Option<String>)> {
         let target = Buf::from_slice(&state.target.as_slice()[..model.encoder_len]);
         let encoder = Encoder::new(&run.config, target);
-        let store = Store::none(); // these weights are gone after the next step
-        let features = |dataset, images| {
-            let wanted = Wanted {
-                dataset,
-                images,
-                fit: Fit::Cut,
-                batch: run.config.data.batch_size,
-                store: &store,
-                narrated: false,
-            };
-            encoder.extract(&wanted, Pool::Last)
-        };
-        let some = features(&self.images, Some(&self.numbers))?.features;
-        let knn = match &self.labelled {
+        let batch = run.config.data.batch_size;
+        let some = encoder.extract(&wanted(&self.images, Some(&self.numbers), batch), Pool::Last)?.features;
+        let knn = match &mut self.labelled {
             None => None,
             Some((train, val)) => {
-                let train = features(&train.dataset, None)?.labelled(&train.labels);
-                let val = features(&val.dataset, None)?.labelled(&val.labels);
+                let (train, val) = (train.features(&encoder, batch)?, val.features(&encoder, batch)?);
                 let votes = knn::predict(&train, &val, Knn { k: NEIGHBOURS, temperature: KNN_TEMPERATURE })?;
                 Some(accuracy(&votes, &val.labels)?.value)
             }
@@ -120,6 +135,11 @@ impl Watch {
         self.warned |= words.is_some();
         Ok((seen, words))
     }
+}
+
+/// Features of weights that are gone after the next step: none are kept.
+fn wanted<'a>(dataset: &'a Arc<Dataset>, images: Option<&'a [u32]>, batch: usize) -> Wanted<'a> {
+    Wanted { dataset, images, fit: Fit::Cut, batch, store: &Store::NONE, narrated: false }
 }
 
 /// Smooth L1 of targets (n, d) against their own mean: what a predictor gets that says the same about every patch.

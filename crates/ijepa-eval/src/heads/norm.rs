@@ -2,9 +2,10 @@
 //!
 //! While training x̂ = (x − mean) / √(var + ε) with the batch's own mean and biased variance. For judging
 //! r ← (1 − momentum)·r + momentum·statistic, from mean 0 and variance 1, with the unbiased variance. Scale and shift belong
-//! to each head; x̂ is the same for all of them.
+//! to each head; the statistics are the same for all of them, and x̂ is never written: heads take it into their weights.
 
 use crate::standard::Standard;
+use ijepa_tensor::heads::add_off;
 use rayon::prelude::*;
 
 const EPSILON: f32 = 1e-5;
@@ -15,24 +16,22 @@ const COLUMNS: usize = 64;
 /// Rows that are summed in single precision before the sum is added in double.
 const ROWS: usize = 16;
 
-/// Running statistics of one set of features, and the input that its heads share.
+/// Running statistics of one set of features.
 pub(super) struct Norm {
     pub(super) mean: Vec<f32>,     // (d)
     pub(super) variance: Vec<f32>, // (d)
-    normalised: Vec<f32>,          // (rows, d) of the last batch
 }
 
 impl Norm {
     pub(super) fn new(width: usize) -> Norm {
-        Norm { mean: vec![0.0; width], variance: vec![1.0; width], normalised: Vec::new() }
+        Norm { mean: vec![0.0; width], variance: vec![1.0; width] }
     }
 
-    /// x̂ (rows, d) of a batch of at least two rows, whose statistics are remembered.
-    pub(super) fn batch(&mut self, values: &[f32]) -> &[f32] {
+    /// What makes x̂ of a batch (rows, d) of at least two rows, whose statistics are remembered.
+    pub(super) fn batch(&mut self, values: &[f32]) -> Standard {
         let width = self.mean.len();
         let rows = values.len() / width;
-        let mean = column_means(values, &vec![0.0; width], |value| value);
-        let variance = column_means(values, &mean, |off| off * off);
+        let (mean, variance) = moments(values, width);
         let unbiased = rows as f32 / (rows - 1) as f32;
         for ((running, mean), (running_variance, variance)) in
             self.mean.iter_mut().zip(&mean).zip(self.variance.iter_mut().zip(&variance))
@@ -40,14 +39,7 @@ impl Norm {
             *running += MOMENTUM * (mean - *running);
             *running_variance += MOMENTUM * (variance * unbiased - *running_variance);
         }
-        let standard = Standard { inverse: inverse(&variance), mean, unit: false };
-        self.normalised.resize(values.len(), 0.0);
-        self.normalised.par_chunks_mut(ROWS * width).zip(values.par_chunks(ROWS * width)).for_each(|(out, values)| {
-            for (out, values) in out.chunks_exact_mut(width).zip(values.chunks_exact(width)) {
-                standard.row(out, values);
-            }
-        });
-        &self.normalised
+        Standard { inverse: inverse(&variance), mean, unit: false }
     }
 
     /// What judges: the running statistics.
@@ -60,27 +52,29 @@ fn inverse(variance: &[f32]) -> Vec<f32> {
     variance.iter().map(|variance| 1.0 / (variance + EPSILON).sqrt()).collect()
 }
 
-/// (d) means over the rows of f(value − centre), each by one thread.
-fn column_means(values: &[f32], centre: &[f32], f: impl Fn(f32) -> f32 + Sync) -> Vec<f32> {
-    let width = centre.len();
-    let mut means = vec![0.0; width];
-    let pieces = means.par_chunks_mut(COLUMNS).zip(centre.par_chunks(COLUMNS)).enumerate();
-    pieces.for_each(|(piece, (means, centre))| {
-        let (first, count) = (piece * COLUMNS, means.len());
-        let mut total = [0.0f64; COLUMNS];
-        let mut sums = [0.0f32; COLUMNS];
-        for rows in values.chunks(ROWS * width) {
-            let sums = &mut sums[..count];
-            sums.fill(0.0);
-            for row in rows.chunks_exact(width) {
-                for ((sum, value), centre) in sums.iter_mut().zip(&row[first..first + count]).zip(centre) {
-                    *sum += f(value - centre);
-                }
-            }
-            total.iter_mut().zip(&*sums).for_each(|(total, sum)| *total += f64::from(*sum));
-        }
-        let rows = (values.len() / width) as f64;
-        means.iter_mut().zip(total).for_each(|(mean, total)| *mean = (total / rows) as f32);
+/// (d) means and biased variances over the rows, each by one thread.
+fn moments(values: &[f32], width: usize) -> (Vec<f32>, Vec<f32>) {
+    let (mut means, mut variances) = (vec![0.0; width], vec![0.0; width]);
+    let pieces = means.par_chunks_mut(COLUMNS).zip(variances.par_chunks_mut(COLUMNS)).enumerate();
+    pieces.for_each(|(piece, (means, variances))| {
+        let first = piece * COLUMNS;
+        let zero = [0.0; COLUMNS];
+        column_means(means, values, width, first, &zero[..means.len()], false);
+        column_means(variances, values, width, first, means, true);
     });
-    means
+    (means, variances)
+}
+
+/// Means over the rows of value − centre, or its square, for the columns from `first` on.
+fn column_means(out: &mut [f32], values: &[f32], width: usize, first: usize, centre: &[f32], squared: bool) {
+    let mut total = [0.0f64; COLUMNS];
+    let mut sums = [0.0f32; COLUMNS];
+    let sums = &mut sums[..out.len()];
+    for rows in values.chunks(ROWS * width) {
+        sums.fill(0.0);
+        add_off(sums, rows, width, first, centre, squared);
+        total.iter_mut().zip(&*sums).for_each(|(total, sum)| *total += f64::from(*sum));
+    }
+    let rows = (values.len() / width) as f64;
+    out.iter_mut().zip(total).for_each(|(mean, total)| *mean = (total / rows) as f32);
 }

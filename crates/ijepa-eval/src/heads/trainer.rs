@@ -2,13 +2,14 @@
 
 use super::bank::{Bank, Pace};
 use super::norm::Norm;
-use super::{Head, Sweep};
+use super::{Head, HeadConfig, Set, Sweep};
+use crate::EvalError;
 use crate::affine::Affine;
 use crate::draws::bells;
 use crate::features::QUERIES;
 use crate::metrics::largest;
 use crate::standard::Standard;
-use crate::{EvalError, Features};
+use ijepa_tensor::gemm::{Gemm, Layout, gemm};
 
 /// Deviation of the first weights.
 const START: f32 = 0.01;
@@ -23,13 +24,12 @@ pub struct Trainer {
     widths: Vec<usize>,
     /// By set; none where no head has BatchNorm.
     norms: Vec<Option<Norm>>,
-    groups: Vec<Group>,
+    /// By set; none where no head looks at it.
+    groups: Vec<Option<Group>>,
 }
 
-/// Heads on one input.
+/// Heads on one set of features.
 struct Group {
-    set: usize,
-    norm: bool,
     /// Their places in the sweep.
     heads: Vec<usize>,
     bank: Bank,
@@ -47,27 +47,35 @@ impl Trainer {
                 return Err(EvalError::Setting { setting, value: value as f64, expected: "more" });
             }
         }
-        let mut groups = Vec::new();
-        let mut norms = Vec::new();
+        let (mut groups, mut norms) = (Vec::new(), Vec::new());
         for (set, &width) in widths.iter().enumerate() {
+            let heads: Vec<usize> = (0..sweep.heads.len()).filter(|&head| sweep.heads[head].set == set).collect();
+            norms.push(heads.iter().any(|&head| sweep.heads[head].norm).then(|| Norm::new(width)));
+            if heads.is_empty() {
+                groups.push(None);
+                continue;
+            }
             let weights: Vec<f32> =
                 bells(classes * width, sweep.seed, set).iter().map(|bell| START * *bell as f32).collect();
-            for norm in [true, false] {
-                let is_member = |head: &usize| (sweep.heads[*head].set, sweep.heads[*head].norm) == (set, norm);
-                let heads: Vec<usize> = (0..sweep.heads.len()).filter(is_member).collect();
-                if norm {
-                    norms.push((!heads.is_empty()).then(|| Norm::new(width)));
-                }
-                if !heads.is_empty() {
-                    let affine = if norm { width } else { 0 };
-                    let (bias, scale, shift) = (vec![0.0; classes], vec![1.0; affine], vec![0.0; affine]);
-                    let start = Head { weights: weights.clone(), bias, scale, shift };
-                    let bank = Bank::new(heads.len(), &start, classes);
-                    groups.push(Group { set, norm, heads, bank });
-                }
-            }
+            let start = |&head: &usize| {
+                let affine = if sweep.heads[head].norm { width } else { 0 };
+                let (bias, scale, shift) = (vec![0.0; classes], vec![1.0; affine], vec![0.0; affine]);
+                Head { weights: weights.clone(), bias, scale, shift }
+            };
+            let bank = Bank::new(heads.iter().map(start).collect(), width, classes);
+            groups.push(Some(Group { heads, bank }));
         }
         Ok(Trainer { sweep: sweep.clone(), classes, steps_per_epoch, widths: widths.to_vec(), norms, groups })
+    }
+
+    /// The heads, in the order of the sweep.
+    pub(super) fn heads(&self) -> &[HeadConfig] {
+        &self.sweep.heads
+    }
+
+    /// Whether some head looks at a set.
+    pub(super) fn looks_at(&self, set: usize) -> bool {
+        self.groups[set].is_some()
     }
 
     /// One step on a batch: (n, d) features of every set, and labels (n) below the number of classes. Steps are counted from 0;
@@ -110,15 +118,14 @@ impl Trainer {
             return losses;
         }
         let share = sweep.schedule.share(step, *steps_per_epoch, sweep.epochs) * sweep.batch as f64 / 256.0;
-        let normalised: Vec<Option<&[f32]>> =
-            norms.iter_mut().zip(batch).map(|(norm, values)| norm.as_mut().map(|norm| norm.batch(values))).collect();
-        for Group { set, norm, heads, bank } in groups {
-            let input = normalised[*set].filter(|_| *norm).unwrap_or(batch[*set]);
+        for ((group, norm), &input) in groups.iter_mut().zip(norms).zip(batch) {
+            let Some(Group { heads, bank }) = group else { continue };
+            let norm = norm.as_mut().map(|norm| norm.batch(input));
             let pace = |slot: usize| {
                 let config = &sweep.heads[heads[slot]];
                 Pace { rate: (config.rate * share) as f32, decay: config.decay as f32 }
             };
-            let found = bank.step(input, labels, sweep.optimiser, pace);
+            let found = bank.step(input, norm.as_ref(), labels, sweep.optimiser, pace);
             heads.iter().zip(found).for_each(|(&head, loss)| losses[head] = loss);
         }
         losses
@@ -129,8 +136,8 @@ impl Trainer {
     /// # Panics
     /// When there is no such head.
     pub fn head(&self, head: usize) -> &Head {
-        let (group, slot) = self.place(head);
-        self.groups[group].bank.head(slot)
+        let (_, slot, group) = self.place(head);
+        group.bank.head(slot)
     }
 
     /// Replaces the parameters of a head, whose momenta begin at zero.
@@ -138,9 +145,11 @@ impl Trainer {
     /// # Panics
     /// When there is no such head, or when its parameters have other lengths.
     pub fn set_head(&mut self, head: usize, parameters: Head) {
-        let (group, slot) = self.place(head);
         assert_eq!(parameters.lengths(), self.head(head).lengths(), "parameters of head {head}");
-        self.groups[group].bank.put(slot, parameters);
+        let (set, slot, _) = self.place(head);
+        if let Some(group) = &mut self.groups[set] {
+            group.bank.put(slot, parameters);
+        }
     }
 
     /// Mean and variance (d) by which BatchNorm judges rows of a set; none where no head has BatchNorm.
@@ -153,37 +162,52 @@ impl Trainer {
     /// # Panics
     /// When there is no such head.
     pub fn model(&self, head: usize) -> Affine {
-        let (group, slot) = self.place(head);
-        let all = self.affine(&self.groups[group]);
-        let (outputs, width) = (self.classes, self.widths[self.groups[group].set]);
-        let weights = all.weights[slot * outputs * width..][..outputs * width].to_vec();
-        let bias = all.bias[slot * outputs..][..outputs].to_vec();
-        Affine { standard: all.standard, outputs, weights, bias }
+        let (set, slot, group) = self.place(head);
+        let (weights, bias) = self.map(set, group);
+        let (outputs, width) = (self.classes, self.widths[set]);
+        let weights = weights[slot * outputs * width..][..outputs * width].to_vec();
+        let bias = bias[slot * outputs..][..outputs].to_vec();
+        Affine { standard: Standard::nothing(width), outputs, weights, bias }
     }
 
     /// For each head the (n) classes with the largest scores, the first of equals.
     ///
     /// # Errors
     /// Queries that are empty, not finite or of other widths than the heads were trained on.
-    pub fn predict(&self, sets: &[&Features]) -> Result<Vec<Vec<u32>>, EvalError> {
+    pub fn predict<'a, S: Into<Set<'a>> + Clone>(&self, sets: &[S]) -> Result<Vec<Vec<u32>>, EvalError> {
+        let sets: Vec<Set<'a>> = sets.iter().cloned().map(Into::into).collect();
+        if let Some(wrong) = sets.iter().find_map(|set| set.features.check(QUERIES).err()) {
+            return Err(wrong);
+        }
+        let rows: Vec<u32> = (0..sets.first().map_or(0, |set| set.features.rows) as u32).collect();
+        self.predict_rows(&sets, &rows)
+    }
+
+    /// The same of some rows (m) of sets that have been checked.
+    pub(super) fn predict_rows(&self, sets: &[Set], rows: &[u32]) -> Result<Vec<Vec<u32>>, EvalError> {
         if sets.len() != self.widths.len() {
             let (expected, got) = (self.widths.len(), sets.len());
             return Err(EvalError::Length { what: "sets of query features", expected, got });
         }
-        for (queries, &train) in sets.iter().zip(&self.widths) {
-            queries.check(QUERIES)?;
-            if queries.width != train {
-                return Err(EvalError::Width { train, queries: queries.width });
+        for (set, &train) in sets.iter().zip(&self.widths) {
+            if set.columns.len() != train {
+                return Err(EvalError::Width { train, queries: set.columns.len() });
             }
         }
         let mut predictions = vec![Vec::new(); self.sweep.heads.len()];
-        for group in &self.groups {
-            let model = self.affine(group);
-            let features = sets[group.set];
-            let rows: Vec<u32> = (0..features.rows as u32).collect();
-            for rows in rows.chunks((SCORES / model.outputs).max(1)) {
+        for (set, (group, Set { features, columns })) in self.groups.iter().zip(sets).enumerate() {
+            let Some(group) = group else { continue };
+            let (weights, bias) = self.map(set, group);
+            let (mut input, mut scores) = (Vec::new(), Vec::new());
+            for rows in rows.chunks((SCORES / bias.len()).max(1)) {
+                features.gather(&mut input, rows, columns.clone());
+                scores.resize(rows.len() * bias.len(), 0.0);
+                scores.chunks_exact_mut(bias.len()).for_each(|row| row.copy_from_slice(&bias));
+                let (m, n, k) = (rows.len(), bias.len(), columns.len());
+                let shape = Gemm { m, n, k, a: Layout::Plain, b: Layout::Transposed, accumulate: true };
+                gemm(&mut scores, &input, &weights, shape);
                 // (n, H·c) is (n·H, c): the classes of row i and head h stand at i·H + h.
-                let classes = largest(&model.scores_of(features, rows), self.classes);
+                let classes = largest(&scores, self.classes);
                 for (slot, &head) in group.heads.iter().enumerate() {
                     predictions[head].extend(classes.iter().skip(slot).step_by(group.heads.len()));
                 }
@@ -192,21 +216,19 @@ impl Trainer {
         Ok(predictions)
     }
 
-    /// All heads of a group as one map.
-    fn affine(&self, group: &Group) -> Affine {
-        let standard = match &self.norms[group.set] {
-            Some(norm) if group.norm => norm.standard(),
-            _ => Standard::nothing(self.widths[group.set]),
-        };
-        let (weights, bias) = (group.bank.folded.clone(), group.bank.folded_bias.clone());
-        Affine { standard, outputs: bias.len(), weights, bias }
+    /// All heads of a group as one map: weights (H·c, d) and biases (H·c).
+    fn map(&self, set: usize, group: &Group) -> (Vec<f32>, Vec<f32>) {
+        group.bank.map(self.norms[set].as_ref().map(Norm::standard).as_ref())
     }
 
-    fn place(&self, head: usize) -> (usize, usize) {
-        let find =
-            |(at, group): (usize, &Group)| group.heads.iter().position(|&own| own == head).map(|slot| (at, slot));
-        self.groups.iter().enumerate().find_map(find).unwrap_or_else(|| {
-            panic!("head {head} of a sweep of {}", self.sweep.heads.len());
-        })
+    /// The set of a head, its place there, and the heads beside it.
+    fn place(&self, head: usize) -> (usize, usize, &Group) {
+        let find = |(set, group): (usize, &'_ Option<Group>)| {
+            let slot = group.as_ref()?.heads.iter().position(|&own| own == head)?;
+            Some((set, slot))
+        };
+        let found = self.groups.iter().enumerate().find_map(find);
+        let (set, slot) = found.unwrap_or_else(|| panic!("head {head} of a sweep of {}", self.sweep.heads.len()));
+        (set, slot, self.groups[set].as_ref().expect("a head was found there"))
     }
 }

@@ -56,7 +56,7 @@ fn blocks_of_rows_change_nothing() {
 fn a_row_is_its_own_nearest_neighbour_and_scale_does_not_matter() {
     let train = clouds(50, 8, 5, 1.0, 3);
     let mut queries = train.clone();
-    queries.values.iter_mut().for_each(|value| *value *= 7.0);
+    queries.values.to_mut().iter_mut().for_each(|value| *value *= 7.0);
     for (row, found) in nearest(&train, &queries, 1).expect("valid").iter().enumerate() {
         assert_eq!(found[0].row, row);
         assert!((found[0].similarity - 1.0).abs() < 1e-6);
@@ -99,7 +99,7 @@ fn one_search_serves_every_vote() {
 fn equally_near_rows_are_named_from_the_lowest() {
     // Every row twice, far apart, and more of them than are held at a time.
     let half = clouds(1200, 5, 3, 0.5, 1);
-    let train = Features { rows: 2400, values: half.values.repeat(2), labels: half.labels.repeat(2), ..half };
+    let train = Features { rows: 2400, values: half.values.repeat(2).into(), labels: half.labels.repeat(2), ..half };
     for found in nearest(&train, &clouds(50, 5, 3, 0.5, 2), 9).expect("valid") {
         for pair in found.windows(2) {
             assert!((pair[0].similarity, pair[1].row) > (pair[1].similarity, pair[0].row), "{found:?}");
@@ -132,7 +132,7 @@ fn features_that_cannot_be_used_are_named() {
     let queries = clouds(5, 3, 2, 1.0, 2);
     let knn = Knn { k: 3, temperature: 0.07 };
     let mut broken = queries.clone();
-    broken.values[7] = f32::NAN;
+    broken.values.to_mut()[7] = f32::NAN;
     let error = predict(&train, &broken, knn).expect_err("NaN");
     assert!(matches!(error, EvalError::NotFinite { what: "query features", row: 2, column: 1, .. }), "{error}");
     assert!(error.to_string().contains("row 2, column 1 is NaN"), "{error}");
@@ -154,7 +154,7 @@ fn sizes_and_settings_that_cannot_be_met_are_named() {
     let train = clouds(20, 3, 2, 1.0, 1);
     let queries = clouds(5, 3, 2, 1.0, 2);
     let knn = Knn { k: 3, temperature: 0.07 };
-    let empty = Features { rows: 0, width: 3, values: vec![], labels: vec![] };
+    let empty = Features { rows: 0, width: 3, values: vec![].into(), labels: vec![] };
     assert!(matches!(predict(&empty, &queries, knn), Err(EvalError::Empty { what: "training features", .. })));
     let short = Features { rows: 6, ..queries.clone() };
     assert!(matches!(predict(&train, &short, knn), Err(EvalError::Values { rows: 6, values: 15, .. })));

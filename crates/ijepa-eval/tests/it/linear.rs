@@ -204,7 +204,7 @@ fn what_cannot_be_used_is_named() {
     let (train, queries) = (clouds(40, 3, 2, 1.0, 1), clouds(10, 3, 2, 1.0, 2));
     let logistic = Logistic::standard(0);
     let mut broken = train.clone();
-    broken.values[3 * 17 + 2] = f32::NEG_INFINITY;
+    broken.values.to_mut()[3 * 17 + 2] = f32::NEG_INFINITY;
     let error = evaluate(&broken, &queries, &logistic).expect_err("infinite");
     assert!(matches!(error, EvalError::NotFinite { what: "training features", row: 17, column: 2, .. }), "{error}");
     let one = Features { labels: vec![1; 40], ..train.clone() };

@@ -49,10 +49,10 @@ pub(crate) fn clouds(rows: usize, width: usize, classes: u32, distance: f64, see
             values.push((value * (1.0 + column as f64 % 5.0) + 3.0) as f32);
         }
     }
-    Features { rows, width, values, labels }
+    Features { rows, width, values: values.into(), labels }
 }
 
 /// Features without rows or columns to spare for a message test.
 pub(crate) fn tiny(values: &[f32], width: usize, labels: &[u32]) -> Features {
-    Features { rows: values.len() / width, width, values: values.to_vec(), labels: labels.to_vec() }
+    Features { rows: values.len() / width, width, values: values.to_vec().into(), labels: labels.to_vec() }
 }

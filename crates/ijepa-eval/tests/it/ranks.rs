@@ -37,7 +37,7 @@ fn a_spectrum_that_falls_as_a_power_has_that_power() {
         values[2 * column * width + column] = size;
         values[(2 * column + 1) * width + column] = -size;
     }
-    let features = Features { rows: 2 * width, width, values, labels: vec![] };
+    let features = Features { rows: 2 * width, width, values: values.into(), labels: vec![] };
     for ranks in [1..=40, 5..=20, ALPHA_RANKS] {
         let alpha = alpha_req(&features, ranks).expect("valid");
         assert!((alpha - 1.5).abs() < 1e-5, "{alpha}");
@@ -68,7 +68,7 @@ fn lidar_counts_the_directions_that_tell_pictures_apart() {
             }));
         }
     }
-    let features = Features { rows: pictures * views, width, values, labels: vec![] };
+    let features = Features { rows: pictures * views, width, values: values.into(), labels: vec![] };
     let found = lidar(&features, views, 1e-4).expect("valid");
     assert!((found - 3.0).abs() < 0.15, "{found}");
     assert!(effective_rank(&features).expect("valid") > 4.0, "the noisy columns count there");

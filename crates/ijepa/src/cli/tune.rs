@@ -111,6 +111,9 @@ pub(crate) struct TuneArgs {
     /// Seed of every draw.
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub(crate) seed: u64,
+    /// Write table and plot to one HTML file.
+    #[arg(long, value_name = "F.html")]
+    pub(crate) report: Option<PathBuf>,
     /// Print the results as one JSON object.
     #[arg(long)]
     pub(crate) json: bool,

@@ -12,7 +12,7 @@ use ijepa_eval::metrics::Estimate;
 use serde::Serialize;
 
 use crate::cli::Pool;
-use crate::extract::{Encoder, Wanted, pixels};
+use crate::extract::{Encoder, PIXELS_SIDE, Wanted, pixels};
 use crate::output;
 use crate::store::Store;
 
@@ -105,15 +105,17 @@ impl Probe {
 
     /// Scores of all features on all tasks, and what the trained encoder takes for alike.
     pub(crate) fn run(&self, trained: &Encoder, untrained: &Encoder) -> Result<(Vec<Score>, Vec<Neighbours>)> {
-        let store = Store::none(); // every demo has an encoder of its own
+        let store = Store::NONE; // every demo has an encoder of its own
         let wanted =
             |dataset| Wanted { dataset, images: None, fit: Fit::Cut, batch: BATCH, store: &store, narrated: true };
         let encoded = |encoder: &Encoder, scenes| {
             encoder.extract(&wanted(scenes), Pool::Last).map(|extracted| extracted.features)
         };
         let side = trained.vit.config.image.0;
-        let raw =
-            |scenes| pixels(&wanted(scenes), (side, side), trained.normalisation).map(|extracted| extracted.features);
+        let raw = |scenes| {
+            pixels(&wanted(scenes), (side, side), PIXELS_SIDE, trained.normalisation)
+                .map(|extracted| extracted.features)
+        };
 
         let (train, val) = (encoded(trained, &self.train)?, encoded(trained, &self.val)?);
         let neighbours = self.neighbours(&train, &val)?;
@@ -146,8 +148,12 @@ impl Probe {
     }
 
     fn neighbours(&self, train: &Features, val: &Features) -> Result<Vec<Neighbours>> {
-        let queries =
-            Features { rows: QUERIES, values: val.values[..QUERIES * val.width].to_vec(), labels: Vec::new(), ..*val };
+        let queries = Features {
+            rows: QUERIES,
+            values: val.values[..QUERIES * val.width].to_vec().into(),
+            labels: Vec::new(),
+            ..*val
+        };
         let nearest = knn::nearest(train, &queries, NEIGHBOURS)?;
         let of = |(row, nearest): (usize, Vec<knn::Neighbour>)| {
             let nearest = nearest.iter().map(|near| (picture(&self.train, near.row), near.similarity)).collect();

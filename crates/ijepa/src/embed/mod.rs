@@ -35,7 +35,7 @@ struct Written {
 /// Runs the command.
 pub(crate) fn run(args: &EmbedArgs) -> Result<Exit> {
     let precision = precision::bf16(args.bf16, "--bf16")?;
-    let mut encoder = Encoder::load_for(&args.checkpoint, &args.encoder)?;
+    let mut encoder = Encoder::load_for(&args.checkpoint, &args.encoder.network, args.encoder.pool)?;
     encoder.precision = precision;
     let dataset = Arc::new(opening::open(&args.data, Split::Train, 0, Storage::default())?);
     let labels = dataset.labels();

@@ -11,7 +11,7 @@ use super::result::{Row, mean};
 use super::subset::{Choice, choose};
 use crate::cli::{EvalSource, LabelArgs, Pool};
 use crate::exit::Failure;
-use crate::extract::{Encoder, Extracted, Wanted, pixels};
+use crate::extract::{Encoder, Extracted, PATCH_WIDTH, PIXELS_SIDE, Wanted, pixel_patches, pixels};
 use crate::labelled::Labelled;
 use crate::output;
 use crate::store::Store;
@@ -31,6 +31,17 @@ pub(super) struct Answered {
     pub(super) features: Features,
     /// (n), or empty.
     pub(super) values: Vec<f32>,
+    /// Length of a token, of which a row holds one or more.
+    pub(super) token_width: usize,
+}
+
+/// What is seen of an image.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Seen {
+    /// One vector.
+    Pooled(Pool),
+    /// All tokens of the last layer, side by side.
+    Tokens,
 }
 
 impl From<Labelled> for Asked {
@@ -41,10 +52,11 @@ impl From<Labelled> for Asked {
 }
 
 impl Asked {
-    fn answered(&self, extracted: Extracted) -> Answered {
+    fn answered(&self, extracted: Extracted, token_width: Option<usize>) -> Answered {
         let pick = |image: &u32| self.values[*image as usize];
         let values = if self.values.is_empty() { Vec::new() } else { extracted.images.iter().map(pick).collect() };
-        Answered { features: extracted.labelled(&self.labels), values }
+        let features = extracted.labelled(&self.labels);
+        Answered { values, token_width: token_width.unwrap_or(features.width), features }
     }
 }
 
@@ -56,7 +68,7 @@ pub(super) struct Judging<'a> {
     pub(super) val: Asked,
     /// What becomes of pictures of another shape.
     pub(super) fit: Fit,
-    pub(super) pool: Pool,
+    pub(super) seen: Seen,
 }
 
 impl Judging<'_> {
@@ -66,8 +78,12 @@ impl Judging<'_> {
         judge: impl Fn(&'static str, &Answered, &Answered) -> Result<Vec<Row>>,
     ) -> Result<Vec<Row>> {
         let source = self.source;
-        let encoder = Encoder::load_for(&source.checkpoint, &source.encoder)?;
-        let store = if source.no_cache { Store::none() } else { Store::at(source.cache.as_deref()) };
+        let pool = match self.seen {
+            Seen::Pooled(pool) => pool,
+            Seen::Tokens => Pool::Last,
+        };
+        let encoder = Encoder::load_for(&source.checkpoint, &source.encoder.network, pool)?;
+        let store = Store::of(&source.cache);
         let choice = Choice::of(self.labels)?;
         if self.labels.draws > 1 && !choice.is_drawn() {
             let problem = format!("--draws {}: every draw would have the same labelled images", self.labels.draws);
@@ -83,33 +99,44 @@ impl Judging<'_> {
         let chosen = (0..self.labels.draws).map(chosen).collect::<Result<Vec<_>>>()?;
 
         let mut results = Vec::new();
-        let mut each = |kind: &'static str, features: &dyn Fn(&Wanted) -> Result<Extracted>| -> Result<()> {
-            let wanted = |dataset, images| Wanted {
-                dataset,
-                images,
-                fit: self.fit,
-                batch: source.encoder.batch,
-                store: &store,
-                narrated: true,
+        let mut each =
+            |kind: &'static str, features: &dyn Fn(&Wanted) -> Result<Extracted>, token: usize| -> Result<()> {
+                let token = (self.seen == Seen::Tokens).then_some(token);
+                let wanted = |dataset, images| Wanted {
+                    dataset,
+                    images,
+                    fit: self.fit,
+                    batch: source.encoder.batch,
+                    store: &store,
+                    narrated: true,
+                };
+                let val = self.val.answered(features(&wanted(&self.val.dataset, None))?, token);
+                let mut draws = Vec::new();
+                for chosen in &chosen {
+                    let images = (choice != Choice::All).then_some(&chosen[..]);
+                    let train = self.train.answered(features(&wanted(&self.train.dataset, images))?, token);
+                    let rows = judge(kind, &train, &val)?;
+                    rows.iter().for_each(|row| output::note(&row.note()));
+                    draws.push(rows);
+                }
+                results.extend(mean(draws));
+                Ok(())
             };
-            let val = self.val.answered(features(&wanted(&self.val.dataset, None))?);
-            let mut draws = Vec::new();
-            for chosen in &chosen {
-                let images = (choice != Choice::All).then_some(&chosen[..]);
-                let train = self.train.answered(features(&wanted(&self.train.dataset, images))?);
-                let rows = judge(kind, &train, &val)?;
-                rows.iter().for_each(|row| output::note(&row.note()));
-                draws.push(rows);
-            }
-            results.extend(mean(draws));
-            Ok(())
+        let of = |encoder: &Encoder, wanted: &Wanted| match self.seen {
+            Seen::Pooled(pool) => encoder.extract(wanted, pool),
+            Seen::Tokens => encoder.extract_tokens(wanted),
         };
-        each("trained", &|wanted| encoder.extract(wanted, self.pool))?;
+        let width = encoder.vit.config.width;
+        each("trained", &|wanted| of(&encoder, wanted), width)?;
         if source.baselines {
             let untrained = encoder.untrained(source.seed);
-            each("untrained", &|wanted| untrained.extract(wanted, self.pool))?;
+            each("untrained", &|wanted| of(&untrained, wanted), width)?;
             let size = encoder.vit.config.image;
-            each("pixels", &|wanted| pixels(wanted, size, encoder.normalisation))?;
+            let of = |wanted: &Wanted| match self.seen {
+                Seen::Pooled(_) => pixels(wanted, size, PIXELS_SIDE, encoder.normalisation),
+                Seen::Tokens => pixel_patches(wanted, size, encoder.normalisation),
+            };
+            each("pixels", &of, PATCH_WIDTH)?;
         }
         Ok(results)
     }

@@ -3,8 +3,11 @@
 //! Frozen features ([`features`]) of the images with labels ([`subset`]) are judged by nearest neighbours or linear heads; what came out
 //! is shown by [`result`]. What is asked is a class, or a count or a distance ([`question`]).
 
+mod attentive;
 mod features;
+mod heads;
 mod question;
+mod rank;
 pub(crate) mod result;
 pub(crate) mod subset;
 
@@ -21,7 +24,7 @@ use crate::cli::{EvalCommand, EvalSource, KnnArgs, LabelArgs, TaskArgs};
 use crate::exit::Exit;
 use crate::labelled;
 use crate::tune;
-use features::{Answered, Judging};
+use features::{Answered, Judging, Seen};
 use question::Question;
 use result::{Row, show};
 
@@ -40,7 +43,11 @@ pub(crate) fn run(command: &EvalCommand) -> Result<Exit> {
             let judge = |kind, train: &Answered, val: &Answered| {
                 logistic(kind, &train.features, &val.features, &Logistic::standard(seed))
             };
-            show("linear", &by_class(&args.source, &args.labels, judge)?, &args.source)?;
+            let rows = match args.preset {
+                Some(preset) => heads::run(args, preset)?,
+                None => by_class(&args.source, &args.labels, judge)?,
+            };
+            show("linear", &rows, &args.source)?;
         }
         EvalCommand::Logistic(args) => {
             let judge = |kind, train: &Answered, val: &Answered| {
@@ -51,6 +58,8 @@ pub(crate) fn run(command: &EvalCommand) -> Result<Exit> {
         }
         EvalCommand::Count(args) => show("count", &task(args, Question::Count)?, &args.source)?,
         EvalCommand::Distance(args) => show("distance", &task(args, Question::Distance)?, &args.source)?,
+        EvalCommand::Attentive(args) => show("attentive", &attentive::run(args)?, &args.source)?,
+        EvalCommand::Rank(args) => rank::run(args)?,
         EvalCommand::Finetune(args) => return tune::finetune(args),
         EvalCommand::Semi(args) => return tune::semi(args),
     }
@@ -65,7 +74,7 @@ fn by_class(
 ) -> Result<Vec<Row>> {
     let (train, val) = labelled::pair(&source.train, &source.val, source.seed)?;
     let (train, val) = (train.into(), val.into());
-    Judging { source, labels, train, val, fit: Fit::Cut, pool: source.encoder.pool }.run(judge)
+    Judging { source, labels, train, val, fit: Fit::Cut, seen: Seen::Pooled(source.encoder.pool) }.run(judge)
 }
 
 fn row(
@@ -77,7 +86,19 @@ fn row(
 ) -> Row {
     let Estimate { value, standard_error } = estimate;
     let (n_train, n_val, width) = (train.rows, val.rows, train.width);
-    Row { features, head, setting: None, metric, value, standard_error, n_train, n_val, width, draws: Vec::new() }
+    Row {
+        features,
+        head,
+        setting: None,
+        metric,
+        value,
+        standard_error,
+        n_train,
+        n_val,
+        width,
+        draws: Vec::new(),
+        heads: Vec::new(),
+    }
 }
 
 fn neighbours(args: &KnnArgs, kind: &'static str, train: &Features, val: &Features) -> Result<Vec<Row>> {
@@ -100,7 +121,8 @@ fn task(args: &TaskArgs, question: Question) -> Result<Vec<Row>> {
     let source = &args.source;
     let (train, val, classes) = question::asked(args, question)?;
     // What lies at the edge counts too.
-    let judging = Judging { source, labels: &args.labels, train, val, fit: Fit::Squash, pool: source.encoder.pool };
+    let seen = Seen::Pooled(source.encoder.pool);
+    let judging = Judging { source, labels: &args.labels, train, val, fit: Fit::Squash, seen };
     judging.run(|kind, train, val| {
         let mut rows = logistic(kind, &train.features, &val.features, &Logistic::standard(source.seed))?;
         rows[0].head = format!("logistic, {classes} classes");

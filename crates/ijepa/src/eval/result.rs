@@ -1,9 +1,12 @@
 //! What came out of an evaluation, as JSON, as a table, and as a page.
 
+use std::path::Path;
+
 use anyhow::{Context, Result};
 use ijepa_eval::metrics::Estimate;
 use serde::Serialize;
 
+use super::heads::Trial;
 use crate::cli::EvalSource;
 use crate::output;
 use crate::report::bars::{Bar, Bars};
@@ -21,7 +24,7 @@ pub(crate) struct Row {
     pub(crate) setting: Option<String>,
     pub(crate) metric: &'static str,
     pub(crate) value: f64,
-    /// Of the images that were judged; of several draws, that of their mean.
+    /// Of the images that were judged; of several draws, that of their mean. NaN, and null in JSON, where it is not known.
     pub(crate) standard_error: f64,
     pub(crate) n_train: usize,
     pub(crate) n_val: usize,
@@ -30,6 +33,9 @@ pub(crate) struct Row {
     /// The values of several draws of labelled images; `value` is their mean.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub(crate) draws: Vec<f64>,
+    /// The heads that were compared, where one of many was taken.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(crate) heads: Vec<Trial>,
 }
 
 /// What `--json` prints.
@@ -45,20 +51,28 @@ impl Row {
         self.metric == "accuracy"
     }
 
-    /// Value and error as a table has them.
+    /// Value and error as a table has them; some values have no error.
     pub(crate) fn said(&self) -> (String, String) {
-        if self.is_share() {
+        if !self.standard_error.is_finite() {
+            (format!("{:.2}", self.value), "–".to_owned())
+        } else if self.is_share() {
             (format!("{:.2} %", 100.0 * self.value), format!("{:.2}", 100.0 * self.standard_error))
         } else {
             (format!("{:.4}", self.value), format!("{:.4}", self.standard_error))
         }
     }
 
+    /// Value and error in one.
+    pub(crate) fn shown(&self) -> String {
+        let (value, error) = self.said();
+        if self.standard_error.is_finite() { format!("{value} ± {error}") } else { value }
+    }
+
     /// A line of narration.
     pub(crate) fn note(&self) -> String {
-        let (value, error) = self.said();
+        let value = self.shown();
         let setting = self.setting.as_ref().map_or_else(String::new, |setting| format!(" ({setting})"));
-        format!("{}: {}{setting}: {} {value} ± {error}", self.features, self.head, self.metric)
+        format!("{}: {}{setting}: {} {value}", self.features, self.head, self.metric)
     }
 }
 
@@ -79,22 +93,32 @@ pub(crate) fn mean(draws: Vec<Vec<Row>>) -> Vec<Row> {
         // The variance between few draws has one degree of freedom less than draws.
         row.standard_error = standard_error * (count / (count - 1.0)).sqrt();
         row.setting = None;
+        row.heads = Vec::new();
     }
     first
 }
 
+/// What a page says of its results beside the numbers.
+pub(crate) struct Page<'a> {
+    pub(crate) protocol: &'a str,
+    pub(crate) checkpoint: &'a Path,
+    /// Further settings by name.
+    pub(crate) settings: Vec<(&'static str, String)>,
+}
+
 /// Prints the results, and writes the page where one is wanted.
 pub(crate) fn show(protocol: &str, results: &[Row], source: &EvalSource) -> Result<()> {
-    if let Some(path) = &source.report {
-        std::fs::write(path, page(protocol, results, source))
-            .with_context(|| format!("cannot write the report {}", path.display()))?;
-        output::note(&format!("wrote {}", path.display()));
-    }
-    if source.json {
-        output::json(&Results { protocol, results })
-    } else {
-        Ok(output::result(&table(protocol, results))?)
-    }
+    let EvalSource { checkpoint, train, val, seed, .. } = source;
+    let settings = vec![("learnt from", train.clone()), ("judged on", val.clone()), ("seed", seed.to_string())];
+    let page = Page { protocol, checkpoint, settings };
+    show_as(&page, results, source.report.as_deref(), source.json)
+}
+
+/// The same of any results.
+pub(crate) fn show_as(page: &Page, results: &[Row], report: Option<&Path>, json: bool) -> Result<()> {
+    let protocol = page.protocol;
+    page.write(results, report)?;
+    if json { output::json(&Results { protocol, results }) } else { Ok(output::result(&table(protocol, results))?) }
 }
 
 fn table(protocol: &str, results: &[Row]) -> String {
@@ -117,7 +141,18 @@ fn table(protocol: &str, results: &[Row]) -> String {
     lines.join("\n")
 }
 
-fn page(protocol: &str, results: &[Row], source: &EvalSource) -> String {
+impl Page<'_> {
+    /// Writes the page to a file, where one is wanted.
+    pub(crate) fn write(&self, results: &[Row], to: Option<&Path>) -> Result<()> {
+        let Some(path) = to else { return Ok(()) };
+        std::fs::write(path, page(self, results))
+            .with_context(|| format!("cannot write the report {}", path.display()))?;
+        output::note(&format!("wrote {}", path.display()));
+        Ok(())
+    }
+}
+
+fn page(page: &Page, results: &[Row]) -> String {
     let mut metrics: Vec<&str> = results.iter().map(|row| row.metric).collect();
     metrics.sort_unstable();
     metrics.dedup();
@@ -127,39 +162,39 @@ fn page(protocol: &str, results: &[Row], source: &EvalSource) -> String {
             name: format!("{}, {}", row.features, row.head),
             value: row.value,
             error: row.standard_error,
-            shown: {
-                let (value, error) = row.said();
-                format!("{value} ± {error}")
-            },
+            shown: row.shown(),
         };
         Bars { title: (*metric).to_owned(), bars: of.map(bar).collect() }
     };
-    let pair = |name: &str, value: String| (name.to_owned(), value);
-    let settings = vec![
-        pair("checkpoint", source.checkpoint.display().to_string()),
-        pair("learnt from", source.train.clone()),
-        pair("judged on", source.val.clone()),
-        pair("seed", source.seed.to_string()),
-        pair("ijepa", env!("CARGO_PKG_VERSION").to_owned()),
-    ];
+    let checkpoint = page.checkpoint.display().to_string();
+    let first = std::iter::once(("checkpoint", checkpoint.clone()));
+    let last = std::iter::once(("ijepa", env!("CARGO_PKG_VERSION").to_owned()));
+    let all = first.chain(page.settings.iter().cloned()).chain(last);
+    let settings = all.map(|(name, value)| (name.to_owned(), value)).collect();
     let rows: Vec<(String, String)> = results
         .iter()
         .map(|row| {
-            (format!("{}, {}, {}", row.features, row.head, row.metric), {
-                let (value, error) = row.said();
-                format!("{value} ± {error} ({} to learn from, {} to judge)", row.n_train, row.n_val)
-            })
+            let said = format!("{} ({} to learn from, {} to judge)", row.shown(), row.n_train, row.n_val);
+            (format!("{}, {}, {}", row.features, row.head, row.metric), said)
         })
+        .collect();
+    let heads = results.iter().flat_map(|row| row.heads.iter().map(move |head| (row.features, head)));
+    let heads: Vec<(String, String)> = heads
+        .map(|(features, head)| (format!("{features}, {}", head.said()), format!("{:.2} %", 100.0 * head.accuracy)))
         .collect();
     let section = |heading: &str, blocks| Section { heading: heading.to_owned(), blocks };
     render(&crate::report::Report {
-        title: format!("ijepa eval {protocol}"),
-        summary: vec![format!("Features of {}, one standard error beside every number.", source.checkpoint.display())],
-        sections: vec![
-            section("Results", metrics.iter().map(bars).map(Block::Bars).collect()),
-            section("In numbers", vec![Block::KeyValues(rows)]),
-            section("Settings", vec![Block::KeyValues(settings)]),
-        ],
+        title: format!("ijepa eval {}", page.protocol),
+        summary: vec![format!("{checkpoint}, one standard error beside every number.")],
+        sections: [
+            Some(section("Results", metrics.iter().map(bars).map(Block::Bars).collect())),
+            Some(section("In numbers", vec![Block::KeyValues(rows)])),
+            (!heads.is_empty()).then(|| section("Heads that were compared", vec![Block::KeyValues(heads)])),
+            Some(section("Settings", vec![Block::KeyValues(settings)])),
+        ]
+        .into_iter()
+        .flatten()
+        .collect(),
     })
 }
 
@@ -181,6 +216,7 @@ mod tests {
             n_val,
             width,
             draws: vec![],
+            heads: vec![],
         }
     }
 

@@ -325,6 +325,7 @@ impl<'a> Bench<'a> {
             n_val,
             width: self.encoder.vit.config.width,
             draws: Vec::new(),
+            heads: Vec::new(),
         };
         output::note(&result.note());
         let share = |part: u64, of: u64| (of > 0).then(|| part as f64 / of as f64);
@@ -333,6 +334,14 @@ impl<'a> Bench<'a> {
     }
 
     fn show(&self, protocol: &'static str, results: &[Row], semi: Option<&Semi>) -> Result<Exit> {
+        let TuneArgs { checkpoint, train, val, seed, .. } = self.args;
+        let mut settings = vec![("learnt from", train.clone()), ("judged on", val.clone()), ("seed", seed.to_string())];
+        settings.push(("recipe", serde_json::to_string(&self.recipe)?));
+        if let Some(semi) = semi {
+            settings.push(("without labels", serde_json::to_string(semi)?));
+        }
+        let rows: Vec<result::Row> = results.iter().map(|row| row.result.clone()).collect();
+        result::Page { protocol, checkpoint, settings }.write(&rows, self.args.report.as_deref())?;
         if self.args.json {
             output::json(&Report { protocol, results, recipe: &self.recipe, semi })?;
         } else {
@@ -398,6 +407,7 @@ mod tests {
             n_val: 10,
             width: 4,
             draws: vec![],
+            heads: vec![],
         };
         let row = |loss, sure| vec![Row { result: result.clone(), loss, seconds: 1.0, sure: Some(sure), right: None }];
         let mean = mean(vec![row(0.4, 0.5), row(0.8, 0.9)]);

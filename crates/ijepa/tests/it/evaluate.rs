@@ -56,7 +56,8 @@ fn data_that_cannot_be_judged_and_blocks_that_are_not_there_are_told_apart() {
     let dir = trained();
     let eval = |options: &[&str]| ijepa(dir.path(), &[&["-q", "eval", "linear"], &CHECKPOINT[..], options].concat());
     eval(&["--train", "scenes:1", "--val", "scenes:4"]).refused(3, &["at least two classes"]);
-    eval(&["--train", "scenes:60", "--val", "scenes:4", "--pool", "last4"]).refused(2, &["--pool last4", "has 1"]);
+    eval(&["--train", "scenes:60", "--val", "scenes:4", "--pool", "last4"])
+        .refused(2, &["last4 takes four blocks", "has 1"]);
     eval(&["--train", "scenes:60", "--val", "scenes:4", "--draws", "3"]).refused(2, &["--draws 3", "--fraction"]);
 }
 
@@ -167,4 +168,104 @@ fn a_folder_with_a_table_is_asked_by_its_column_and_every_image_needs_an_answer(
     std::fs::write(dir.path().join("dots/labels.csv"), table.replace("val/3.png", "val/none.png"))
         .expect("it can be written");
     eval(&[]).refused(3, &["val/3.png", "no answer"]);
+}
+
+#[test]
+fn many_heads_are_compared_and_one_of_them_is_reported() {
+    let dir = trained();
+    let data = ["--train", "scenes:60", "--val", "scenes:30", "--json", "--pools", "last"];
+    let eval = |options: &[&str]| {
+        ijepa(dir.path(), &[&["-q", "eval", "linear"], &CHECKPOINT[..], &data, &["--preset"], options].concat())
+    };
+    let shown = eval(&["cifar100", "--epochs", "3", "--rates", "0.1,0.01", "--baselines"]).json();
+    let rows = shown["results"].as_array().expect("a list");
+    assert_eq!(rows.iter().map(|row| row["features"].clone()).collect::<Vec<_>>(), ["trained", "untrained", "pixels"]);
+    for row in rows {
+        assert_eq!((&row["head"], &row["n_train"]), (&"cifar100: chosen of 4 heads".into(), &60.into()));
+        let heads = row["heads"].as_array().expect("a list");
+        assert_eq!(
+            heads.iter().map(|head| head["rate"].as_f64().expect("a number")).collect::<Vec<_>>(),
+            [0.1, 0.01, 0.1, 0.01]
+        );
+        assert_eq!(heads.iter().filter(|head| head["batch_norm"] == true).count(), 2);
+    }
+    let options = [
+        "imagenet",
+        "--epochs",
+        "2",
+        "--choose",
+        "val",
+        "--batch-norm",
+        "true",
+        "--decays",
+        "0",
+        "--report",
+        "page.html",
+    ];
+    let shown = eval(&options).json();
+    let row = &shown["results"][0];
+    assert_eq!(row["head"], "imagenet: best on val of 2 heads");
+    let best = row["heads"]
+        .as_array()
+        .expect("a list")
+        .iter()
+        .filter_map(|head| head["accuracy"].as_f64())
+        .fold(0.0, f64::max);
+    assert_eq!(row["value"].as_f64(), Some(best));
+    let page = std::fs::read_to_string(dir.path().join("page.html")).expect("it was written");
+    assert!(page.contains("Heads that were compared") && page.contains("BatchNorm, lr 0.1, wd 0"));
+}
+
+#[test]
+fn heads_need_a_preset_and_blocks_that_are_there() {
+    let dir = trained();
+    let data = ["--train", "scenes:60", "--val", "scenes:30"];
+    let eval =
+        |options: &[&str]| ijepa(dir.path(), &[&["-q", "eval", "linear"], &CHECKPOINT[..], &data, options].concat());
+    eval(&["--rates", "0.1"]).refused(2, &["--preset"]);
+    eval(&["--preset", "default", "--pool", "last"]).refused(2, &["--pool"]);
+    eval(&["--preset", "default"]).refused(2, &["last4 takes four blocks", "--pools last"]);
+    eval(&["--preset", "default", "--pools", "last", "--rates", "-1"]).refused(1, &["learning rate is -1"]);
+}
+
+#[test]
+fn ranks_need_no_labels() {
+    let dir = trained();
+    let eval = |options: &[&str]| {
+        let data = ["--data", "scenes:40", "--json"];
+        ijepa(dir.path(), &[&["-q", "eval", "rank"], &CHECKPOINT[..], &data, options].concat())
+    };
+    let shown = eval(&["--baselines", "--pictures", "12", "--views", "3", "--report", "page.html"]).json();
+    let rows = shown["results"].as_array().expect("a list").clone();
+    assert_eq!(rows.len(), 15);
+    for row in &rows {
+        let lidar = row["metric"] == "lidar";
+        assert_eq!(row["n_val"], if lidar { 36 } else { 40 });
+        assert!(row["standard_error"].is_null() && row["value"].as_f64().is_some_and(f64::is_finite), "{row}");
+    }
+    let page = std::fs::read_to_string(dir.path().join("page.html")).expect("it was written");
+    assert!(page.contains("rank_me") && !page.contains("NaN"));
+    // The same views again, and none.
+    assert_eq!(eval(&["--pictures", "12", "--views", "3"]).json()["results"][4], rows[4]);
+    assert_eq!(eval(&["--views", "0"]).json()["results"].as_array().map(Vec::len), Some(4));
+    eval(&["--views", "1"]).refused(2, &["--views 1", "--views 2"]);
+}
+
+#[test]
+fn tokens_are_looked_at_and_kept() {
+    let dir = trained();
+    let eval = |options: &[&str]| {
+        let data = ["--train", "scenes:60", "--val", "scenes:30", "--epochs", "2", "--json"];
+        ijepa(dir.path(), &[&["eval", "attentive"], &CHECKPOINT[..], &data, options].concat())
+    };
+    let said = eval(&["--baselines", "--queries", "3"]);
+    let shown = said.json();
+    let rows = shown["results"].as_array().expect("a list");
+    assert_eq!(rows.iter().map(|row| row["features"].clone()).collect::<Vec<_>>(), ["trained", "untrained", "pixels"]);
+    // 8 × 8 tokens of 48 numbers each, and 8 × 8 patches of 4 × 4 pixels.
+    assert!(rows.iter().all(|row| row["width"] == 64 * 48 && row["head"] == "attentive, 3 queries"), "{shown}");
+    let again = eval(&["--queries", "3"]);
+    assert_eq!(again.stderr.matches("were kept before").count(), 2);
+    assert_eq!(again.json()["results"][0], rows[0]);
+    eval(&["--queries", "5"]).refused(1, &["number of queries is 5"]);
 }

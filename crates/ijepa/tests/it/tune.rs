@@ -72,9 +72,11 @@ fn finetune_tells_a_checkpoint_from_random_weights_over_draws_of_labels() {
 fn semi_shows_what_the_images_without_labels_add_and_begins_with_a_network_that_was_tuned() {
     let dir = trained();
     let few = ["--per-class", "3", "--semi-epochs", "1", "--threshold", "0.1", "--json"];
-    let shown = eval(dir.path(), "semi", &[&few[..], &["--out", "semi"]].concat()).json();
+    let shown = eval(dir.path(), "semi", &[&few[..], &["--out", "semi", "--report", "page.html"]].concat()).json();
     let row = |head: &str| ("trained".to_owned(), head.to_owned(), 18, 30);
     assert_eq!(rows(&shown), [row("finetune"), row("semi")]);
+    let page = std::fs::read_to_string(dir.path().join("page.html")).expect("it was written");
+    assert!(page.contains("ijepa eval semi") && page.contains("trained, finetune") && page.contains("threshold"));
     assert!(shown["results"][1]["sure"].as_f64().is_some_and(|sure| sure > 0.0), "{shown}");
 
     let tuned = ["--init", "semi/finetune/checkpoints/latest.safetensors"];

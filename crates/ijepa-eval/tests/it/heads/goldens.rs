@@ -105,7 +105,7 @@ fn losses_and_weights_are_those_of_pytorch_after_every_step() {
         }
         for (at, config) in sweep.heads.iter().enumerate() {
             let (width, values) = (widths[config.set], sets[config.set].clone());
-            let features = Features { rows: labels.len(), width, values, labels: vec![] };
+            let features = Features { rows: labels.len(), width, values: values.into(), labels: vec![] };
             let scores = trainer.model(at).scores(&features).expect("valid");
             let expected = numbers(&file, &format!("{case}.{at}.scores"));
             close(&scores, &expected, 2e-5, &format!("{case}, scores of head {at}"));

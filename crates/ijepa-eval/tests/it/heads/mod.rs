@@ -4,7 +4,7 @@ mod goldens;
 mod plain;
 
 use crate::{Draws, clouds};
-use ijepa_eval::heads::{Head, HeadConfig, Optimiser, Recipe, Schedule, Sweep, Trainer, evaluate, train};
+use ijepa_eval::heads::{Head, HeadConfig, Optimiser, Recipe, Schedule, Set, Sweep, Trainer, choose, evaluate, train};
 use ijepa_eval::{EvalError, Features};
 use plain::{Plain, statistics};
 use proptest::prelude::*;
@@ -88,8 +88,8 @@ proptest! {
         for step in 0..6 {
             let labels: Vec<u32> = (0..rows).map(|_| (draws.uniform() * f64::from(classes)) as u32).collect();
             // Small enough that plain heads settle at these rates.
-            let small = |values: Vec<f32>| values.iter().map(|value| 0.1 * value).collect::<Vec<f32>>();
-            let sets = [width, other].map(|width| small(clouds(rows, width, 2, 0.3, seed ^ step as u64).values));
+            let small = |values: &[f32]| values.iter().map(|value| 0.1 * value).collect::<Vec<f32>>();
+            let sets = [width, other].map(|width| small(&clouds(rows, width, 2, 0.3, seed ^ step as u64).values));
             let losses = trainer.step(&[&sets[0], &sets[1]], &labels, step).expect("valid");
             for (head, (plain, momenta)) in plain.iter_mut().enumerate() {
                 let HeadConfig { set, rate, decay, .. } = configs[head];
@@ -163,7 +163,7 @@ fn a_head_in_company_is_the_head_alone_to_the_bit() {
 fn separable_clouds_are_told_apart_by_the_standard_recipe() {
     let (train, queries) = (clouds(300, 24, 5, 3.0, 1), clouds(200, 24, 5, 3.0, 2));
     let recipe = Recipe { epochs: 20, ..Recipe::standard() };
-    let judged = evaluate(&[&train], &[&queries], &recipe.sweep(1, 0)).expect("valid");
+    let judged = evaluate(&[&train], &[&queries], &recipe.sweep(1, 0), |_, _| ()).expect("valid");
     assert_eq!(judged.len(), 12);
     let best = judged.iter().map(|judged| judged.accuracy.value).fold(0.0, f64::max);
     assert!(best > 0.99, "{best}");
@@ -173,7 +173,7 @@ fn separable_clouds_are_told_apart_by_the_standard_recipe() {
 fn noise_stays_at_chance() {
     let (train, queries) = (clouds(800, 24, 4, 0.0, 1), clouds(4000, 24, 4, 0.0, 2));
     let heads = vec![config(0, true, 0.1, 0.0), config(0, false, 0.01, 0.0)];
-    for judged in evaluate(&[&train], &[&queries], &sweep(heads, SGD)).expect("valid") {
+    for judged in evaluate(&[&train], &[&queries], &sweep(heads, SGD), |_, _| ()).expect("valid") {
         assert!((judged.accuracy.value - 0.25).abs() < 5.0 * 0.0069, "{:?}", judged.accuracy);
     }
 }
@@ -182,9 +182,10 @@ fn noise_stays_at_chance() {
 fn a_rate_that_is_too_large_ruins_its_own_head_alone() {
     let train = clouds(200, 12, 3, 1.0, 1);
     let good = config(0, false, 0.1, 0.0);
-    let both = evaluate(&[&train], &[&train], &sweep(vec![config(0, false, 1e30, 0.1), good], SGD)).expect("valid");
+    let both =
+        evaluate(&[&train], &[&train], &sweep(vec![config(0, false, 1e30, 0.1), good], SGD), |_, _| ()).expect("valid");
     assert!(!both[0].loss.is_finite(), "{}", both[0].loss);
-    let alone = evaluate(&[&train], &[&train], &sweep(vec![good], SGD)).expect("valid");
+    let alone = evaluate(&[&train], &[&train], &sweep(vec![good], SGD), |_, _| ()).expect("valid");
     assert_eq!(both[1], alone[0]);
 }
 
@@ -246,4 +247,45 @@ fn what_cannot_be_used_is_named() {
     assert!(matches!(trainer.step(&[&[f32::NAN; 6]], &[0, 1], 0), Err(EvalError::NotFinite { row: 0, .. })));
     assert!(matches!(trainer.step(&[], &[0, 1], 0), Err(EvalError::Length { .. })));
     assert_eq!(trainer.predict(&[&other]).err(), Some(EvalError::Width { train: 3, queries: 5 }));
+}
+
+#[test]
+fn a_part_of_the_columns_is_a_set_of_its_own() {
+    let (train_set, queries) = (clouds(120, 10, 3, 1.0, 1), clouds(50, 10, 3, 1.0, 2));
+    let cut = |features: &Features| Features {
+        width: 4,
+        values: features.values.chunks(10).flat_map(|row| row[6..].to_vec()).collect(),
+        ..features.clone()
+    };
+    let sets = |features| [Set::from(features), Set { features, columns: 6..10 }];
+    let (train_cut, queries_cut) = (cut(&train_set), cut(&queries));
+    let heads = vec![config(0, true, 0.1, 0.0), config(1, true, 0.1, 0.0), config(1, false, 0.2, 0.0)];
+    let sweep = sweep(heads, SGD);
+    let parts = evaluate(&sets(&train_set), &sets(&queries), &sweep, |_, _| ()).expect("valid");
+    let copies = evaluate(&[&train_set, &train_cut], &[&queries, &queries_cut], &sweep, |_, _| ()).expect("valid");
+    assert_eq!(parts, copies);
+    let beyond = [Set { features: &train_set, columns: 6..11 }];
+    assert!(matches!(train(&beyond, &sweep, |_, _| ()), Err(EvalError::Setting { .. })));
+}
+
+#[test]
+fn the_head_is_chosen_on_rows_that_were_held_out_and_then_trained_on_all() {
+    let (train_set, queries) = (clouds(400, 8, 4, 1.0, 1), clouds(300, 8, 4, 1.0, 2));
+    // One that hardly moves, a good one, one that leaves the numbers.
+    let heads = vec![config(0, true, 1e-6, 0.0), config(0, true, 0.5, 0.0), config(0, false, 1e30, 0.1)];
+    let sweep = sweep(heads.clone(), SGD);
+    let mut epochs = Vec::new();
+    let chosen =
+        choose(&[&train_set], &[&queries], &sweep, |epoch, losses| epochs.push((epoch, losses.len()))).expect("valid");
+    assert_eq!(chosen.best, 1);
+    assert_eq!(epochs, [(0, 3), (1, 3), (2, 3), (3, 3), (4, 1), (5, 1), (6, 1), (7, 1)]);
+    assert!(chosen.trials.iter().all(|trial| trial.predictions.len() == 40));
+    let alone = Sweep { heads: vec![heads[1]], ..sweep };
+    assert_eq!(chosen.judged, evaluate(&[&train_set], &[&queries], &alone, |_, _| ()).expect("valid")[0]);
+    // Labels of the queries decide nothing.
+    let other = Features { labels: vec![0; 300], ..queries.clone() };
+    assert_eq!(
+        choose(&[&train_set], &[&other], &alone, |_, _| ()).expect("valid").judged.predictions,
+        chosen.judged.predictions
+    );
 }
