@@ -48,6 +48,14 @@ pub(crate) fn run() -> Result<()> {
         command(&cargo, &["test", "-q", "-p", "ijepa", "--test", "it", "large"], &large)?;
         command(&cargo, &["test", "-q", "-p", "ijepa-data", "--test", "it", "million", "--", "--nocapture"], &large)
     })?;
+    step("ranks", &|| {
+        let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".into());
+        install_mpi()?;
+        let features = ["-q", "-p", "ijepa", "--features", "mpi"];
+        command(&cargo, &[&["clippy"], &features[..], &["--all-targets", "--", "-D", "warnings"]].concat(), &[])?;
+        let test = [&["test"], &features[..], &["--test", "it", "ranks"]].concat();
+        command(&cargo, &test, &[("IJEPA_REQUIRE_MPI", "1")])
+    })?;
     step("interop", &|| crate::interop::run(&[]))?;
 
     println!();
@@ -56,6 +64,16 @@ pub(crate) fn run() -> Result<()> {
     }
     println!("ci: all {} steps passed in {}", times.len(), said(began.elapsed()));
     Ok(())
+}
+
+/// Open MPI from Debian's packages, where it is not there yet.
+fn install_mpi() -> Result<()> {
+    if Command::new("mpicc").arg("--version").output().is_ok_and(|said| said.status.success()) {
+        return Ok(());
+    }
+    let packages = ["openmpi-bin", "libopenmpi-dev", "libclang-dev"];
+    command("apt-get", &["update", "-qq"], &[])?;
+    command("apt-get", &[&["install", "-y", "-qq", "--no-install-recommends"], &packages[..]].concat(), &[])
 }
 
 /// Runs a program in the root of the repository, with variables set; its output is shown as it comes.

@@ -21,7 +21,7 @@ pub use error::{DataError, DecodeError, MaskError};
 pub use key::{Key, Purpose};
 pub use loader::{
     Batch, EvalBatch, EvalConfig, EvalLoader, LoaderConfig, Spent, StreamBatch, StreamConfig, StreamLoader,
-    TrainLoader, Unreadable, batches_per_epoch,
+    TrainLoader, TruncateOver, Unreadable, batches_per_epoch,
 };
 pub use masks::{IndexSet, KeepRates, MaskConfig, Masks, Sampler, keep_rates};
 pub use picture::Picture;

@@ -3,7 +3,7 @@
 //! What is in batch k is a pure function of the data, the configuration and k: epoch = k / batches of an epoch, the order of an
 //! epoch is a keyed permutation, every sample's draws are keyed by (seed, epoch, sample). So neither the number of threads nor
 //! the step at which a run starts changes anything, and there is nothing to save for a resumed run. Of several ranks, each
-//! takes its part of every batch. What has to be fetched for the steps to come is fetched meanwhile.
+//! takes its share of every step, in one batch or in several. What has to be fetched for the steps to come is fetched meanwhile.
 
 mod ahead;
 mod make;
@@ -34,12 +34,16 @@ use crate::transform::{EvalTransform, TrainTransform};
 pub struct LoaderConfig {
     /// The run's seed.
     pub seed: u64,
-    /// Images of a batch, of this rank alone.
+    /// Images of a step, of all processes together.
     pub batch_size: usize,
     /// Which of `world` processes this is, from 0.
     pub rank: usize,
-    /// Processes that share the data.
+    /// Processes that share the images of a step.
     pub world: usize,
+    /// Batches in which a process gets its share of a step, one after the other.
+    pub accumulate: usize,
+    /// Over which images of a step masks are cut to equal length.
+    pub truncate_over: TruncateOver,
     /// Whether what remains of an epoch after the last whole batch is left out.
     pub drop_last: bool,
     /// Samples that are shuffled together where the data lies in chunks: see [`Dataset::chunks`].
@@ -60,11 +64,25 @@ pub struct LoaderConfig {
     pub skip_limit: u64,
 }
 
-/// What one training step sees.
+/// Over which images of a step masks are cut to equal length.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum TruncateOver {
+    /// Those of one batch of one process, as the reference does: the more processes, the longer the masks.
+    #[default]
+    Rank,
+    /// All: masks do not depend on how the images are shared out. Every process draws the masks of all images.
+    Global,
+}
+
+/// What one training step sees, or a part of it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Batch {
     /// The step that this batch is for.
     pub step: u64,
+    /// Which of the batches of its step this is, from 0.
+    pub part: u64,
+    /// Images of the step, of all processes together.
+    pub together: usize,
     /// Normalised pixels.
     pub images: Vec<f32>, // (b, 3, h, w)
     /// Rows and columns of an image.
@@ -94,6 +112,7 @@ pub struct TrainLoader {
     /// In front: it is dropped first, so that nobody waits for what is fetched ahead.
     ahead: Option<Ahead>,
     batches: Ordered<Result<Batch, DataError>>,
+    accumulate: u64,
     spare: Arc<Spare>,
     clock: Arc<Clock>,
     wait: Duration,
@@ -145,19 +164,21 @@ impl TrainLoader {
         let side = config.transform.crop_size;
         check_size(&dataset, (side, side))?;
         let (threads, queue, skip_limit) = (config.threads, config.queue, config.skip_limit);
-        let steps = config.start_step..config.stop_step;
+        let accumulate = config.accumulate as u64;
+        let parts = config.start_step * accumulate..config.stop_step.saturating_mul(accumulate);
         let orders = Arc::new(Orders::new(config.seed, dataset.len(), dataset.chunks(), config.shuffle_window));
         let ahead = Ahead::start(&dataset, &config, &orders);
         let clock = Arc::new(Clock::default());
         let threads_clock = Arc::clone(&clock);
         let spare = Arc::new(Spare::default());
         let threads_spare = Arc::clone(&spare);
-        let make = move |step: u64| {
+        let make = move |part: u64| {
             let images = threads_spare.take();
-            train_batch(&dataset, &config, &orders, &threads_clock, step, images)
+            train_batch(&dataset, &config, &orders, &threads_clock, part, images)
         };
-        let batches = Ordered::start(steps, threads, queue, make);
-        Ok(TrainLoader { ahead, batches, spare, clock, wait: Duration::ZERO, met: HashSet::new(), skip_limit })
+        let batches = Ordered::start(parts, threads, queue, make);
+        let (wait, met) = (Duration::ZERO, HashSet::new());
+        Ok(TrainLoader { ahead, batches, accumulate, spare, clock, wait, met, skip_limit })
     }
 
     /// Takes the memory of a batch's images back for the batches to come: fresh memory costs as much as resizing.
@@ -170,7 +191,7 @@ impl TrainLoader {
         self.clock.spent(self.wait)
     }
 
-    /// The batch of the next step, or nothing after the last one. Waits for it.
+    /// The next batch, or nothing after the last one. Waits for it.
     #[expect(clippy::should_implement_trait, reason = "an iterator could not end the run on an error")]
     pub fn next(&mut self) -> Result<Option<Batch>, DataError> {
         let asked = Instant::now();
@@ -180,7 +201,7 @@ impl TrainLoader {
             return Ok(None);
         };
         if let (Some(ahead), Ok(batch)) = (&self.ahead, &batch) {
-            ahead.delivered(batch.step);
+            ahead.delivered(batch.step * self.accumulate + batch.part);
         }
         let mut batch = batch.map_err(|mut error| {
             if let DataError::NothingReadable { unreadable, .. } = &mut error {
@@ -245,10 +266,9 @@ impl EvalLoader {
     }
 }
 
-/// Batches of an epoch, the same for each of `world` processes that take `batch_size` samples each.
-pub fn batches_per_epoch(samples: usize, batch_size: usize, world: usize, drop_last: bool) -> u64 {
-    let together = batch_size * world;
-    (if drop_last { samples / together } else { samples.div_ceil(together) }) as u64
+/// Steps of an epoch, when a step takes `batch_size` samples.
+pub fn batches_per_epoch(samples: usize, batch_size: usize, drop_last: bool) -> u64 {
+    (if drop_last { samples / batch_size } else { samples.div_ceil(batch_size) }) as u64
 }
 
 /// The samples in the order of an epoch, shuffled as a training loader does it: see [`LoaderConfig::shuffle_window`].
@@ -258,23 +278,30 @@ pub fn order(dataset: &Dataset, seed: u64, epoch: u64, shuffle_window: usize) ->
 
 /// Every process gets as many batches as the others, and none of them is empty.
 fn check_shares(samples: usize, config: &LoaderConfig) -> Result<(), DataError> {
-    let LoaderConfig { batch_size, rank, world, drop_last, .. } = *config;
-    assert!(rank < world, "rank {rank} of {world}");
-    if samples < batch_size * world {
-        let processes = if world == 1 { String::new() } else { format!(" for each of {world} processes") };
+    let LoaderConfig { batch_size, rank, world, accumulate, drop_last, .. } = *config;
+    assert!(rank < world && accumulate > 0, "rank {rank} of {world}, {accumulate} batches a step");
+    let parts = world * accumulate;
+    if samples < batch_size {
         return Err(DataError::Setting {
             what: "data.batch_size",
-            got: format!("{batch_size}{processes}"),
+            got: if parts == 1 { batch_size.to_string() } else { format!("{batch_size} of {parts} batches together") },
             wanted: format!("the data has only {samples} images, give more or take smaller batches"),
         });
     }
-    let rest = samples % (batch_size * world);
-    if !drop_last && (1..world).contains(&rest) {
+    if batch_size < parts {
+        return Err(DataError::Setting {
+            what: "data.batch_size",
+            got: format!("{batch_size} images of a step for {parts} batches"),
+            wanted: "at least one image for each is expected; take fewer processes".into(),
+        });
+    }
+    let rest = samples % batch_size;
+    if !drop_last && (1..parts).contains(&rest) {
         return Err(DataError::Setting {
             what: "data.drop_last",
             got: "false".into(),
             wanted: format!(
-                "the last batch of an epoch has {rest} images for {world} processes; leave it out (true), or take another data.batch_size"
+                "the last step of an epoch has {rest} images for {parts} batches; leave it out (true), or take another data.batch_size"
             ),
         });
     }

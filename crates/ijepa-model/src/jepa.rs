@@ -130,15 +130,25 @@ impl Jepa {
         self.predictor.forward(tape, &tokens, context, targets, images)
     }
 
-    /// The loss of a batch, and its gradients added to `grads`, a blob laid out as `params`.
-    pub fn loss_and_gradients(&self, pool: &Pool, params: &Buf, grads: &mut Buf, batch: Batch, targets: &Var) -> f32 {
+    /// The loss of a batch, and `share` times its gradients added to `grads`, a blob laid out as `params`: the batch's share of the
+    /// images of its step.
+    pub fn loss_and_gradients(
+        &self,
+        pool: &Pool,
+        (params, grads): (&Buf, &mut Buf),
+        batch: Batch,
+        targets: &Var,
+        share: f32,
+    ) -> f32 {
         let mut tape = Tape::training(pool, params.view(), grads.view_mut())
             .in_precision(self.precision)
             .recomputing(self.recompute);
         let predictions = self.predict(&mut tape, batch);
         let loss = tape.smooth_l1(&predictions, targets);
         drop(predictions);
-        tape.backward(&loss);
+        let mut gradient = pool.take(1);
+        gradient.as_mut_slice()[0] = share;
+        tape.backward_from(&loss, gradient);
         loss.as_slice()[0]
     }
 }

@@ -1,9 +1,11 @@
 //! One optimiser step: AdamW over the blob, with and without weight decay, then the moving average.
 
+use std::ops::Range;
+
 use crate::jepa::{Jepa, State};
 use crate::schedule::Schedule;
-use ijepa_tensor::Buf;
 use ijepa_tensor::ops::adamw::{self, Blobs, Segment, Step};
+use ijepa_tensor::{Buf, Slot, ViewMut};
 
 /// PyTorch's defaults, which the reference keeps.
 pub const BETAS: (f64, f64) = (0.9, 0.999);
@@ -12,14 +14,7 @@ pub const EPS: f64 = 1e-8;
 
 /// Moves the parameters by their gradients, the target encoder towards the encoder, and the step by one.
 pub fn step(model: &Jepa, state: &mut State, grads: &Buf, schedule: &Schedule) {
-    let decay = schedule.weight_decay(state.step);
-    let segments: Vec<_> = model
-        .layout
-        .entries
-        .iter()
-        .filter(|entry| entry.learnt())
-        .map(|entry| Segment { slot: entry.slot, weight_decay: if entry.decays() { decay } else { 0.0 }, rate: 1.0 })
-        .collect();
+    let segments = segments(model, state, schedule, 0..model.layout.len);
     let blobs = Blobs {
         params: state.params.view_mut(),
         m: state.exp_avg.view_mut(),
@@ -27,14 +22,50 @@ pub fn step(model: &Jepa, state: &mut State, grads: &Buf, schedule: &Schedule) {
         // Laid out as the encoder, with which `params` begins. Tables of positions are the same in both and need no average.
         average: state.target.view_mut(),
     };
-    let step = Step {
-        number: state.step + 1,
-        learning_rate: schedule.lr(state.step),
+    adamw::forward(blobs, grads.view(), &segments, rates(state.step, schedule));
+    state.step += 1;
+}
+
+/// The first half of [`step`]: moves the parameters in a part of the blob, and nothing else.
+pub fn move_part(model: &Jepa, state: &mut State, grads: &Buf, schedule: &Schedule, part: Range<usize>) {
+    let segments = segments(model, state, schedule, part);
+    let blobs = Blobs {
+        params: state.params.view_mut(),
+        m: state.exp_avg.view_mut(),
+        v: state.exp_avg_sq.view_mut(),
+        average: ViewMut::Cpu(&mut []),
+    };
+    adamw::forward(blobs, grads.view(), &segments, rates(state.step, schedule));
+}
+
+/// The second half, once all parts have moved: the target encoder and the step. Both halves together give the bits of [`step`].
+pub fn follow(model: &Jepa, state: &mut State, schedule: &Schedule) {
+    let segments = segments(model, state, schedule, 0..model.encoder_len);
+    adamw::follow(state.target.view_mut(), state.params.view(), &segments, schedule.momentum(state.step));
+    state.step += 1;
+}
+
+/// What is learnt in a part of the blob.
+fn segments(model: &Jepa, state: &State, schedule: &Schedule, part: Range<usize>) -> Vec<Segment> {
+    let decay = schedule.weight_decay(state.step);
+    let entries = model.layout.entries.iter().filter(|entry| entry.learnt());
+    entries
+        .filter_map(|entry| {
+            let slot = entry.slot.range();
+            let (offset, end) = (slot.start.max(part.start), slot.end.min(part.end));
+            let slot = Slot { offset, len: end.checked_sub(offset).filter(|len| *len > 0)? };
+            Some(Segment { slot, weight_decay: if entry.decays() { decay } else { 0.0 }, rate: 1.0 })
+        })
+        .collect()
+}
+
+fn rates(step: u64, schedule: &Schedule) -> Step {
+    Step {
+        number: step + 1,
+        learning_rate: schedule.lr(step),
         beta1: BETAS.0,
         beta2: BETAS.1,
         eps: EPS,
-        momentum: schedule.momentum(state.step),
-    };
-    adamw::forward(blobs, grads.view(), &segments, step);
-    state.step += 1;
+        momentum: schedule.momentum(step),
+    }
 }

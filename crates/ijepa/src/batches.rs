@@ -12,8 +12,10 @@ use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 
 use crate::exit::{Exit, Failure};
 
-/// Images and masks of one step.
+/// Images and masks of one step, or of a part of it.
 pub(crate) struct Batch {
+    /// Images of its step, of all ranks and batches together.
+    pub(crate) together: usize,
     pub(crate) images: Vec<f32>, // (b, 3, h, w)
     pub(crate) masks: Masks,
     /// Images of the data that were met for the first time and cannot be read.
@@ -34,7 +36,12 @@ impl Batches {
         match self {
             Batches::Loader(loader, _) => {
                 let batch = loader.next()?;
-                Ok(batch.map(|batch| Batch { images: batch.images, masks: batch.masks, unreadable: batch.unreadable }))
+                Ok(batch.map(|batch| Batch {
+                    together: batch.together,
+                    images: batch.images,
+                    masks: batch.masks,
+                    unreadable: batch.unreadable,
+                }))
             }
             Batches::Replay(rest) => Ok(rest.pop()),
         }
@@ -102,7 +109,7 @@ impl Batches {
             let sets = |kind: &str| index_sets(&file, step, kind, batch, patches).map_err(unreadable);
             let masks = Masks { batch, context: sets("context")?, targets: sets("target")? };
             let images = images.data().chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect();
-            batches.push(Batch { images, masks, unreadable: Vec::new() });
+            batches.push(Batch { together: batch, images, masks, unreadable: Vec::new() });
         }
         if batches.is_empty() {
             return Err(unreadable("holds no step0.images".to_owned()).into());

@@ -45,8 +45,8 @@ pub(crate) struct Cli {
 const EXIT_CODES: &str = "\
 Begin with `ijepa demo`: it needs no data and takes a few minutes.
 
-Exit codes: 0 done, 1 failed, 2 command line or configuration, 3 data, 4 checkpoint, 5 device,
-6 the loss is not finite, 75 stopped by a signal after saving (start again with --resume).";
+Exit codes: 0 done, 1 failed, 2 command line or configuration, 3 data, 4 checkpoint, 5 device or a lost
+rank, 6 the loss is not finite, 75 stopped by a signal after saving (start again with --resume).";
 
 /// The commands.
 #[derive(Debug, Subcommand)]
@@ -85,9 +85,13 @@ pub(crate) enum Command {
 /// Options of `pretrain`.
 #[derive(Args, Clone, Debug, Default)]
 #[command(after_help = "\
+Several processes train together when mpirun or srun starts them, in builds with MPI (see doctor and docs/ranks.md):
+data.batch_size is that of each; optimization.accumulate adds up several batches for a step.
+
 Example:
   ijepa pretrain configs/imagenette96.yaml --data photos/ --out runs/photos
-  ijepa pretrain --resume --out runs/photos")]
+  ijepa pretrain --resume --out runs/photos
+  mpirun -n 4 ijepa pretrain configs/imagenette96.yaml --data photos/ --out runs/photos")]
 pub(crate) struct PretrainArgs {
     /// Run file: the reference's YAML with our own keys [default: the reference's values; with --resume, the run's own].
     pub(crate) config: Option<PathBuf>,

@@ -7,6 +7,7 @@ use anyhow::Result;
 use sysinfo::{Disks, System};
 
 use crate::cli::DoctorArgs;
+use crate::distributed;
 use crate::exit::Exit;
 use crate::hub;
 use crate::inspect::bytes;
@@ -36,6 +37,8 @@ struct Findings {
     stdout_terminal: bool,
     stderr_terminal: bool,
     device: &'static str,
+    /// Over what several processes can train together; absent where this build cannot.
+    ranks: Option<&'static str>,
     nvidia_driver: bool,
     /// What to do, one sentence each; empty when all is well.
     advice: Vec<String>,
@@ -100,6 +103,7 @@ fn look() -> Findings {
         stdout_terminal: std::io::stdout().is_terminal(),
         stderr_terminal: std::io::stderr().is_terminal(),
         device: "cpu",
+        ranks: distributed::BUILT_IN,
         nvidia_driver: Path::new("/proc/driver/nvidia/version").exists(),
         advice: Vec::new(),
     };
@@ -161,6 +165,10 @@ fn table(findings: &Findings) -> String {
         ),
         format!("output    stdout is {}, stderr is {}", yes(findings.stdout_terminal), yes(findings.stderr_terminal)),
         "device    this build runs on the CPU".to_owned(),
+        match findings.ranks {
+            Some(_) => "ranks     over MPI (docs/ranks.md)".to_owned(),
+            None => "ranks     one process; MPI is not built in (cargo build --release --features mpi)".to_owned(),
+        },
         String::new(),
     ];
     if findings.advice.is_empty() {

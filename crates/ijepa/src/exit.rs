@@ -27,12 +27,21 @@ pub(crate) enum Exit {
     Data = 3,
     /// A checkpoint cannot be read, or does not fit the model.
     Checkpoint = 4,
-    /// The device cannot be used.
+    /// The device cannot be used, or another rank is lost.
     Device = 5,
     /// The loss is not finite.
     NotFinite = 6,
     /// A signal came, everything was saved: start again with `--resume`. (EX_TEMPFAIL of sysexits.h.)
     Stopped = 75,
+}
+
+impl Exit {
+    /// What a code means; a code that is none of ours is a plain failure.
+    pub(crate) fn of(code: u8) -> Exit {
+        use Exit::{Checkpoint, Data, Device, Done, Failed, NotFinite, Stopped, Usage};
+        let all = [Done, Failed, Usage, Data, Checkpoint, Device, NotFinite, Stopped];
+        all.into_iter().find(|exit| *exit as u8 == code).unwrap_or(Failed)
+    }
 }
 
 impl From<Exit> for ExitCode {

@@ -11,6 +11,7 @@ mod config_command;
 mod convert;
 mod data;
 mod demo;
+mod distributed;
 mod doctor;
 mod embed;
 mod eval;
@@ -59,14 +60,14 @@ fn main() -> ExitCode {
 
 fn start(cli: Cli) -> Result<Exit> {
     ijepa_tensor::instruction_set().map_err(Failure::usage)?;
-    ijepa_tensor::threads::start(cli.threads).map_err(Failure::usage)?;
+    ijepa_tensor::threads::start(cli.threads.or_else(distributed::threads)).map_err(Failure::usage)?;
     ijepa_tensor::threads::run(|| run_command(cli))
 }
 
 fn run_command(cli: Cli) -> Result<Exit> {
     match cli.command {
-        Command::Demo(args) => demo::run(&args),
-        Command::Pretrain(args) => pretrain::run(&args),
+        Command::Demo(args) => distributed::run_alone("demo", |world| demo::run(&args, world)),
+        Command::Pretrain(args) => distributed::run(|world| pretrain::run(&args, world)),
         Command::Eval(command) => eval::run(&command),
         Command::Embed(args) => embed::run(&args),
         Command::Inspect(args) => inspect::run(&args),

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use ijepa_data::dataset::Index;
@@ -14,15 +15,16 @@ use ijepa_tensor::Buf;
 
 use crate::batches::Batches;
 use crate::cli::PretrainArgs;
-use crate::config::Recompute;
+use crate::config::{self, Recompute};
+use crate::distributed::World;
 use crate::exit::{Exit, Failure};
 use crate::extract::{self, choose_network, configuration};
 use crate::hub;
 use crate::log::{Log, folder};
 use crate::opening;
-use crate::run::{self, Run, Settings, Start};
+use crate::run::{self, Run, Settings, Shares, Start};
 use crate::stop::Stop;
-use crate::train::{IMAGES, latest, train};
+use crate::train::{IMAGES, keep_own_moments, latest, train};
 use crate::watch::Watch;
 use crate::{output, precision};
 
@@ -44,15 +46,18 @@ pub(crate) struct Done {
 }
 
 /// Runs the command.
-pub(crate) fn run(args: &PretrainArgs) -> Result<Exit> {
-    let settings = run::settings(args)?;
+pub(crate) fn run(args: &PretrainArgs, world: &World) -> Result<Exit> {
+    let settings = world.agree(run::settings(args))?;
+    let settings = Settings { ranks: (world.rank, world.size), ..settings };
+    world.set_patience(Duration::from_secs_f64(60.0 * settings.config.distributed.timeout_minutes));
     if args.dry_run {
-        let Ready { run, model, state, .. } =
-            ready(&settings, args.replay.as_deref(), Storage { index: None, ..settings.storage() })?;
+        let storage = Storage { index: None, ..settings.storage() };
+        let ready = ready(&settings, args.replay.as_deref(), storage, world);
+        let Ready { run, model, state, .. } = world.agree(ready)?;
         describe(&run, &model, &state);
         return Ok(Exit::Done);
     }
-    let done = pretrain(&settings, args.replay.as_deref())?;
+    let done = pretrain(&settings, args.replay.as_deref(), world)?;
     if done.exit == Exit::Done {
         output::note(&format!("done: {}", latest(&done.run).display()));
     }
@@ -60,17 +65,22 @@ pub(crate) fn run(args: &PretrainArgs) -> Result<Exit> {
 }
 
 /// Trains as the settings say; `replay` names a file of batches to take instead of images.
-pub(crate) fn pretrain(settings: &Settings, replay: Option<&Path>) -> Result<Done> {
-    let Ready { run, model, mut state, mut batches, mut watch } = ready(settings, replay, settings.storage())?;
+pub(crate) fn pretrain(settings: &Settings, replay: Option<&Path>, world: &World) -> Result<Done> {
+    let ready = ready(settings, replay, settings.storage(), world);
+    let Ready { run, model, mut state, mut batches, mut watch } = world.agree(ready)?;
     let mut exit = Exit::Done;
     if state.step >= run.steps {
         output::note(&format!("{} has done all its {} steps", run.folder.display(), run.steps));
     } else {
-        folder::prepare(&run.folder, &run.config, run.start.goes_on())?;
+        let mut log = world.first_alone(|| {
+            if world.is_first() {
+                folder::prepare(&run.folder, &run.config, run.start.goes_on())?;
+            }
+            Log::open(&run, state.step)
+        })?;
         describe(&run, &model, &state);
-        let mut log = Log::open(&run, state.step)?;
         let stop = Stop::on_signals()?;
-        exit = train(&run, &model, &mut state, &mut batches, &mut log, &mut watch, &stop)?;
+        exit = train((&run, world), &model, &mut state, &mut batches, &mut log, &mut watch, &stop)?;
         if exit == Exit::Stopped {
             let folder = run.folder.display();
             output::note(&match replay {
@@ -94,34 +104,44 @@ struct Ready {
     watch: Option<Watch>,
 }
 
-fn ready(settings: &Settings, replay: Option<&Path>, storage: Storage) -> Result<Ready> {
+fn ready(settings: &Settings, replay: Option<&Path>, storage: Storage, world: &World) -> Result<Ready> {
     folder::check(&settings.folder, settings.start.goes_on())?;
-    let (run, input) = resolve(settings, replay, storage)?;
+    let (run, input) = resolve(settings, replay, storage, world)?;
     let recompute = run.config.meta.recompute == Recompute::Blocks;
     let mut model = Jepa { recompute, ..Jepa::new(run.encoder, run.predictor) };
     (model.target_precision, model.precision) =
         precision::of_networks(run.config.meta.bfloat16_on_cpu, "meta.bfloat16_on_cpu")?;
-    let state = begin(&run, &model)?;
+    world.check(model.layout.len)?;
+    let mut state = begin(&run, &model)?;
+    keep_own_moments(&run, world, &mut state);
     let images = match &input {
         Input::Dataset(dataset) => Some(dataset),
         Input::Replay(_) => None,
     };
-    let watch = Watch::of(&run, images)?;
+    let watch = if world.is_first() { Watch::of(&run, images)? } else { None };
     let batches = batches(&run, input, state.step)?;
     Ok(Ready { run, model, state, batches, watch })
 }
 
-fn resolve(settings: &Settings, replay: Option<&Path>, storage: Storage) -> Result<(Run, Input)> {
+fn resolve(settings: &Settings, replay: Option<&Path>, storage: Storage, world: &World) -> Result<(Run, Input)> {
     for note in &settings.notes {
         output::note(note);
     }
     let Some(path) = replay else {
-        let dataset = opening::open(&settings.data()?, Split::Train, settings.config.meta.seed, storage)?;
-        remarks(&dataset);
+        // The first rank leaves its list of the images for the others.
+        let dataset = world
+            .first_alone(|| Ok(opening::open(&settings.data()?, Split::Train, settings.config.meta.seed, storage)?))?;
+        if world.is_first() {
+            remarks(&dataset);
+        }
         let run = settings.resolve(dataset.len())?;
         return Ok((run, Input::Dataset(Arc::new(dataset))));
     };
-    let encoder = crate::config::encoder_config(&settings.config);
+    if !world.is_alone() || settings.config.optimization.accumulate > 1 {
+        let problem = "--replay: a step of a replay is one batch of one process";
+        return Err(Failure::usage(problem).remedy("start one process, with optimization.accumulate=1").into());
+    }
+    let encoder = config::encoder_config(&settings.config);
     let batches = Batches::replay(path, encoder.image, encoder.patches())?;
     let Batches::Replay(steps) = &batches else { unreachable!("a replay is a list of batches") };
     // In a replay an epoch is its share of the file.
@@ -223,7 +243,7 @@ fn init(run: &Run, model: &Jepa, path: &Path) -> Result<State> {
 fn native(run: &Run, file: &Reader, prefix: &str, path: &Path) -> Result<VitConfig> {
     let run_hints = Hints { heads: Some(run.encoder.heads), image: Some(run.encoder.image) };
     let carried = configuration(file, None, prefix, path)?;
-    let carried = carried.any().map(crate::config::encoder_config);
+    let carried = carried.any().map(config::encoder_config);
     let hints = carried.map_or(run_hints, |sizes| Hints { heads: Some(sizes.heads), image: Some(sizes.image) });
     let advice = "see what the file holds: ijepa inspect FILE";
     let native = encoder_sizes(file, prefix, Hints::default(), hints)
@@ -293,12 +313,15 @@ fn epochs_in_steps(run: &Run, path: &Path, meta: &Meta, optimizer_step: u64) -> 
     let batch =
         number("batch_size").zip(number("world_size")).map(|(images, processes)| images.saturating_mul(processes));
     Err(Failure::usage(format!(
-        "{} was written after {epochs} epochs and {optimizer_step} steps; with this data and data.batch_size={}, {epochs} epochs are {steps} steps",
+        "{} was written after {epochs} epochs and {optimizer_step} steps; with this data and {} images a step, {epochs} epochs are {steps} steps",
         path.display(),
-        run.config.data.batch_size
+        run.shares.batch
     ))
     .remedy(match batch {
-        Some(batch) => format!("the data that it was trained on, and --set data.batch_size={batch} (that of all its processes together)"),
+        Some(batch) => format!(
+            "the data that it was trained on, and as many images a step: --set data.batch_size={batch} on one rank, or data.batch_size × ranks × \
+             optimization.accumulate = {batch}"
+        ),
         None => "the data and the batch size (of all processes together) that it was trained with".to_owned(),
     })
     .into())
@@ -311,9 +334,11 @@ fn batches(run: &Run, input: Input, start_step: u64) -> Result<Batches> {
     };
     let config = LoaderConfig {
         seed: run.config.meta.seed,
-        batch_size: run.config.data.batch_size,
-        rank: 0,
-        world: 1,
+        batch_size: run.shares.batch,
+        rank: run.shares.rank,
+        world: run.shares.ranks,
+        accumulate: run.shares.accumulate,
+        truncate_over: config::truncate_over(&run.config),
         drop_last: run.config.data.drop_last,
         shuffle_window: run.config.data.shuffle_window,
         threads: run.loader_threads,
@@ -340,9 +365,15 @@ fn describe(run: &Run, model: &Jepa, state: &State) {
         0 => "a replay".to_owned(),
         images => format!("{images} images"),
     };
+    let Shares { batch, ranks, accumulate, .. } = run.shares;
+    let batches = match (ranks, accumulate) {
+        (1, 1) => format!("batches of {batch}"),
+        (1, _) => format!("{batch} images a step in {accumulate} batches"),
+        (_, 1) => format!("{batch} images a step for {ranks} ranks"),
+        _ => format!("{batch} images a step for {ranks} ranks in {accumulate} batches each"),
+    };
     output::note(&format!(
-        "{source}, batches of {}, steps {} to {} ({} an epoch), into {}",
-        run.config.data.batch_size,
+        "{source}, {batches}, steps {} to {} ({} an epoch), into {}",
         state.step,
         run.steps,
         run.steps_per_epoch,

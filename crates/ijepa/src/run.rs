@@ -36,6 +36,29 @@ impl Start {
     }
 }
 
+/// How the images of a step are shared out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Shares {
+    /// Images of a step, of all ranks together.
+    pub(crate) batch: usize,
+    /// Which rank this is.
+    pub(crate) rank: usize,
+    /// How many there are.
+    pub(crate) ranks: usize,
+    /// Batches in which a rank takes its share, one after the other.
+    pub(crate) accumulate: usize,
+}
+
+impl Shares {
+    /// As the configuration says for so many ranks. A run that began with steps of `begun` images keeps them, whatever the number of
+    /// ranks: they take fewer or more batches of at most `data.batch_size`.
+    fn new(config: &Config, (rank, ranks): (usize, usize), begun: Option<usize>) -> Shares {
+        let at_once = config.data.batch_size * ranks;
+        let batch = begun.unwrap_or(at_once * config.optimization.accumulate);
+        Shares { batch, rank, ranks, accumulate: batch.div_ceil(at_once) }
+    }
+}
+
 /// What was typed, checked, before any data is seen.
 #[derive(Clone, Debug)]
 pub(crate) struct Settings {
@@ -47,6 +70,10 @@ pub(crate) struct Settings {
     pub(crate) folder: PathBuf,
     /// How the run starts.
     pub(crate) start: Start,
+    /// Which rank this is, and how many there are.
+    pub(crate) ranks: (usize, usize),
+    /// Images of a step of the run that goes on.
+    pub(crate) begun: Option<usize>,
     /// `--steps`: the run ends after so many.
     pub(crate) step_limit: Option<u64>,
     /// What has no effect here, one line each.
@@ -62,6 +89,8 @@ pub(crate) struct Run {
     pub(crate) start: Start,
     /// Images in the data, 0 for a replay.
     pub(crate) images: usize,
+    /// Who takes which of them.
+    pub(crate) shares: Shares,
     /// Full batches in the data.
     pub(crate) steps_per_epoch: u64,
     /// The run ends after this step.
@@ -127,7 +156,8 @@ pub(crate) fn settings_of(args: &PretrainArgs, (mut config, mut origins): (Confi
     }
     // A run that goes on has said it before.
     let notes = if start == Start::Resume { Vec::new() } else { notes(&config, &origins) };
-    Ok(Settings { config, origins, folder, start, step_limit: args.steps, notes })
+    let begun = begun(&start, &folder);
+    Ok(Settings { config, origins, folder, start, ranks: (0, 1), begun, step_limit: args.steps, notes })
 }
 
 impl Settings {
@@ -150,20 +180,26 @@ impl Settings {
 
     /// The run, for data of `images` images.
     pub(crate) fn resolve(&self, images: usize) -> Result<Run> {
-        let batch = self.config.data.batch_size;
+        let Shares { batch, ranks, .. } = self.shares();
         if images < batch {
+            let (size, times) = (self.config.data.batch_size, self.config.optimization.accumulate * ranks);
+            let together = if times > 1 { format!(", {batch} images for a step") } else { String::new() };
             return Err(Failure::new(
                 Exit::Data,
                 format!(
-                    "the data has {images} images, fewer than one batch: {} is {batch}",
+                    "the data has {images} images, fewer than one batch: {} is {size}{together}",
                     self.origins.of("data.batch_size")
                 ),
             )
-            .remedy(format!("--set data.batch_size={}, or more images", images.max(1)))
+            .remedy(format!("--set data.batch_size={}, or more images", (images / times).max(1)))
             .into());
         }
-        let steps_per_epoch = batches_per_epoch(images, batch, 1, self.config.data.drop_last);
+        let steps_per_epoch = batches_per_epoch(images, batch, self.config.data.drop_last);
         Ok(Run { images, ..self.resolve_steps(steps_per_epoch) })
+    }
+
+    fn shares(&self) -> Shares {
+        Shares::new(&self.config, self.ranks, self.begun)
     }
 
     /// The run, for epochs of `steps_per_epoch` steps (as in a replay).
@@ -188,6 +224,7 @@ impl Settings {
             folder: self.folder.clone(),
             start: self.start.clone(),
             images: 0,
+            shares: self.shares(),
             steps_per_epoch,
             steps: self.step_limit.map_or(steps, |limit| limit.min(steps)),
             schedule,
@@ -299,6 +336,20 @@ fn newest(config: &Config, folder: &Path) -> Result<Start> {
     }
 }
 
+/// The key of the number of images of a step in a checkpoint: a run keeps it when it goes on with another number of ranks.
+pub(crate) const IMAGES_PER_STEP: &str = "images_per_step";
+
+/// Images of a step of the run that goes on, where its checkpoint says it. What is wrong with a checkpoint is said when it is loaded.
+fn begun(start: &Start, folder: &Path) -> Option<usize> {
+    let path = match start {
+        Start::Fresh | Start::Init(_) => return None,
+        Start::Resume => latest(folder),
+        Start::ResumeFrom(path) => path.clone(),
+    };
+    let meta = checkpoint::list(&path).ok()?.meta;
+    meta.other.get(IMAGES_PER_STEP)?.parse().ok().filter(|images| *images > 0)
+}
+
 /// A name without a run is a misspelt one: it must not begin another run.
 fn refuse_nothing(folder: &Path, start: &Start) -> Result<()> {
     if folder.join(PARAMS).exists() || latest(folder).exists() || matches!(start, Start::ResumeFrom(_)) {
@@ -327,7 +378,7 @@ fn refuse_changes(config: &Config, folder: &Path) -> Result<()> {
         }
     };
     let (before, _) = config::parse(&text, &params.display().to_string())?;
-    // The reference counts images of one process; here a batch is that of all of them.
+    // The reference's batch is that of one process, of which there may have been many.
     let begun_elsewhere = !latest(folder).exists();
     let harmless = |key: &str| {
         key.starts_with("logging.")
@@ -342,6 +393,8 @@ fn refuse_changes(config: &Config, folder: &Path) -> Result<()> {
                     | "data.path"
                     | "data.root_path"
                     | "data.image_folder"
+                    | "distributed.shard_optimizer"
+                    | "distributed.timeout_minutes"
                     | "meta.copy_data"
                     | "meta.load_checkpoint"
                     | "meta.read_checkpoint"

@@ -1,7 +1,7 @@
 //! The training loop, in the order in which things happen.
 
 use std::path::PathBuf;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use ijepa_data::Dataset;
@@ -9,13 +9,14 @@ use ijepa_model::checkpoint::{Meta, Source};
 use ijepa_model::jepa::{Batch, Jepa, State};
 use ijepa_model::optimiser;
 use ijepa_tensor::ops::{adamw, statistics};
-use ijepa_tensor::{Buf, Pool, View};
+use ijepa_tensor::{Buf, Pool, Var, View};
 
 use crate::batches::Batches;
+use crate::distributed::World;
 use crate::exit::{Exit, Failure};
 use crate::log::{Log, Row, folder};
 use crate::output;
-use crate::run::Run;
+use crate::run::{IMAGES_PER_STEP, Run};
 use crate::stop::Stop;
 use crate::waits::{Waits, fetched_again};
 use crate::watch::Watch;
@@ -25,7 +26,7 @@ pub(crate) const IMAGES: &str = "images";
 
 /// Trains from `state.step` to `run.steps`; [`Exit::Stopped`] when a signal came and everything is saved.
 pub(crate) fn train(
-    run: &Run,
+    (run, world): (&Run, &World),
     model: &Jepa,
     state: &mut State,
     batches: &mut Batches,
@@ -40,59 +41,52 @@ pub(crate) fn train(
 
     for step in state.step..run.steps {
         let began = Instant::now();
-        let data = match batches.next() {
-            Ok(Some(data)) => data,
+        // 1. and 2. what this rank's images say
+        let own = match gradients((run, world), model, state, (&pool, &mut grads), batches, log) {
+            Ok(Some(own)) => own,
             Ok(None) => break,
             Err(error) => {
                 if state.step > saved {
-                    save(run, model, state)?;
+                    save((run, world), model, state)?;
                 }
-                log.unreadable(error.unreadable())?;
-                return Err(error.into());
+                return Err(error);
             }
         };
-        let waited = began.elapsed();
-        waits.add(waited);
-        log.unreadable(&data.unreadable)?;
-        let batch = Batch { images: View::Cpu(&data.images), masks: &data.masks };
-
-        let targets = model.targets(&pool, state.target.view(), batch); // 1. what the target encoder sees, no gradient
-        adamw::clear(grads.view_mut());
-        let loss = model.loss_and_gradients(&pool, &state.params, &mut grads, batch, &targets); // 2. guess it from the context
-        let grad_norm = statistics::norm(grads.view());
-        if !loss.is_finite() || !grad_norm.is_finite() {
-            return Err(not_finite(run, step, loss, grad_norm, saved).into());
+        waits.add(own.waited);
+        world.reduce_scatter(&mut grads);
+        let all = Sums::over(world, &own, &grads, stop.asked());
+        if !all.loss.is_finite() || !all.grad_norm.is_finite() {
+            return world.agree(Err(not_finite(run, step, all, saved).into()));
         }
-        optimiser::step(model, state, &grads, &run.schedule); // 3. move the encoder and the predictor, then the target encoder
+        // 3. move the encoder and the predictor, then the target encoder
+        move_on((run, world), model, state, &mut grads);
 
-        let elapsed = began.elapsed().as_secs_f64();
+        let (elapsed, waited) = (began.elapsed().as_secs_f64(), own.waited.as_secs_f64());
         log.step(&Row {
             step,
             epoch: step / run.steps_per_epoch + 1,
-            loss: f64::from(loss),
+            loss: all.loss,
             lr: run.schedule.lr(step),
             wd: run.schedule.weight_decay(step),
             ema: run.schedule.momentum(step),
-            context_patches: data.masks.context[0].per_image as f64,
-            target_patches: data.masks.targets[0].per_image as f64,
-            grad_norm,
-            target_std: statistics::mean_column_deviation(targets.view(), targets.width()),
-            step_ms: (elapsed - waited.as_secs_f64()) * 1e3,
-            data_ms: waited.as_secs_f64() * 1e3,
-            img_per_s: data.masks.batch as f64 / elapsed,
+            context_patches: own.context_patches,
+            target_patches: own.target_patches,
+            grad_norm: all.grad_norm,
+            target_std: statistics::mean_column_deviation(own.targets.view(), own.targets.width()),
+            step_ms: (elapsed - waited) * 1e3,
+            data_ms: waited * 1e3,
+            img_per_s: own.together as f64 / elapsed,
         })?;
-        batches.recycle(data);
         if let Some(watch) = watch.as_mut().filter(|watch| watch.is_due(state.step)) {
-            let (seen, warning) = watch.look(run, model, state, f64::from(loss), &targets)?;
+            let (seen, warning) = watch.look(run, model, state, all.loss, &own.targets)?;
             log.seen(&seen, warning)?;
         }
 
-        let asked = stop.asked();
-        if asked || state.step == run.steps || state.step.is_multiple_of(run.save_every) {
-            save(run, model, state)?;
+        if all.stop || state.step == run.steps || state.step.is_multiple_of(run.save_every) {
+            save((run, world), model, state)?;
             saved = state.step;
         }
-        if asked && state.step < run.steps {
+        if all.stop && state.step < run.steps {
             log.progress.finish();
             return Ok(Exit::Stopped);
         }
@@ -107,20 +101,145 @@ pub(crate) fn train(
     Ok(Exit::Done)
 }
 
+/// What this rank knows of a step.
+struct Own {
+    /// Its share of the loss.
+    loss: f64,
+    /// Images of the step, of all ranks together.
+    together: usize,
+    waited: Duration,
+    /// Of the last batch.
+    context_patches: f64,
+    target_patches: f64,
+    targets: Var,
+}
+
+/// The gradients of this rank's images of a step, one batch after the other; nothing after the last step. An error that one rank meets
+/// is an error on all.
+fn gradients(
+    (run, world): (&Run, &World),
+    model: &Jepa,
+    state: &State,
+    (pool, grads): (&Pool, &mut Buf),
+    batches: &mut Batches,
+    log: &mut Log,
+) -> Result<Option<Own>> {
+    adamw::clear(grads.view_mut());
+    let (mut own, mut loss, mut waited) = (None, 0.0, Duration::ZERO);
+    for _ in 0..run.shares.accumulate {
+        drop(own.take()); // its targets make room
+        let asked = Instant::now();
+        let data = batches.next();
+        waited += asked.elapsed();
+        let noted = log.unreadable(match &data {
+            Ok(data) => data.as_ref().map_or(&[], |data| &data.unreadable),
+            Err(error) => error.unreadable(),
+        });
+        let Some(data) = world.agree(noted.and(data.map_err(Into::into)))? else { return Ok(None) };
+        let batch = Batch { images: View::Cpu(&data.images), masks: &data.masks };
+        let share = data.masks.batch as f32 / data.together as f32;
+
+        let targets = model.targets(pool, state.target.view(), batch); // 1. what the target encoder sees, no gradient
+        let part = model.loss_and_gradients(pool, (&state.params, grads), batch, &targets, share); // 2. guess it from the context
+        loss += f64::from(share) * f64::from(part);
+        own = Some(Own {
+            loss,
+            together: data.together,
+            waited,
+            context_patches: data.masks.context[0].per_image as f64,
+            target_patches: data.masks.targets[0].per_image as f64,
+            targets,
+        });
+        batches.recycle(data);
+    }
+    Ok(own)
+}
+
+/// What all ranks know of a step, once gradients are summed.
+#[derive(Clone, Copy)]
+struct Sums {
+    loss: f64,
+    /// Norm of the gradient over all parameters.
+    grad_norm: f64,
+    /// Whether any rank was asked to stop.
+    stop: bool,
+}
+
+impl Sums {
+    /// `grads` holds the sums in this rank's shard.
+    fn over(world: &World, own: &Own, grads: &Buf, stop: bool) -> Sums {
+        let norm = statistics::norm(grads.view().range(world.shard(grads.len())));
+        if world.is_alone() {
+            return Sums { loss: own.loss, grad_norm: norm, stop };
+        }
+        let ranks = world.gather([own.loss, norm * norm, f64::from(u8::from(stop))]);
+        Sums {
+            loss: ranks.iter().map(|[loss, ..]| loss).sum(),
+            grad_norm: ranks.iter().map(|[_, square, _]| square).sum::<f64>().sqrt(),
+            stop: ranks.iter().any(|[.., stop]| *stop > 0.0),
+        }
+    }
+}
+
+/// The step of the optimiser and of the target encoder, the same on all ranks. Where the moments are shared out (ZeRO-1: Rajbhandari et
+/// al., arXiv 1910.02054), each rank moves the parameters of its shard; else each moves them all.
+fn move_on((run, world): (&Run, &World), model: &Jepa, state: &mut State, grads: &mut Buf) {
+    if is_sharded(run, world) {
+        let shard = world.shard(grads.len());
+        optimiser::move_part(model, state, grads, &run.schedule, shard);
+        world.all_gather(&mut state.params);
+        optimiser::follow(model, state, &run.schedule);
+    } else {
+        world.all_gather(grads);
+        optimiser::step(model, state, grads, &run.schedule);
+    }
+}
+
+/// Whether each rank holds the optimiser's moments of its own shard alone.
+fn is_sharded(run: &Run, world: &World) -> bool {
+    run.config.distributed.shard_optimizer && !world.is_alone()
+}
+
+/// Gives back the memory of moments that other ranks hold: pages that were never written take none.
+pub(crate) fn keep_own_moments(run: &Run, world: &World, state: &mut State) {
+    if !is_sharded(run, world) {
+        return;
+    }
+    for moments in [&mut state.exp_avg, &mut state.exp_avg_sq] {
+        let shard = world.shard(moments.len());
+        let mut own = Buf::zeros(moments.len());
+        own.as_mut_slice()[shard.clone()].copy_from_slice(&moments.as_slice()[shard]);
+        *moments = own;
+    }
+}
+
 /// The newest checkpoint of a run.
 pub(crate) fn latest(run: &Run) -> PathBuf {
     folder::latest(&run.folder)
 }
 
-/// Writes the newest checkpoint, whole or not at all.
-pub(crate) fn save(run: &Run, model: &Jepa, state: &State) -> Result<()> {
+/// Writes the newest checkpoint, whole or not at all: the first rank does, with what the others hold. All ranks must call it.
+fn save((run, world): (&Run, &World), model: &Jepa, state: &mut State) -> Result<()> {
+    if is_sharded(run, world) {
+        world.gather_shards(&mut state.exp_avg);
+        world.gather_shards(&mut state.exp_avg_sq);
+    }
+    let written = if world.is_first() { write(run, model, state) } else { Ok(()) };
+    if world.is_first() {
+        keep_own_moments(run, world, state);
+    }
+    world.agree(written)
+}
+
+fn write(run: &Run, model: &Jepa, state: &State) -> Result<()> {
     // What the reference keeps beside its weights.
     let last = state.step.saturating_sub(1);
     let other = [
         (IMAGES, run.images.to_string()),
         ("steps_per_epoch", run.steps_per_epoch.to_string()),
         ("batch_size", run.config.data.batch_size.to_string()),
-        ("world_size", "1".to_owned()),
+        ("world_size", run.shares.ranks.to_string()),
+        (IMAGES_PER_STEP, run.shares.batch.to_string()),
         ("lr", run.schedule.lr(last).to_string()),
         ("weight_decay", run.schedule.weight_decay(last).to_string()),
     ];
@@ -137,7 +256,7 @@ pub(crate) fn save(run: &Run, model: &Jepa, state: &State) -> Result<()> {
     Ok(model.save(&latest(run), state, &meta)?)
 }
 
-fn not_finite(run: &Run, step: u64, loss: f32, grad_norm: f64, saved: u64) -> Failure {
+fn not_finite(run: &Run, step: u64, Sums { loss, grad_norm, .. }: Sums, saved: u64) -> Failure {
     let kept = match saved {
         0 => "nothing was saved yet".to_owned(),
         saved => format!("{} holds the state after step {saved}", latest(run).display()),

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use super::LoaderConfig;
-use super::make::samples_of;
+use super::make::{Share, share};
 use super::order::Orders;
 use crate::dataset::{Dataset, Space};
 
@@ -118,14 +118,19 @@ impl Plan {
         let samples = ends.last().copied().unwrap_or(0);
         let longest = lengths.iter().copied().max().unwrap_or(0);
         // No more than an epoch: at most two orders are in use at a time.
-        let distance =
-            config.shuffle_window.max(longest).min(samples).div_ceil(config.batch_size * config.world) as u64;
-        let (last, start) = (vec![None; lengths.len()], config.start_step);
+        let steps = config.shuffle_window.max(longest).min(samples).div_ceil(config.batch_size);
+        let distance = (steps * config.accumulate) as u64;
+        let (last, start) = (vec![None; lengths.len()], config.start_step * config.accumulate as u64);
         Plan { samples, chunks, ends, distance, due: start, seen: start, last, queue: VecDeque::new(), config, orders }
     }
 
     fn is_done(&self) -> bool {
-        self.seen >= self.config.stop_step && self.queue.is_empty()
+        self.seen >= self.stop() && self.queue.is_empty()
+    }
+
+    /// The number behind the last batch.
+    fn stop(&self) -> u64 {
+        self.config.stop_step.saturating_mul(self.config.accumulate as u64)
     }
 
     /// The chunk to fetch next, and those that it must leave in their place; nothing while there is no room beside them.
@@ -152,10 +157,10 @@ impl Plan {
     /// Looks at the steps that came within the distance.
     fn look(&mut self) {
         self.seen = self.seen.max(self.due);
-        let end = self.due.saturating_add(self.distance).min(self.config.stop_step);
+        let end = self.due.saturating_add(self.distance).min(self.stop());
         while self.seen < end {
-            let (_, order, places) = samples_of(self.seen, self.samples, &self.config, &self.orders);
-            for &sample in &order[places] {
+            let Share { order, own, .. } = share(self.seen, self.samples, &self.config, &self.orders);
+            for &sample in &order[own] {
                 let chunk = self.ends.partition_point(|&end| end <= sample as usize);
                 // The step that was just delivered read its chunks, and nobody has had a reason to remove them.
                 if self.last[chunk].is_none_or(|last| last + 1 < self.due) {
@@ -174,6 +179,7 @@ mod tests {
 
     use proptest::prelude::*;
 
+    use super::super::TruncateOver;
     use super::*;
     use crate::masks::{MaskConfig, Sampler};
     use crate::transform::{Normalisation, TrainTransform};
@@ -203,9 +209,11 @@ mod tests {
         let (drop_last, threads, queue, start_step, stop_step, skip_limit) = (true, 1, 1, 3, 60, 0);
         LoaderConfig {
             seed,
-            batch_size,
+            batch_size: batch_size * world,
             rank,
             world,
+            accumulate: 1,
+            truncate_over: TruncateOver::Rank,
             drop_last,
             shuffle_window,
             threads,
@@ -237,9 +245,9 @@ mod tests {
             let mut plan = Plan::new(space, &lengths, config.clone(), Arc::clone(&orders));
             let distance = plan.distance;
             let needs = |step: u64| -> BTreeSet<usize> {
-                let (_, order, places) = samples_of(step, samples, &config, &orders);
+                let Share { order, own, .. } = share(step, samples, &config, &orders);
                 let chunk = |&sample: &u32| (0..).find(|&k| (sample as usize) < lengths[..=k].iter().sum()).expect("in one");
-                order[places].iter().map(chunk).collect()
+                order[own].iter().map(chunk).collect()
             };
             let mut there = BTreeSet::new();
             for due in config.start_step..config.stop_step {

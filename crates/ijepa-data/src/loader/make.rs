@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use super::order::Orders;
 use super::spent::{Clock, Stage};
-use super::{Batch, EvalBatch, EvalConfig, LoaderConfig, Unreadable, batches_per_epoch};
+use super::{Batch, EvalBatch, EvalConfig, LoaderConfig, TruncateOver, Unreadable, batches_per_epoch};
 use crate::dataset::{Dataset, Sample, Stored};
 use crate::decode::{Encoded, Limits};
 use crate::error::{DataError, DecodeError};
@@ -14,26 +14,44 @@ use crate::key::{Key, Purpose, below};
 /// Failed replacements in a row after which there is no hope of a readable image.
 pub(super) const REPLACEMENTS_MAX: usize = 100;
 
-/// The places in the order of an epoch that a rank takes for a batch: `batch` is its number in the epoch.
-fn places(samples: usize, batch: u64, batch_size: usize, (rank, world): (usize, usize)) -> Range<usize> {
-    let first = batch as usize * batch_size * world;
-    let rest = (samples - first).min(batch_size * world);
-    // Equal shares; only of an incomplete last batch do the first ranks take one more.
-    let (share, more) = (rest / world, rest % world);
-    let begin = first + rank * share + rank.min(more);
-    begin..begin + share + usize::from(rank < more)
+/// The places in the order of an epoch that all ranks take for a step, `batch` its number in the epoch, and those of one of `parts`.
+fn places(
+    samples: usize,
+    batch: u64,
+    batch_size: usize,
+    (part, parts): (usize, usize),
+) -> (Range<usize>, Range<usize>) {
+    let first = batch as usize * batch_size;
+    let all = first..samples.min(first + batch_size);
+    // Equal shares, or the first parts take one more.
+    let (share, more) = (all.len() / parts, all.len() % parts);
+    let begin = first + part * share + part.min(more);
+    (all, begin..begin + share + usize::from(part < more))
 }
 
-/// The epoch of a step, its order, and the places in it that this rank takes.
-pub(super) fn samples_of(
-    step: u64,
-    samples: usize,
-    config: &LoaderConfig,
-    orders: &Orders,
-) -> (u64, Arc<[u32]>, Range<usize>) {
-    let batches_per_epoch = batches_per_epoch(samples, config.batch_size, config.world, config.drop_last);
+/// What a rank sees at once of a step.
+pub(super) struct Share {
+    pub(super) step: u64,
+    /// Which of the rank's batches of this step.
+    pub(super) part: u64,
+    pub(super) epoch: u64,
+    /// Order of the epoch.
+    pub(super) order: Arc<[u32]>,
+    /// Places in it that all ranks take for the step.
+    pub(super) all: Range<usize>,
+    /// Those of this batch.
+    pub(super) own: Range<usize>,
+}
+
+/// What this rank sees in a batch, of which it has `accumulate` for each step.
+pub(super) fn share(number: u64, samples: usize, config: &LoaderConfig, orders: &Orders) -> Share {
+    let batches_per_epoch = batches_per_epoch(samples, config.batch_size, config.drop_last);
+    let accumulate = config.accumulate as u64;
+    let (step, part) = (number / accumulate, number % accumulate);
     let (epoch, batch) = (step / batches_per_epoch, step % batches_per_epoch);
-    (epoch, orders.of(epoch), places(samples, batch, config.batch_size, (config.rank, config.world)))
+    let parts = (config.rank * config.accumulate + part as usize, config.world * config.accumulate);
+    let (all, own) = places(samples, batch, config.batch_size, parts);
+    Share { step, part, epoch, order: orders.of(epoch), all, own }
 }
 
 /// Memory that waits for its next batch.
@@ -51,17 +69,17 @@ impl Spare {
     }
 }
 
-/// The batch of a step, in the memory of `images`.
+/// A batch, in the memory of `images`.
 pub(super) fn train_batch(
     dataset: &Dataset,
     config: &LoaderConfig,
     orders: &Orders,
     clock: &Clock,
-    step: u64,
+    number: u64,
     mut images: Vec<f32>,
 ) -> Result<Batch, DataError> {
-    let (epoch, order, places) = samples_of(step, dataset.len(), config, orders);
-    let wanted = &order[places];
+    let Share { step, part, epoch, order, all, own } = share(number, dataset.len(), config, orders);
+    let wanted = &order[own.clone()];
 
     let side = config.transform.crop_size;
     let image_len = 3 * side * side;
@@ -84,8 +102,14 @@ pub(super) fn train_batch(
         }
         indices.push(index);
     }
-    let masks = config.masks.sample(config.seed, step, indices.len())?;
-    Ok(Batch { step, images, size: (side, side), masks, indices, skipped: 0, unreadable })
+    let rows = own.start - all.start..own.end - all.start;
+    let over = match config.truncate_over {
+        TruncateOver::Rank => rows.clone(),
+        TruncateOver::Global => 0..all.len(),
+    };
+    let masks = config.masks.sample_rows(config.seed, step, rows, over)?;
+    let together = all.len();
+    Ok(Batch { step, part, together, images, size: (side, side), masks, indices, skipped: 0, unreadable })
 }
 
 /// One sample, cut and distorted as this epoch has it, into `out` (3, s, s).
@@ -174,23 +198,24 @@ mod tests {
 
     proptest! {
         #[test]
-        fn ranks_are_disjoint_and_together_complete(
+        fn parts_are_disjoint_and_together_complete(
             samples in 1usize..500,
-            batch_size in 1usize..20,
-            world in 1usize..6,
+            batch_size in 1usize..60,
+            parts in 1usize..6,
             drop_last: bool,
         ) {
-            let batches = batches_per_epoch(samples, batch_size, world, drop_last);
+            let batches = batches_per_epoch(samples, batch_size, drop_last);
             let mut seen = vec![0; samples];
             for batch in 0..batches {
-                for rank in 0..world {
-                    let places = places(samples, batch, batch_size, (rank, world));
-                    prop_assert!(places.len() <= batch_size);
-                    prop_assert!(places.len() == batch_size || (!drop_last && batch == batches - 1));
-                    places.for_each(|place| seen[place] += 1);
+                for part in 0..parts {
+                    let (all, own) = places(samples, batch, batch_size, (part, parts));
+                    prop_assert!(all.len() == batch_size || (!drop_last && batch == batches - 1));
+                    prop_assert!(all.start <= own.start && own.end <= all.end);
+                    prop_assert!((all.len() / parts..=all.len().div_ceil(parts)).contains(&own.len()));
+                    own.for_each(|place| seen[place] += 1);
                 }
             }
-            let complete = if drop_last { samples / (batch_size * world) * batch_size * world } else { samples };
+            let complete = if drop_last { samples / batch_size * batch_size } else { samples };
             prop_assert!(seen[..complete].iter().all(|&times| times == 1));
             prop_assert!(seen[complete..].iter().all(|&times| times == 0));
         }

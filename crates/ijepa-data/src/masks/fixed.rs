@@ -12,7 +12,9 @@
 
 use super::blocks::{Block, Size};
 use super::{Cells, Layout, MaskConfig, MaskError, Masks, refusal, stack};
-use crate::key::{Key, Purpose, below, shuffle};
+use std::ops::Range;
+
+use crate::key::{below, shuffle};
 use rand_chacha::ChaCha8Rng;
 
 /// Failed tries after which an image gets one independent target fewer.
@@ -38,10 +40,17 @@ pub(super) fn check(config: &MaskConfig, target: Size, context: Size) -> Result<
 }
 
 /// Needs sizes that passed [`check`]; then every context holds at least `min_keep` patches.
-pub(super) fn sample(config: &MaskConfig, target: Size, context: Size, seed: u64, step: u64, batch: usize) -> Masks {
-    let mut images: Vec<(ChaCha8Rng, Layout)> = (0..batch as u64)
+pub(super) fn sample(
+    config: &MaskConfig,
+    target: Size,
+    context: Size,
+    draws: impl Fn(usize) -> ChaCha8Rng,
+    (rows, over): (Range<usize>, Range<usize>),
+) -> Masks {
+    let first = over.start;
+    let mut images: Vec<(ChaCha8Rng, Layout)> = over
         .map(|row| {
-            let mut rng = Key::new(seed, Purpose::MaskPosition, step, row).rng();
+            let mut rng = draws(row);
             let layout = layout(config, target, context, &mut rng);
             (rng, layout)
         })
@@ -49,7 +58,7 @@ pub(super) fn sample(config: &MaskConfig, target: Size, context: Size, seed: u64
 
     let mut counts: Vec<usize> = images.iter().map(|(_, image)| image.smallest_context()).collect();
     counts.sort_unstable();
-    let enough = counts[batch / 2] / 2;
+    let enough = counts[counts.len() / 2] / 2;
     for (rng, image) in &mut images {
         for _ in 0..REDRAWS {
             if image.smallest_context() >= enough {
@@ -63,7 +72,8 @@ pub(super) fn sample(config: &MaskConfig, target: Size, context: Size, seed: u64
     }
 
     let kept = images.iter().map(|(_, image)| image.smallest_context()).min().expect("a batch has images");
-    for (rng, image) in &mut images {
+    let images = &mut images[rows.start - first..rows.end - first];
+    for (rng, image) in images.iter_mut() {
         for mask in &mut image.context {
             shuffle(rng, mask);
             mask.truncate(kept);
@@ -71,7 +81,7 @@ pub(super) fn sample(config: &MaskConfig, target: Size, context: Size, seed: u64
         }
     }
     Masks {
-        batch,
+        batch: images.len(),
         context: (0..config.num_enc_masks)
             .map(|k| stack(images.iter().map(|(_, image)| image.context[k].clone()), kept))
             .collect(),

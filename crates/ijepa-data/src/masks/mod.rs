@@ -18,6 +18,8 @@ mod reference;
 pub use crate::error::MaskError;
 pub use rates::{KeepRates, keep_rates};
 
+use std::ops::Range;
+
 use crate::key::{Key, Purpose};
 use blocks::{Block, Size, context_sizes, target_sizes};
 
@@ -90,7 +92,22 @@ impl MaskConfig {
     /// Draws the masks of one batch. Row i of the batch depends on (seed, step, i) only, but for the count that all rows
     /// share.
     pub fn sample(&self, seed: u64, step: u64, batch: usize) -> Result<Masks, MaskError> {
-        if batch == 0 {
+        self.sample_rows(seed, step, 0..batch, 0..batch)
+    }
+
+    /// Draws the masks of `rows` of a batch, with the count that the rows of `over` share.
+    ///
+    /// # Panics
+    /// When `over` does not hold `rows`.
+    pub fn sample_rows(
+        &self,
+        seed: u64,
+        step: u64,
+        rows: Range<usize>,
+        over: Range<usize>,
+    ) -> Result<Masks, MaskError> {
+        assert!(over.start <= rows.start && rows.end <= over.end, "rows {rows:?} of {over:?}");
+        if rows.is_empty() {
             return Err(refusal("a batch of 0 images has no masks".into(), "draw for 1 image or more"));
         }
         self.validate_numbers()?;
@@ -98,9 +115,10 @@ impl MaskConfig {
         let target = blocks::draw_size(self, self.pred_mask_scale, self.aspect_ratio, &mut sizes);
         let context = blocks::draw_size(self, self.enc_mask_scale, (1.0, 1.0), &mut sizes);
         self.check(target, context)?;
+        let draws = |row: usize| Key::new(seed, Purpose::MaskPosition, step, row as u64).rng();
         Ok(match self.sampler {
-            Sampler::Reference => reference::sample(self, target, context, seed, step, batch),
-            Sampler::Fixed => fixed::sample(self, target, context, seed, step, batch),
+            Sampler::Reference => reference::sample(self, target, context, draws, (rows, over)),
+            Sampler::Fixed => fixed::sample(self, target, context, draws, (rows, over)),
         })
     }
 

@@ -16,7 +16,9 @@
 
 use super::blocks::{Block, Size};
 use super::{Cells, Layout, MaskConfig, MaskError, Masks, refusal, stack};
-use crate::key::{Key, Purpose, below};
+use std::ops::Range;
+
+use crate::key::below;
 use rand_chacha::ChaCha8Rng;
 
 /// Failed tries after which one target fewer is kept out of the context (Q5).
@@ -46,16 +48,22 @@ pub(super) fn check(config: &MaskConfig, target: Size, context: Size) -> Result<
 }
 
 /// Needs sizes that passed [`check`]; then every loop ends.
-pub(super) fn sample(config: &MaskConfig, target: Size, context: Size, seed: u64, step: u64, batch: usize) -> Masks {
-    let layouts: Vec<Layout> = (0..batch as u64)
-        .map(|row| layout(config, target, context, &mut Key::new(seed, Purpose::MaskPosition, step, row).rng()))
-        .collect();
+pub(super) fn sample(
+    config: &MaskConfig,
+    target: Size,
+    context: Size,
+    draws: impl Fn(usize) -> ChaCha8Rng,
+    (rows, over): (Range<usize>, Range<usize>),
+) -> Masks {
+    let first = over.start;
+    let layouts: Vec<Layout> = over.map(|row| layout(config, target, context, &mut draws(row))).collect();
 
     let smallest =
         |of: fn(&Layout) -> &Vec<Vec<u32>>| layouts.iter().flat_map(of).map(Vec::len).min().expect("a batch has masks");
     let (kept_context, kept_target) = (smallest(|layout| &layout.context), smallest(|layout| &layout.targets));
+    let layouts = &layouts[rows.start - first..rows.end - first];
     Masks {
-        batch,
+        batch: layouts.len(),
         context: (0..config.num_enc_masks)
             .map(|k| stack(layouts.iter().map(|image| image.context[k][..kept_context].to_vec()), kept_context)) // Q7
             .collect(),

@@ -4,8 +4,8 @@ use std::path::Path;
 use std::sync::Arc;
 
 use ijepa_data::{
-    Batch, DataError, Dataset, EvalConfig, EvalLoader, EvalTransform, Filter, Fit, LoaderConfig, MaskConfig,
-    Normalisation, Sampler, Split, TrainLoader, TrainTransform,
+    Batch, DataError, Dataset, EvalConfig, EvalLoader, EvalTransform, Filter, Fit, LoaderConfig, MaskConfig, Masks,
+    Normalisation, Sampler, Split, TrainLoader, TrainTransform, TruncateOver,
 };
 
 pub(crate) fn config(threads: usize, start_step: u64, stop_step: u64) -> LoaderConfig {
@@ -14,6 +14,8 @@ pub(crate) fn config(threads: usize, start_step: u64, stop_step: u64) -> LoaderC
         batch_size: 4,
         rank: 0,
         world: 1,
+        accumulate: 1,
+        truncate_over: TruncateOver::Rank,
         drop_last: true,
         shuffle_window: 0,
         threads,
@@ -100,6 +102,55 @@ fn the_same_image_is_cut_differently_in_the_next_epoch() {
         batch.images[row * 768..(row + 1) * 768].to_vec()
     };
     assert_ne!(image(&batches[0]), image(&batches[1]));
+}
+
+/// Images, samples and masks of all rows of a step, from the batches of its parts.
+fn joined(parts: &[Batch]) -> (Vec<usize>, Vec<f32>, Vec<Vec<u32>>) {
+    let of = |masks: &Masks, row: usize| -> Vec<Vec<u32>> {
+        let sets = masks.context.iter().chain(&masks.targets);
+        sets.map(|set| set.indices[row * set.per_image..][..set.per_image].to_vec()).collect()
+    };
+    let rows = parts.iter().flat_map(|part| (0..part.masks.batch).map(|row| of(&part.masks, row).concat()));
+    (
+        parts.iter().flat_map(|part| part.indices.clone()).collect(),
+        parts.iter().flat_map(|part| part.images.clone()).collect(),
+        rows.collect(),
+    )
+}
+
+#[test]
+fn ranks_and_parts_together_see_what_one_rank_sees_at_once_when_masks_are_cut_over_all() {
+    let data = scenes(26);
+    for sampler in [Sampler::Fixed, Sampler::Reference] {
+        let base = config(2, 1, 5);
+        let masks = MaskConfig { sampler, ..base.masks.clone() };
+        let base = LoaderConfig { batch_size: 11, truncate_over: TruncateOver::Global, masks, ..base };
+        let whole = all(&data, base.clone()).expect("loads");
+        for (world, accumulate) in [(2, 1), (1, 2), (3, 1), (2, 3)] {
+            let rank =
+                |rank| all(&data, LoaderConfig { rank, world, accumulate, ..base.clone() }).expect("a rank's batches");
+            let ranks: Vec<Vec<Batch>> = (0..world).map(rank).collect();
+            for (step, one) in whole.iter().enumerate() {
+                let parts: Vec<Batch> =
+                    ranks.iter().flat_map(|rank| rank[step * accumulate..][..accumulate].to_vec()).collect();
+                assert!(parts.iter().all(|part| part.step == one.step && part.together == 11));
+                assert_eq!(joined(&parts), joined(std::slice::from_ref(one)), "{sampler:?} {world} {accumulate}");
+            }
+        }
+    }
+}
+
+#[test]
+fn masks_of_a_rank_are_cut_over_its_own_images_where_that_is_asked_for() {
+    let data = scenes(64);
+    let base = LoaderConfig { batch_size: 32, ..config(2, 0, 8) };
+    let lengths = |truncate_over| -> Vec<usize> {
+        let batches = all(&data, LoaderConfig { world: 4, truncate_over, ..base.clone() }).expect("loads");
+        batches.iter().map(|batch| batch.masks.context[0].per_image).collect()
+    };
+    let (own, of_all) = (lengths(TruncateOver::Rank), lengths(TruncateOver::Global));
+    assert!(own.iter().zip(&of_all).all(|(own, of_all)| own >= of_all), "{own:?} {of_all:?}");
+    assert_ne!(own, of_all);
 }
 
 fn picture_folder(root: &Path, good: usize, bad: usize) -> Arc<Dataset> {

@@ -115,7 +115,8 @@ fn rows(count: usize) -> Vec<Row> {
 }
 
 fn config(threads: usize, rank: usize, world: usize, stop_step: u64) -> LoaderConfig {
-    LoaderConfig { rank, world, shuffle_window: 10, ..crate::loader::config(threads, 0, stop_step) }
+    let batch_size = 4 * world;
+    LoaderConfig { batch_size, rank, world, shuffle_window: 10, ..crate::loader::config(threads, 0, stop_step) }
 }
 
 /// The samples that a loader delivers, in order.

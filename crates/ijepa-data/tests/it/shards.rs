@@ -316,6 +316,7 @@ fn shards_in_use_by_many_threads_are_fetched_once() {
 fn config(rank: usize, world: usize, start_step: u64, stop_step: u64) -> LoaderConfig {
     LoaderConfig {
         seed: 3,
+        batch_size: 4 * world,
         rank,
         world,
         shuffle_window: 16,

@@ -2,6 +2,8 @@
 
 use ijepa_data::{IndexSet, Masks};
 use ijepa_model::jepa::Batch;
+use ijepa_model::optimiser;
+use ijepa_model::schedule::Schedule;
 use ijepa_model::vit::{Patches, all_patches};
 use ijepa_model::{Jepa, PredictorConfig, VitConfig};
 use ijepa_tensor::{Buf, Index, Pool, Tape, View};
@@ -86,7 +88,7 @@ fn the_gradient_is_the_slope_of_the_loss() {
     let batch = Batch { images: View::Cpu(&images), masks: &masks };
     let targets = model.targets(&pool, state.target.view(), batch);
     let mut grads = Buf::zeros(model.layout.len);
-    model.loss_and_gradients(&pool, &state.params, &mut grads, batch, &targets);
+    model.loss_and_gradients(&pool, (&state.params, &mut grads), batch, &targets, 1.0);
 
     // Along the gradient itself the slope is its squared norm.
     let square: f64 = grads.as_slice().iter().map(|&g| f64::from(g) * f64::from(g)).sum();
@@ -98,7 +100,7 @@ fn the_gradient_is_the_slope_of_the_loss() {
             *param = (f64::from(*start) + distance * f64::from(*grad)) as f32;
         }
         let mut unused = Buf::zeros(model.layout.len);
-        f64::from(model.loss_and_gradients(&pool, &state.params, &mut unused, batch, &targets))
+        f64::from(model.loss_and_gradients(&pool, (&state.params, &mut unused), batch, &targets, 1.0))
     };
     let slope = (loss_at(step) - loss_at(-step)) / (2.0 * step);
     assert!((slope / square - 1.0).abs() < 1e-2, "slope {slope}, squared norm of the gradient {square}");
@@ -121,7 +123,7 @@ fn settles(model: &Jepa) {
     let mut step = || {
         let batch = Batch { images: View::Cpu(&images), masks: &masks };
         let targets = model.targets(&pool, state.target.view(), batch);
-        model.loss_and_gradients(&pool, &state.params, &mut grads, batch, &targets);
+        model.loss_and_gradients(&pool, (&state.params, &mut grads), batch, &targets, 1.0);
         drop(targets);
         pool.allocations()
     };
@@ -138,7 +140,7 @@ fn loss_gradients_and_bytes(model: &Jepa, batch: Batch) -> (u32, Vec<u32>, usize
     let mut grads = Buf::zeros(model.layout.len);
     let targets = model.targets(&Pool::new(), state.target.view(), batch);
     let pool = Pool::new();
-    let loss = model.loss_and_gradients(&pool, &state.params, &mut grads, batch, &targets);
+    let loss = model.loss_and_gradients(&pool, (&state.params, &mut grads), batch, &targets, 1.0);
     (loss.to_bits(), grads.as_slice().iter().map(|g| g.to_bits()).collect(), pool.allocated_bytes())
 }
 
@@ -186,4 +188,65 @@ fn recomputing_blocks_takes_a_third_of_the_memory_of_eight_blocks_or_less() {
     let (_, _, kept) = loss_gradients_and_bytes(&model, batch);
     let (_, _, recomputed) = loss_gradients_and_bytes(&Jepa { recompute: true, ..model }, batch);
     assert!(3 * recomputed <= kept, "{recomputed} bytes against {kept}");
+}
+
+#[test]
+fn parts_of_a_batch_with_their_shares_add_up_to_its_gradient() {
+    let (model, masks, images, pool) = (model(), masks(), images(), Pool::new());
+    let state = model.init(3, 0.2);
+    let gradients = |rows: std::ops::Range<usize>, share: f32, grads: &mut Buf| {
+        let of = |sets: &[IndexSet]| -> Vec<IndexSet> {
+            let part = |set: &IndexSet| set.indices[rows.start * set.per_image..rows.end * set.per_image].to_vec();
+            sets.iter().map(|set| IndexSet { per_image: set.per_image, indices: part(set) }).collect()
+        };
+        let masks = Masks { batch: rows.len(), context: of(&masks.context), targets: of(&masks.targets) };
+        let image = images.len() / IMAGES;
+        let batch = Batch { images: View::Cpu(&images[rows.start * image..rows.end * image]), masks: &masks };
+        let targets = model.targets(&pool, state.target.view(), batch);
+        model.loss_and_gradients(&pool, (&state.params, grads), batch, &targets, share) * share
+    };
+    let (mut whole, mut parts) = (Buf::zeros(model.layout.len), Buf::zeros(model.layout.len));
+    let loss = gradients(0..3, 1.0, &mut whole);
+    let sum = gradients(0..2, 2.0 / 3.0, &mut parts) + gradients(2..3, 1.0 / 3.0, &mut parts);
+    assert!((sum / loss - 1.0).abs() < 1e-5, "{sum} {loss}");
+    let largest = whole.as_slice().iter().fold(0.0f32, |most, g| most.max(g.abs()));
+    for (part, whole) in parts.as_slice().iter().zip(whole.as_slice()) {
+        assert!((part - whole).abs() < 1e-5 * largest, "{part} {whole}");
+    }
+}
+
+#[test]
+fn a_step_in_parts_has_the_bits_of_a_step_at_once() {
+    let model = model();
+    let schedule = Schedule {
+        warmup_steps: 2,
+        cosine_steps: 9,
+        ema_steps: 9.0,
+        start_lr: 0.1,
+        lr: 0.2,
+        final_lr: 0.0,
+        weight_decay: 0.1,
+        final_weight_decay: 0.4,
+        ema: (0.9, 1.0),
+    };
+    let (mut once, mut parts) = (model.init(3, 0.2), model.init(3, 0.2));
+    let len = model.layout.len;
+    for step in 0..4 {
+        let values: Vec<f32> = (0..len).map(|i| ((i * 31 + step * 7) % 89) as f32 / 44.0 - 1.0).collect();
+        let grads = Buf::from_slice(&values);
+        optimiser::step(&model, &mut once, &grads, &schedule);
+        for part in [0..len / 3, len / 3..len / 2, len / 2..len] {
+            optimiser::move_part(&model, &mut parts, &grads, &schedule, part);
+        }
+        optimiser::follow(&model, &mut parts, &schedule);
+    }
+    assert_eq!(once.step, parts.step);
+    for (once, parts) in [
+        (&once.params, &parts.params),
+        (&once.target, &parts.target),
+        (&once.exp_avg, &parts.exp_avg),
+        (&once.exp_avg_sq, &parts.exp_avg_sq),
+    ] {
+        assert_eq!(once.as_slice(), parts.as_slice());
+    }
 }

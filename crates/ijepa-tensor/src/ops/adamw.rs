@@ -108,8 +108,24 @@ pub fn forward(blobs: Blobs, grads: View, segments: &[Segment], step: Step) {
     }
     pieces.into_par_iter().for_each(|Piece { params, m, v, average, grads, keep, step_size }| {
         update_values(params, m, v, grads, keep, step_size, factors);
-        blend_values(average, params, factors);
+        blend_values(average, params, factors.old_average, factors.new_average);
     });
+}
+
+/// The moving average alone, for parameters that have moved already: average ← momentum·average + (1−momentum)·params in all
+/// segments, as far as the average goes.
+pub fn follow(average: ViewMut, params: View, segments: &[Segment], momentum: f64) {
+    let (ViewMut::Cpu(average), View::Cpu(params)) = (average, params);
+    let mut average = Rest::of(average);
+    let mut pieces = Vec::new();
+    for slot in segments.iter().map(|segment| segment.slot.range()) {
+        for start in slot.clone().step_by(PIECE) {
+            let end = slot.end.min(start + PIECE);
+            pieces.push((average.take(start, end), &params[start..end]));
+        }
+    }
+    let (old, new) = (momentum as f32, (1.0 - momentum) as f32);
+    pieces.into_par_iter().for_each(|(average, params)| blend_values(average, params, old, new));
 }
 
 /// What is left of a blob that is handed out from its beginning.
@@ -149,9 +165,9 @@ vectorised! {
 }
 
 vectorised! {
-    fn blend_values(average: &mut [f32], params: &[f32], f: Factors) {
+    fn blend_values(average: &mut [f32], params: &[f32], old: f32, new: f32) {
         for (average, param) in average.iter_mut().zip(params) {
-            *average = *average * f.old_average + *param * f.new_average;
+            *average = *average * old + *param * new;
         }
     }
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::Result;
-use ijepa_data::{Dataset, LoaderConfig, Spent, Split, Storage, TrainLoader};
+use ijepa_data::{Dataset, LoaderConfig, Spent, Split, Storage, TrainLoader, TruncateOver};
 use ijepa_tensor::threads;
 use serde::Serialize;
 
@@ -70,6 +70,8 @@ fn measure(dataset: &Arc<Dataset>, config: &Config, images: usize) -> Result<Rep
         batch_size: batch,
         rank: 0,
         world: 1,
+        accumulate: 1,
+        truncate_over: TruncateOver::Rank,
         drop_last: true,
         shuffle_window: config.data.shuffle_window,
         threads: threads::count(),

@@ -139,7 +139,7 @@ fn step_ms(subject: &Subject, steps: usize, precisions: (Precision, Precision)) 
         let batch = Batch { images: View::Cpu(&images), masks };
         let targets = model.targets(&pool, state.target.view(), batch);
         adamw::clear(grads.view_mut());
-        model.loss_and_gradients(&pool, &state.params, &mut grads, batch, &targets);
+        model.loss_and_gradients(&pool, (&state.params, &mut grads), batch, &targets, 1.0);
         optimiser::step(&model, &mut state, &grads, &schedule);
     })
 }

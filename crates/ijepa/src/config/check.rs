@@ -37,6 +37,7 @@ fn counts(config: &Config, origins: &Origins, problems: &mut Vec<String>) {
         ("meta.enc_depth", config.meta.enc_depth.unwrap_or(1), DEPTH_MAX),
         ("meta.enc_emb_dim", config.meta.enc_emb_dim.unwrap_or(1), WIDTH_MAX),
         ("meta.enc_heads", config.meta.enc_heads.unwrap_or(1), WIDTH_MAX),
+        ("optimization.accumulate", config.optimization.accumulate, 1_000_000),
         ("optimization.epochs", config.optimization.epochs, 1_000_000_000),
     ] {
         if !(1..=most).contains(&count) {
@@ -90,6 +91,13 @@ fn ranges(config: &Config, origins: &Origins, problems: &mut Vec<String>) {
             "{}: expected gigabytes, or 0 for as many as there are, got {}",
             origins.of("data.download_gb"),
             config.data.download_gb
+        ));
+    }
+    if config.distributed.timeout_minutes <= 0.0 {
+        problems.push(format!(
+            "{}: expected minutes, more than 0, got {}",
+            origins.of("distributed.timeout_minutes"),
+            config.distributed.timeout_minutes
         ));
     }
     if config.meta.init_std <= 0.0 {

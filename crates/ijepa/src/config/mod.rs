@@ -16,7 +16,7 @@ use std::path::Path;
 use anyhow::Result;
 
 pub(crate) use field::{Choice, Every};
-pub(crate) use model::{encoder_config, mask_config, normalisation, predictor_config, train_transform};
+pub(crate) use model::{encoder_config, mask_config, normalisation, predictor_config, train_transform, truncate_over};
 
 use ijepa_model::params::INIT_STD;
 
@@ -40,6 +40,11 @@ choice! {
 }
 
 choice! {
+    /// Over which images masks are cut to equal length: a batch of one rank, as in the reference, or all images of a step.
+    TruncateOver { Rank = "rank", Global = "global" }
+}
+
+choice! {
     /// Encoders by the reference's names.
     Model {
         Tiny = "vit_tiny", Small = "vit_small", Base = "vit_base", Large = "vit_large", Huge = "vit_huge", Giant = "vit_giant"
@@ -54,7 +59,7 @@ choice! {
 /// Images: where they are and what happens to them.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Data {
-    /// Images a step.
+    /// Images that a rank takes at a time.
     pub(crate) batch_size: usize,
     /// Strength of the colour distortion, 0 = greyscale only.
     pub(crate) color_jitter_strength: f64,
@@ -94,6 +99,15 @@ pub(crate) struct Data {
     pub(crate) use_gaussian_blur: bool,
     /// Mirror images at random.
     pub(crate) use_horizontal_flip: bool,
+}
+
+/// Several processes that train together.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Distributed {
+    /// Keep the optimiser's moments of a parameter on one rank only.
+    pub(crate) shard_optimizer: bool,
+    /// How long a rank waits for the others before it gives them up.
+    pub(crate) timeout_minutes: f64,
 }
 
 /// What is looked at while a run goes on.
@@ -143,6 +157,8 @@ pub(crate) struct Mask {
     pub(crate) pred_mask_scale: [f64; 2],
     /// How blocks are drawn.
     pub(crate) sampler: Sampler,
+    /// Over which images of a step masks are cut to equal length.
+    pub(crate) truncate_over: TruncateOver,
 }
 
 /// The model and where its weights begin.
@@ -182,6 +198,8 @@ pub(crate) struct Meta {
 /// Learning rate, weight decay, average, and how long.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Optimization {
+    /// Batches of a rank whose gradients are added up for a step.
+    pub(crate) accumulate: usize,
     /// Momentum of the target encoder, first and last.
     pub(crate) ema: [f64; 2],
     /// Passes over the data.
@@ -207,6 +225,8 @@ pub(crate) struct Optimization {
 pub(crate) struct Config {
     /// `data:`
     pub(crate) data: Data,
+    /// `distributed:`
+    pub(crate) distributed: Distributed,
     /// `eval:`
     pub(crate) eval: Eval,
     /// `logging:`
@@ -246,6 +266,7 @@ impl Default for Config {
                 use_gaussian_blur: false,
                 use_horizontal_flip: false,
             },
+            distributed: Distributed { shard_optimizer: true, timeout_minutes: 30.0 },
             eval: Eval { every: None, images: 2048, train: None, val: None },
             logging: Logging {
                 folder: String::new(),
@@ -263,6 +284,7 @@ impl Default for Config {
                 patch_size: 14,
                 pred_mask_scale: [0.15, 0.2],
                 sampler: Sampler::Reference,
+                truncate_over: TruncateOver::Rank,
             },
             meta: Meta {
                 bfloat16_on_cpu: Bfloat16::None,
@@ -282,6 +304,7 @@ impl Default for Config {
             },
             method: Method::Ijepa,
             optimization: Optimization {
+                accumulate: 1,
                 ema: [0.996, 1.0],
                 epochs: 300,
                 final_lr: 1e-6,
@@ -299,7 +322,7 @@ impl Default for Config {
 impl Config {
     /// Every key with its place: the one list that reading, writing and "did you mean" go by.
     fn fields(&mut self) -> Vec<(&'static str, Field<'_>)> {
-        let Config { data, eval, logging, mask, meta, method, optimization } = self;
+        let Config { data, distributed, eval, logging, mask, meta, method, optimization } = self;
         vec![
             ("data.batch_size", Field::Count(&mut data.batch_size)),
             ("data.color_jitter_strength", Field::Real(&mut data.color_jitter_strength)),
@@ -321,6 +344,8 @@ impl Config {
             ("data.use_color_distortion", Field::Flag(&mut data.use_color_distortion)),
             ("data.use_gaussian_blur", Field::Flag(&mut data.use_gaussian_blur)),
             ("data.use_horizontal_flip", Field::Flag(&mut data.use_horizontal_flip)),
+            ("distributed.shard_optimizer", Field::Flag(&mut distributed.shard_optimizer)),
+            ("distributed.timeout_minutes", Field::Real(&mut distributed.timeout_minutes)),
             ("eval.every", Field::MaybeEvery(&mut eval.every)),
             ("eval.images", Field::Count(&mut eval.images)),
             ("eval.train", Field::MaybeText(&mut eval.train)),
@@ -338,6 +363,7 @@ impl Config {
             ("mask.patch_size", Field::Count(&mut mask.patch_size)),
             ("mask.pred_mask_scale", Field::Reals(&mut mask.pred_mask_scale)),
             ("mask.sampler", Field::Choice(&mut mask.sampler)),
+            ("mask.truncate_over", Field::Choice(&mut mask.truncate_over)),
             ("meta.bfloat16_on_cpu", Field::Choice(&mut meta.bfloat16_on_cpu)),
             ("meta.copy_data", Field::Flag(&mut meta.copy_data)),
             ("meta.enc_depth", Field::MaybeCount(&mut meta.enc_depth)),
@@ -353,6 +379,7 @@ impl Config {
             ("meta.seed", Field::Seed(&mut meta.seed)),
             ("meta.use_bfloat16", Field::Flag(&mut meta.use_bfloat16)),
             ("method", Field::Choice(method)),
+            ("optimization.accumulate", Field::Count(&mut optimization.accumulate)),
             ("optimization.ema", Field::Reals(&mut optimization.ema)),
             ("optimization.epochs", Field::Count(&mut optimization.epochs)),
             ("optimization.final_lr", Field::Real(&mut optimization.final_lr)),

@@ -4,7 +4,7 @@ use ijepa_data::{MaskConfig, Normalisation, TrainTransform};
 use ijepa_model::variants::variant;
 use ijepa_model::{PredictorConfig, VitConfig};
 
-use super::{Choice, Config, Sampler};
+use super::{Choice, Config, Sampler, TruncateOver};
 
 /// The encoder: `meta.model_name`'s sizes, each of which `meta.enc_*` may replace. Another width keeps the shape of the MLP.
 pub(crate) fn encoder_config(config: &Config) -> VitConfig {
@@ -43,6 +43,14 @@ pub(crate) fn mask_config(config: &Config) -> MaskConfig {
         num_enc_masks: mask.num_enc_masks,
         min_keep: mask.min_keep,
         allow_overlap: mask.allow_overlap,
+    }
+}
+
+/// Over which images masks are cut to equal length.
+pub(crate) fn truncate_over(config: &Config) -> ijepa_data::TruncateOver {
+    match config.mask.truncate_over {
+        TruncateOver::Rank => ijepa_data::TruncateOver::Rank,
+        TruncateOver::Global => ijepa_data::TruncateOver::Global,
     }
 }
 

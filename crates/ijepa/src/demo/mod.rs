@@ -15,6 +15,7 @@ use serde::Serialize;
 
 use crate::cli::{DemoArgs, PretrainArgs};
 use crate::config;
+use crate::distributed::World;
 use crate::exit::Exit;
 use crate::extract::Encoder;
 use crate::output;
@@ -36,12 +37,12 @@ struct Printed<'a> {
 }
 
 /// Runs the command.
-pub(crate) fn run(args: &DemoArgs) -> Result<Exit> {
+pub(crate) fn run(args: &DemoArgs, world: &World) -> Result<Exit> {
     let began = Instant::now();
     let asked =
         PretrainArgs { out: Some(folder(args)), seed: Some(args.seed), steps: args.steps, ..PretrainArgs::default() };
     let settings = run::settings_of(&asked, config::parse(CONFIG, "configs/demo.yaml")?)?;
-    let done = pretrain(&settings, None)?;
+    let done = pretrain(&settings, None, world)?;
     if done.exit != Exit::Done {
         return Ok(done.exit);
     }

@@ -2,10 +2,10 @@
 //!
 //! ```text
 //! RUN/params-ijepa.yaml     every value of the configuration
-//! RUN/{tag}_r0.csv          one row a step, as the reference writes it
+//! RUN/{tag}_r0.csv          one row a step, as the reference writes it; of each other rank one of its own, {tag}_r1.csv, …
 //! RUN/metrics.jsonl         one object a row, full precision
 //! RUN/events.out.tfevents…  the same for TensorBoard
-//! RUN/unreadable.txt        images that were left out, and why
+//! RUN/unreadable.txt        images that were left out, and why; of other ranks in unreadable_r1.txt, …
 //! RUN/checkpoints/          checkpoints
 //! ```
 //!
@@ -98,8 +98,8 @@ pub(crate) fn rows(folder: &Path) -> Result<Vec<Row>> {
 /// All files and the progress display of a run.
 pub(crate) struct Log {
     csv: Csv,
-    metrics: Metrics,
-    events: Events,
+    /// Of the first rank alone.
+    rows: Option<(Metrics, Events)>,
     unreadable: PathBuf,
     /// Lines of `unreadable.txt`: a run that goes on meets the same images again.
     named: HashSet<String>,
@@ -112,17 +112,24 @@ impl Log {
     /// Opens the files of `run`, which is about to do step `start_step`. The run folder is there already.
     pub(crate) fn open(run: &Run, start_step: u64) -> Result<Log> {
         let folder = &run.folder;
-        let csv = folder.join(format!("{}_r0.csv", run.config.logging.write_tag));
+        let rank = run.shares.rank;
+        let csv = folder.join(format!("{}_r{rank}.csv", run.config.logging.write_tag));
         let metrics = folder.join(METRICS);
-        let unreadable = folder.join("unreadable.txt");
+        let unreadable =
+            folder.join(if rank == 0 { "unreadable.txt".to_owned() } else { format!("unreadable_r{rank}.txt") });
         let named = std::fs::read(&unreadable).unwrap_or_default();
         let named = String::from_utf8_lossy(&named).lines().map(str::to_owned).collect();
+        let rows = if rank == 0 {
+            let metrics =
+                Metrics::open(&metrics, start_step).with_context(|| format!("cannot write {}", metrics.display()))?;
+            Some((metrics, Events::create(folder, start_step)?))
+        } else {
+            None
+        };
         Ok(Log {
+            rows,
             csv: Csv::open(&csv, run.steps_per_epoch, start_step)
                 .with_context(|| format!("cannot write {}", csv.display()))?,
-            metrics: Metrics::open(&metrics, start_step)
-                .with_context(|| format!("cannot write {}", metrics.display()))?,
-            events: Events::create(folder, start_step)?,
             unreadable,
             named,
             log_every: run.log_every,
@@ -133,9 +140,9 @@ impl Log {
     /// Takes the row of a step. Rows reach the disk's cache at once: a killed process loses none of them.
     pub(crate) fn step(&mut self, row: &Row) -> Result<()> {
         self.csv.row(row).context("cannot write the log of steps (.csv)")?;
-        if row.step.is_multiple_of(self.log_every) {
-            self.metrics.row(row).context("cannot write metrics.jsonl")?;
-            self.events.row(row).context("cannot write the TensorBoard events")?;
+        if let Some((metrics, events)) = self.rows.as_mut().filter(|_| row.step.is_multiple_of(self.log_every)) {
+            metrics.row(row).context("cannot write metrics.jsonl")?;
+            events.row(row).context("cannot write the TensorBoard events")?;
         }
         self.progress.step(row);
         Ok(())
@@ -143,8 +150,10 @@ impl Log {
 
     /// Takes what was seen of the features after a step, and perhaps a warning.
     pub(crate) fn seen(&mut self, seen: &Seen, warning: Option<String>) -> Result<()> {
-        self.metrics.row(seen).context("cannot write metrics.jsonl")?;
-        self.events.seen(seen).context("cannot write the TensorBoard events")?;
+        if let Some((metrics, events)) = &mut self.rows {
+            metrics.row(seen).context("cannot write metrics.jsonl")?;
+            events.seen(seen).context("cannot write the TensorBoard events")?;
+        }
         let knn = seen.knn.map_or_else(String::new, |knn| format!(", kNN {:.1} %", 100.0 * knn));
         self.progress.note(&format!(
             "after step {}: RankMe {:.1}, effective rank {:.1}, spread of features {:.3} and targets {:.3}, loss {:.4} (of the mean {:.4}){knn}",

@@ -10,6 +10,7 @@ mod large;
 mod looking;
 mod masks;
 mod plan;
+mod ranks;
 mod refusals;
 mod resuming;
 mod run_files;

@@ -1,0 +1,284 @@
+//! How do several processes train one model?
+//!
+//! Each rank holds all parameters and takes its share of the images of every step; gradients are summed over the ranks, and all ranks
+//! move alike. A [`World`] of one rank, which is what every build has without a launcher, does nothing of this and costs nothing. The way in
+//! which ranks talk is a variant of [`Link`]: MPI, where it is built in (feature `mpi`).
+//!
+//! Nothing that one rank alone meets may leave the others waiting. What can fail is either followed by [`World::agree`], after which all
+//! ranks know of it and end together, or ends the process at once, and with it all others ([`World::leave`]). A rank that is lost is found by
+//! `watchman.rs` or by the launcher.
+
+mod launch;
+#[cfg(feature = "mpi")]
+mod mpi;
+#[cfg(feature = "mpi")]
+mod watchman;
+
+use std::cell::Cell;
+use std::ops::Range;
+use std::time::Duration;
+
+use anyhow::{Error, Result};
+use ijepa_tensor::Buf;
+
+use crate::exit::{self, Exit, Failure};
+use crate::output;
+pub(crate) use launch::threads;
+
+/// Whether this program can train with several processes, and how.
+pub(crate) const BUILT_IN: Option<&str> = if cfg!(feature = "mpi") { Some("mpi") } else { None };
+
+/// Shards begin at multiples of so many values, a cache line.
+const ALIGNED: usize = 16;
+
+/// How ranks talk.
+enum Link {
+    /// There is one.
+    Alone,
+    /// Over MPI.
+    #[cfg(feature = "mpi")]
+    Mpi(mpi::Mpi),
+}
+
+/// The processes that train together, as one of them sees them.
+pub(crate) struct World {
+    /// Which of them this is, from 0.
+    pub(crate) rank: usize,
+    /// How many there are.
+    pub(crate) size: usize,
+    link: Link,
+    /// The rank that says why all have ended, once they have.
+    ended: Cell<Option<usize>>,
+}
+
+/// Runs a command that several processes may do together.
+pub(crate) fn run(work: impl FnOnce(&World) -> Result<Exit>) -> Result<Exit> {
+    if let Some(failure) = without_link() {
+        return failure;
+    }
+    let world = World::join()?;
+    let done = work(&world);
+    world.leave(done)
+}
+
+/// Runs a command that one process does alone.
+pub(crate) fn run_alone(command: &str, work: impl FnOnce(&World) -> Result<Exit>) -> Result<Exit> {
+    match launch::launched() {
+        None => work(&World::alone()),
+        Some(launched) if launched.rank > 0 => Ok(Exit::Device),
+        Some(launched) => Err(Failure::new(
+            Exit::Device,
+            format!("ijepa {command} was started as {} processes ({}); they would do the same work and write the same files", launched.size, launched.variable),
+        )
+        .remedy("start it once, without mpirun, srun or torchrun")
+        .into()),
+    }
+}
+
+/// Refuses to be one of several processes that know nothing of each other. The first of them speaks.
+fn without_link() -> Option<Result<Exit>> {
+    let launched = launch::launched().filter(|_| BUILT_IN.is_none())?;
+    if launched.rank > 0 {
+        return Some(Ok(Exit::Device));
+    }
+    let problem = format!(
+        "started as {} processes ({}), but this build cannot train with several: each would do all of the work, into the same folder",
+        launched.size, launched.variable
+    );
+    let remedy = "build with `cargo build --release --features mpi` (docs/ranks.md), or start one process";
+    Some(Err(Failure::new(Exit::Device, problem).remedy(remedy).into()))
+}
+
+impl World {
+    /// One process.
+    pub(crate) fn alone() -> World {
+        World { rank: 0, size: 1, link: Link::Alone, ended: Cell::new(None) }
+    }
+
+    #[cfg(not(feature = "mpi"))]
+    fn join() -> Result<World> {
+        Ok(World::alone())
+    }
+
+    /// The processes that a launcher started; without one, no library is called.
+    #[cfg(feature = "mpi")]
+    fn join() -> Result<World> {
+        let Some(launched) = launch::launched() else { return Ok(World::alone()) };
+        let mpi = mpi::Mpi::join().ok_or_else(|| Failure::new(Exit::Device, "MPI was started before"))?;
+        let (rank, size) = (mpi.rank(), mpi.size());
+        if size != launched.size {
+            let problem =
+                format!("started as {} processes ({}), but MPI knows of {size}", launched.size, launched.variable);
+            let remedy = "start with the mpirun of the MPI that this program was built with, or with srun --mpi=pmix (docs/ranks.md)";
+            mpi.leave();
+            return Err(Failure::new(Exit::Device, problem).remedy(remedy).into());
+        }
+        if rank > 0 {
+            output::set_verbosity(-1);
+        }
+        Ok(World { rank, size, link: Link::Mpi(mpi), ended: Cell::new(None) })
+    }
+
+    /// Whether there are no others.
+    pub(crate) fn is_alone(&self) -> bool {
+        self.size == 1
+    }
+
+    /// Whether this is the rank that writes and narrates.
+    pub(crate) fn is_first(&self) -> bool {
+        self.rank == 0
+    }
+
+    /// Waits no longer than that for the others, from now on.
+    pub(crate) fn set_patience(&self, patience: Duration) {
+        match &self.link {
+            Link::Alone => _ = patience,
+            #[cfg(feature = "mpi")]
+            Link::Mpi(mpi) => mpi.set_patience(patience),
+        }
+    }
+
+    /// Refuses blobs that cannot be shared out.
+    pub(crate) fn check(&self, len: usize) -> Result<()> {
+        if self.is_alone() || i32::try_from(len).is_ok() {
+            return Ok(());
+        }
+        let problem = format!("the model has {len} values; several processes can train at most {} over MPI", i32::MAX);
+        Err(Failure::new(Exit::Device, problem).remedy("a smaller model, or one process").into())
+    }
+
+    /// The values of all ranks, in their order. All ranks must call it.
+    pub(crate) fn gather<const N: usize>(&self, own: [f64; N]) -> Vec<[f64; N]> {
+        match &self.link {
+            Link::Alone => vec![own],
+            #[cfg(feature = "mpi")]
+            Link::Mpi(mpi) => {
+                let all = mpi.gather(&own);
+                all.chunks_exact(N).map(|values| values.try_into().expect("N values of each rank")).collect()
+            }
+        }
+    }
+
+    /// Whether all ranks have succeeded: then each has its own result, else all have an error. All ranks must call it.
+    pub(crate) fn agree<T>(&self, own: Result<T>) -> Result<T> {
+        if self.is_alone() || self.ended.get().is_some() {
+            return own;
+        }
+        let code = own.as_ref().err().map_or(Exit::Done, exit::code);
+        let codes = self.gather([f64::from(code as u8)]);
+        let Some(first) = codes.iter().position(|[code]| *code != 0.0) else { return own };
+        self.ended.set(Some(first));
+        let failed = codes.iter().filter(|[code]| *code != 0.0).count();
+        match own {
+            Err(error) if first == self.rank && failed < self.size => {
+                Err(error.context(format!("rank {first} of {} has failed, and with it the run", self.size)))
+            }
+            Err(error) if first == self.rank => Err(error),
+            _ => Err(Failure::new(Exit::of(codes[first][0] as u8), format!("rank {first} has failed")).into()),
+        }
+    }
+
+    /// Does something on the first rank and then, if that has succeeded, on all others. All ranks must call it.
+    pub(crate) fn first_alone<T>(&self, work: impl FnOnce() -> Result<T>) -> Result<T> {
+        if self.is_first() {
+            return self.agree(work());
+        }
+        self.agree(Ok(()))?;
+        work()
+    }
+
+    /// The parts of a blob of `len` values that ranks own, in their order: equally long but for the last ones.
+    pub(crate) fn shards(&self, len: usize) -> Vec<Range<usize>> {
+        let each = len.div_ceil(self.size).next_multiple_of(ALIGNED);
+        (0..self.size).map(|rank| len.min(rank * each)..len.min((rank + 1) * each)).collect()
+    }
+
+    /// The part of a blob that this rank owns.
+    pub(crate) fn shard(&self, len: usize) -> Range<usize> {
+        self.shards(len).swap_remove(self.rank)
+    }
+
+    /// Sums blobs over the ranks: each finds the sums in its own shard. All ranks must call it.
+    pub(crate) fn reduce_scatter(&self, blob: &mut Buf) {
+        match &self.link {
+            Link::Alone => debug_assert_eq!(self.shard(blob.len()).len(), blob.len()),
+            #[cfg(feature = "mpi")]
+            Link::Mpi(mpi) => mpi.reduce_scatter(&self.shards(blob.len()), blob.view_mut()),
+        }
+    }
+
+    /// Puts a blob together from every rank's shard, on all ranks. All ranks must call it.
+    pub(crate) fn all_gather(&self, blob: &mut Buf) {
+        match &self.link {
+            Link::Alone => debug_assert_eq!(self.shard(blob.len()).len(), blob.len()),
+            #[cfg(feature = "mpi")]
+            Link::Mpi(mpi) => mpi.all_gather(&self.shards(blob.len()), blob.view_mut()),
+        }
+    }
+
+    /// Puts a blob together from every rank's shard, on the first rank. All ranks must call it.
+    pub(crate) fn gather_shards(&self, blob: &mut Buf) {
+        match &self.link {
+            Link::Alone => debug_assert_eq!(self.shard(blob.len()).len(), blob.len()),
+            #[cfg(feature = "mpi")]
+            Link::Mpi(mpi) => mpi.gather_shards(&self.shards(blob.len()), blob.view_mut()),
+        }
+    }
+
+    /// Ends this rank's part. A failure that the others do not know of ends them too.
+    fn leave(self, done: Result<Exit>) -> Result<Exit> {
+        let done = match (done, self.ended.get()) {
+            (Err(error), None) if !self.is_alone() => self.fail(&error),
+            // Another rank says why.
+            (Err(error), Some(speaker)) if speaker != self.rank => Ok(exit::code(&error)),
+            (done, _) => done,
+        };
+        match self.link {
+            Link::Alone => {}
+            #[cfg(feature = "mpi")]
+            Link::Mpi(mpi) => mpi.leave(),
+        }
+        done
+    }
+
+    /// Says what has failed on this rank alone, and ends all ranks.
+    fn fail(&self, error: &Error) -> ! {
+        output::error(&format!("rank {} of {}: {}", self.rank, self.size, exit::describe(error)));
+        let code = exit::code(error) as i32;
+        match &self.link {
+            Link::Alone => std::process::exit(code),
+            #[cfg(feature = "mpi")]
+            Link::Mpi(mpi) => mpi.abort(code),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shards_cover_a_blob_in_the_order_of_the_ranks() {
+        for (size, len) in [(1, 100), (2, 1000), (3, 1000), (5, 33), (4, 0)] {
+            let world = World { size, ..World::alone() };
+            let shards = world.shards(len);
+            assert_eq!(shards.len(), size);
+            assert_eq!((shards[0].start, shards[size - 1].end), (0, len));
+            assert!(shards.windows(2).all(|pair| pair[0].end == pair[1].start && pair[0].len() >= pair[1].len()));
+            assert!(shards.iter().all(|shard| shard.start % ALIGNED == 0 || shard.is_empty()));
+        }
+    }
+
+    #[test]
+    fn a_world_of_one_agrees_with_itself_and_changes_nothing() {
+        let world = World::alone();
+        let mut blob = Buf::from_slice(&[1.0, 2.0, 3.0]);
+        world.reduce_scatter(&mut blob);
+        world.all_gather(&mut blob);
+        assert_eq!((blob.as_slice(), world.shard(3)), (&[1.0, 2.0, 3.0][..], 0..3));
+        assert_eq!(world.agree(Ok(7)).expect("nobody has failed"), 7);
+        let error = world.agree::<()>(Err(Failure::usage("so").into())).expect_err("it has failed");
+        assert_eq!((exit::code(&error), error.to_string()), (Exit::Usage, "so".to_owned()));
+        assert_eq!(world.gather([1.5, 2.0]), [[1.5, 2.0]]);
+    }
+}
