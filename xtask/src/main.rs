@@ -1,7 +1,8 @@
-//! Developer commands: `cargo xtask ci | tidy | goldens | interop | peers`.
+//! Developer commands: `cargo xtask ci | tidy | goldens | cuda | interop | peers`.
 #![expect(clippy::print_stdout, reason = "printing is what these commands do")]
 
 mod ci;
+mod cuda;
 mod goldens;
 mod interop;
 mod peers;
@@ -18,6 +19,7 @@ usage: cargo xtask COMMAND
   ci        everything a change must pass, in order, with the time of each step
   tidy      the rules of the code base that a machine can hold (also a test)
   goldens   how the files in goldens/ were made, and whether they are still those
+  cuda      the CUDA kernels, compiled for three generations of cards and run on the CPU
   interop   our checkpoints in PyTorch, transformers, timm and onnxruntime, and theirs here (--python PYTHON)
   peers     our training step and PyTorch's, in turn on this machine (--python PYTHON, --shapes, --modes, --rounds, --avx2)
   peers transforms   our transforms against the bytes of Pillow, torchvision and timm (--photos FOLDER, --python PYTHON)
@@ -30,6 +32,7 @@ fn main() -> ExitCode {
         ["ci"] => ci::run(),
         ["tidy"] => tidy::run(),
         ["goldens"] => goldens::run(),
+        ["cuda"] => cuda::run(),
         ["interop", arguments @ ..] => interop::run(arguments),
         ["peers", "transforms", arguments @ ..] => pictures::transforms(arguments),
         ["peers", "data", arguments @ ..] => pictures::data(arguments),

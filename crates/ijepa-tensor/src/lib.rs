@@ -12,6 +12,7 @@
 
 pub mod buf;
 pub mod cases;
+pub mod cuda;
 pub mod gemm;
 pub mod heads;
 pub mod ops;

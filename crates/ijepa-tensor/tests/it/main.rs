@@ -1,6 +1,7 @@
 //! The op table against its references, its gradients, and the number of threads.
 
 mod bfloat16;
+mod cuda;
 mod gradients;
 mod instruction_sets;
 mod optimiser;

@@ -1,0 +1,610 @@
+//! How is each kernel started? One function a kernel, or a chain of them, with the arguments in the order of the kernel's text.
+
+use super::launch::{
+    Argument, Bf16, Element, Launch, Pointer, WARP, WARPS, blocks, by_columns, by_rows, by_values, int, lanes, plain,
+    summing,
+};
+use crate::ops::adamw::{Segment, Step};
+use crate::ops::{assemble, attention, layer_norm, patchify};
+
+/// Rows of an attention tile, 16 to a warp (`TILE`).
+const TILE: usize = 64;
+/// Blocks among which the rows of a layer norm's backward are shared, at most.
+const NORM_BLOCKS: usize = 512;
+/// Blocks among which the rows of summed columns are shared, at most.
+const COLUMN_BLOCKS: usize = 128;
+/// Values whose squares one block adds.
+const SQUARES: usize = 1 << 16;
+/// Values that one block of the optimiser updates.
+const PIECE: usize = 1 << 14;
+
+/// Layer norm of x, or of x + residual: [`layer_norm::forward`]. `residual` is the residual and where the sum is stored,
+/// `affine` weight and bias.
+pub fn layer_norm_forward(
+    y: Pointer<Bf16>,
+    stats: Pointer<f32>,
+    x: Pointer<Bf16>,
+    residual: Option<(Pointer<Bf16>, Pointer<Bf16>)>,
+    affine: Option<(Pointer<f32>, Pointer<f32>)>,
+    shape: layer_norm::Shape,
+) -> Launch {
+    let (residual, sum) = residual.unwrap_or((Pointer::NULL, Pointer::NULL));
+    let (weight, bias) = affine.unwrap_or((Pointer::NULL, Pointer::NULL));
+    let arguments = vec![
+        y.into(),
+        sum.into(),
+        stats.into(),
+        x.into(),
+        residual.into(),
+        weight.into(),
+        bias.into(),
+        int(shape.rows),
+        int(shape.width),
+        shape.eps.into(),
+    ];
+    by_rows("layer_norm_forward", shape.rows, arguments)
+}
+
+fn norm_stripe(rows: usize) -> usize {
+    rows.div_ceil(NORM_BLOCKS).max(4)
+}
+
+/// f32 values of scratch that [`layer_norm_backward`] needs.
+pub fn layer_norm_parts(shape: layer_norm::Shape) -> usize {
+    shape.rows.div_ceil(norm_stripe(shape.rows)) * 2 * shape.width
+}
+
+/// dx = or += (`accumulate`), parts =: [`layer_norm::backward`]. The affine part's gradients come from [`layer_norm_sums`].
+#[allow(clippy::too_many_arguments)]
+pub fn layer_norm_backward(
+    dx: Pointer<Bf16>,
+    accumulate: bool,
+    parts: Pointer<f32>,
+    dy: Pointer<Bf16>,
+    x: Pointer<Bf16>,
+    stats: Pointer<f32>,
+    weight: Option<Pointer<f32>>,
+    shape: layer_norm::Shape,
+) -> Launch {
+    let stripe = norm_stripe(shape.rows);
+    let warps = shape.width.div_ceil(lanes(shape.width)).div_ceil(WARP);
+    assert!(warps <= 32, "a layer norm of width {}: at most 1024 values, or 8192 and a multiple of 8", shape.width);
+    let arguments = vec![
+        dx.into(),
+        parts.into(),
+        dy.into(),
+        x.into(),
+        stats.into(),
+        weight.unwrap_or(Pointer::NULL).into(),
+        int(accumulate.into()),
+        int(shape.rows),
+        int(shape.width),
+        int(stripe),
+    ];
+    let shared = blocks(4 * warps * size_of::<f32>());
+    Launch { shared, ..plain("layer_norm_backward", (shape.rows.div_ceil(stripe), 1, 1), warps * WARP, arguments) }
+}
+
+/// dweight += and dbias +=, from the parts of [`layer_norm_backward`].
+pub fn layer_norm_sums(
+    dweight: Pointer<f32>,
+    dbias: Pointer<f32>,
+    parts: Pointer<f32>,
+    shape: layer_norm::Shape,
+) -> [Launch; 2] {
+    let (count, width) = (shape.rows.div_ceil(norm_stripe(shape.rows)), shape.width);
+    [
+        add_parts(dweight, parts, count, 2 * width, width),
+        add_parts(dbias, parts.bytes(width * size_of::<f32>()), count, 2 * width, width),
+    ]
+}
+
+fn add_parts(out: Pointer<f32>, parts: Pointer<f32>, count: usize, stride: usize, width: usize) -> Launch {
+    let arguments = vec![out.into(), parts.into(), int(count), int(stride), int(width)];
+    let shared = blocks(WARPS * WARP * size_of::<f32>());
+    Launch { shared, ..plain("add_parts", (width.div_ceil(WARP), 1, 1), WARPS * WARP, arguments) }
+}
+
+/// Rows whose columns are summed: in each run of rows of x, those after the first `skip`, `run` of them, `count` in all.
+#[derive(Clone, Copy, Debug)]
+pub struct Summed {
+    /// Rows that are summed.
+    pub count: usize,
+    /// Rows of a sequence that are summed.
+    pub run: usize,
+    /// Rows before them that are not.
+    pub skip: usize,
+    /// Values in a row.
+    pub width: usize,
+}
+
+impl Summed {
+    /// All rows.
+    pub fn all(rows: usize, width: usize) -> Summed {
+        Summed { count: rows, run: rows, skip: 0, width }
+    }
+
+    fn stripe(self) -> usize {
+        self.count.div_ceil(COLUMN_BLOCKS).max(32)
+    }
+
+    /// f32 values of scratch that [`column_sums`] needs.
+    pub fn parts(self) -> usize {
+        self.count.div_ceil(self.stripe()) * self.width
+    }
+}
+
+/// out (width) += the sum of rows of x: [`crate::ops::linear::backward_bias`], [`assemble::backward_mask`].
+pub fn column_sums(out: Pointer<f32>, parts: Pointer<f32>, x: Pointer<Bf16>, rows: Summed) -> [Launch; 2] {
+    let Summed { count, run, skip, width } = rows;
+    let stripe = rows.stripe();
+    let stripes = count.div_ceil(stripe);
+    let arguments = vec![parts.into(), x.into(), int(count), int(width), int(run), int(skip), int(stripe)];
+    [by_columns("column_parts", width, stripes, arguments), add_parts(out, parts, stripes, width, width)]
+}
+
+/// y = gelu(x + bias).
+pub fn gelu_forward(
+    y: Pointer<Bf16>,
+    x: Pointer<Bf16>,
+    bias: Option<Pointer<f32>>,
+    (rows, width): (usize, usize),
+) -> Launch {
+    let bias = bias.unwrap_or(Pointer::NULL);
+    by_rows("gelu_forward", rows, vec![y.into(), x.into(), bias.into(), int(rows), int(width)])
+}
+
+/// dx = dy·gelu′(x + bias), and y = gelu(x + bias) where it is wanted.
+pub fn gelu_backward(
+    dx: Pointer<Bf16>,
+    y: Option<Pointer<Bf16>>,
+    dy: Pointer<Bf16>,
+    x: Pointer<Bf16>,
+    bias: Option<Pointer<f32>>,
+    (rows, width): (usize, usize),
+) -> Launch {
+    let (y, bias) = (y.unwrap_or(Pointer::NULL), bias.unwrap_or(Pointer::NULL));
+    let arguments = vec![dx.into(), y.into(), dy.into(), x.into(), bias.into(), int(rows), int(width)];
+    by_rows("gelu_backward", rows, arguments)
+}
+
+/// Q, or K before V, in rows `stride` apart.
+#[derive(Clone, Copy)]
+pub struct Part {
+    /// The first value of the first row.
+    pub values: Pointer<Bf16>,
+    /// From row to row.
+    pub stride: usize,
+}
+
+/// Q, K and V in one matrix (b·n, 3·d): [`attention::joint`].
+pub fn joint(qkv: Pointer<Bf16>, width: usize) -> (Part, Part) {
+    let part = |first: usize| Part { values: qkv.bytes(2 * first), stride: 3 * width };
+    (part(0), part(width))
+}
+
+/// Q (b·t, d), and K before V (b·n, 2·d): [`attention::apart`].
+pub fn apart(q: Pointer<Bf16>, kv: Pointer<Bf16>, width: usize) -> (Part, Part) {
+    (Part { values: q, stride: width }, Part { values: kv, stride: 2 * width })
+}
+
+/// Widest head that a kernel is there for.
+pub const WIDEST_HEAD: usize = 96;
+
+fn attention(
+    kernel: &str,
+    rows: usize,
+    extra: usize,
+    shape: attention::Shape,
+    pointers: &[Argument],
+    strides: &[usize],
+) -> Launch {
+    let head = shape.width / shape.heads;
+    assert!(head <= WIDEST_HEAD, "attention with heads of {head}: kernels know at most {WIDEST_HEAD}");
+    let padded = head.next_multiple_of(16);
+    let mut arguments = pointers.to_vec();
+    arguments.extend(strides.iter().map(|&stride| int(stride)));
+    arguments.extend([shape.queries, shape.tokens, shape.heads, head].map(int));
+    let grid = (rows.div_ceil(TILE), shape.heads, shape.batch);
+    let shared = blocks(2 * TILE * (padded + 8) * 2 + extra);
+    Launch { shared, ..plain(&format!("{kernel}_{padded}"), grid, TILE / 16 * WARP, arguments) }
+}
+
+/// out =, sums =: [`attention::forward`].
+pub fn attention_forward(
+    out: Pointer<Bf16>,
+    sums: Pointer<f32>,
+    (q, kv): (Part, Part),
+    shape: attention::Shape,
+) -> Launch {
+    let pointers = [out.into(), sums.into(), q.values.into(), kv.values.into()];
+    attention("attention_forward", shape.queries, 0, shape, &pointers, &[q.stride, kv.stride])
+}
+
+/// What the way back reads of the way there.
+#[derive(Clone, Copy)]
+pub struct Attended {
+    /// Gradient of the result (b·t, d).
+    pub dout: Pointer<Bf16>,
+    /// The result (b·t, d).
+    pub out: Pointer<Bf16>,
+    /// Log-sums (b, h, t).
+    pub sums: Pointer<f32>,
+    /// Scratch (b, h, t).
+    pub means: Pointer<f32>,
+}
+
+/// dq = and dkv =: [`attention::backward`].
+pub fn attention_backward(
+    (dq, dkv): (Part, Part),
+    attended: Attended,
+    (q, kv): (Part, Part),
+    shape: attention::Shape,
+) -> [Launch; 3] {
+    let Attended { dout, out, sums, means } = attended;
+    let rows = shape.batch * shape.queries;
+    let head = shape.width / shape.heads;
+    let arguments =
+        vec![means.into(), dout.into(), out.into(), int(rows), int(shape.queries), int(shape.heads), int(head)];
+    let inputs =
+        |to: Part| [to.values.into(), dout.into(), sums.into(), means.into(), q.values.into(), kv.values.into()];
+    let strides = |to: Part| [to.stride, q.stride, kv.stride];
+    let row_values = 2 * TILE * size_of::<f32>();
+    [
+        by_rows("attention_means", rows * shape.heads, arguments),
+        attention("attention_backward_queries", shape.queries, 0, shape, &inputs(dq), &strides(dq)),
+        attention("attention_backward_keys", shape.tokens, row_values, shape, &inputs(dkv), &strides(dkv)),
+    ]
+}
+
+/// y = x\[index\]: [`crate::ops::gather::forward`].
+pub fn gather_forward(
+    y: Pointer<Bf16>,
+    x: Pointer<Bf16>,
+    index: Pointer<u32>,
+    (rows, width): (usize, usize),
+) -> Launch {
+    by_rows("gather_forward", rows, vec![y.into(), x.into(), index.into(), int(rows), int(width)])
+}
+
+/// For each of `rows` rows, where the list of those that were picked from it begins (rows + 1), and the lists, in the order of
+/// the index.
+///
+/// # Panics
+/// When an index lies outside the rows.
+pub fn inverse(index: &[u32], rows: usize) -> (Vec<u32>, Vec<u32>) {
+    let mut starts = vec![0; rows + 1];
+    for &row in index {
+        starts[row as usize + 1] += 1;
+    }
+    for row in 0..rows {
+        starts[row + 1] += starts[row];
+    }
+    let (mut next, mut order) = (starts.clone(), vec![0; index.len()]);
+    for (at, &row) in (0..).zip(index) {
+        order[next[row as usize] as usize] = at;
+        next[row as usize] += 1;
+    }
+    (starts, order)
+}
+
+/// dx (rows, width) = or += scattered dy, with the index's [`inverse`]: [`crate::ops::gather::backward`].
+pub fn gather_backward(
+    dx: Pointer<Bf16>,
+    accumulate: bool,
+    dy: Pointer<Bf16>,
+    (starts, order): (Pointer<u32>, Pointer<u32>),
+    (rows, width): (usize, usize),
+) -> Launch {
+    let arguments =
+        vec![dx.into(), dy.into(), starts.into(), order.into(), int(accumulate.into()), int(rows), int(width)];
+    by_rows("gather_backward", rows, arguments)
+}
+
+/// y = x + table\[index\]: [`crate::ops::position::forward`].
+pub fn position_forward(
+    y: Pointer<Bf16>,
+    x: Pointer<Bf16>,
+    table: Pointer<f32>,
+    index: Pointer<u32>,
+    (rows, width): (usize, usize),
+) -> Launch {
+    let arguments = vec![y.into(), x.into(), table.into(), index.into(), int(rows), int(width)];
+    by_rows("position_forward", rows, arguments)
+}
+
+/// y =: [`assemble::forward`].
+pub fn assemble_forward(
+    y: Pointer<Bf16>,
+    z: Pointer<Bf16>,
+    (mask, table): (Pointer<f32>, Pointer<f32>),
+    targets: Pointer<u32>,
+    shape: assemble::Shape,
+) -> Launch {
+    let assemble::Shape { blocks, batch, context, target, width } = shape;
+    let rows = blocks * batch * (context + target);
+    let mut arguments = vec![y.into(), z.into(), mask.into(), table.into(), targets.into()];
+    arguments.extend([rows, batch, context, target, width].map(int));
+    by_rows("assemble_forward", rows, arguments)
+}
+
+/// dz = or +=: [`assemble::backward_context`].
+pub fn assemble_backward_context(
+    dz: Pointer<Bf16>,
+    accumulate: bool,
+    dy: Pointer<Bf16>,
+    shape: assemble::Shape,
+) -> Launch {
+    let assemble::Shape { blocks, batch, context, target, width } = shape;
+    let mut arguments = vec![dz.into(), dy.into(), int(accumulate.into())];
+    arguments.extend([blocks, batch, context, target, width].map(int));
+    by_rows("assemble_backward_context", batch * context, arguments)
+}
+
+/// The rows of the assembled gradient whose sum is the mask token's: for [`column_sums`].
+pub fn assembled_masks(shape: assemble::Shape) -> Summed {
+    let count = shape.blocks * shape.batch * shape.target;
+    Summed { count, run: shape.target, skip: shape.context, width: shape.width }
+}
+
+/// y (b, d) = the mean of x (b, n, d): [`crate::ops::mean_tokens::forward`].
+pub fn mean_tokens_forward(
+    y: Pointer<Bf16>,
+    x: Pointer<Bf16>,
+    batch: usize,
+    (tokens, width): (usize, usize),
+) -> Launch {
+    by_columns("mean_tokens_forward", width, batch, vec![y.into(), x.into(), int(tokens), int(width)])
+}
+
+/// dx (b, n, d) = or += dy (b, d) / n.
+pub fn mean_tokens_backward(
+    dx: Pointer<Bf16>,
+    accumulate: bool,
+    dy: Pointer<Bf16>,
+    batch: usize,
+    (tokens, width): (usize, usize),
+) -> Launch {
+    let rows = batch * tokens;
+    let arguments = vec![dx.into(), dy.into(), int(accumulate.into()), int(rows), int(tokens), int(width)];
+    by_rows("mean_tokens_backward", rows, arguments)
+}
+
+/// y = x + scale·branch, without x scale·branch; `tokens` rows to a scale: [`crate::ops::drop_path::forward`] and `backward`.
+pub fn drop_path(
+    y: Pointer<Bf16>,
+    x: Option<Pointer<Bf16>>,
+    branch: Pointer<Bf16>,
+    scales: Pointer<f32>,
+    tokens: usize,
+    (rows, width): (usize, usize),
+) -> Launch {
+    let x = x.unwrap_or(Pointer::NULL);
+    let arguments = vec![y.into(), x.into(), branch.into(), scales.into(), int(rows), int(tokens), int(width)];
+    by_rows("drop_path", rows, arguments)
+}
+
+/// Targets of a smooth-L1 loss.
+#[derive(Clone, Copy)]
+pub struct Targets {
+    /// Rows (·, width).
+    pub values: Pointer<Bf16>,
+    /// The row for each row of the prediction; without it they lie beside each other.
+    pub index: Option<Pointer<u32>>,
+    /// What is added to the variance when the rows are layer-normed on the way; `None` takes them as they are.
+    pub norm_eps: Option<f32>,
+}
+
+/// losses (rows) =, stats (rows, 2) =; the loss is [`sum_values`] over rows·width.
+pub fn smooth_l1_forward(
+    losses: Pointer<f32>,
+    stats: Pointer<f32>,
+    prediction: Pointer<Bf16>,
+    targets: Targets,
+    (rows, width): (usize, usize),
+) -> Launch {
+    let arguments = vec![
+        losses.into(),
+        stats.into(),
+        prediction.into(),
+        targets.values.into(),
+        targets.index.unwrap_or(Pointer::NULL).into(),
+        int(targets.norm_eps.is_some().into()),
+        int(rows),
+        int(width),
+        targets.norm_eps.unwrap_or(0.0).into(),
+    ];
+    by_rows("smooth_l1_forward", rows, arguments)
+}
+
+/// dprediction =; `stats` of the forward pass.
+pub fn smooth_l1_backward(
+    dprediction: Pointer<Bf16>,
+    dloss: Pointer<f32>,
+    stats: Pointer<f32>,
+    prediction: Pointer<Bf16>,
+    targets: Targets,
+    (rows, width): (usize, usize),
+) -> Launch {
+    let arguments = vec![
+        dprediction.into(),
+        dloss.into(),
+        stats.into(),
+        prediction.into(),
+        targets.values.into(),
+        targets.index.unwrap_or(Pointer::NULL).into(),
+        int(rows),
+        int(width),
+    ];
+    by_rows("smooth_l1_backward", rows, arguments)
+}
+
+/// losses (rows) =; the loss is their sum ([`sum_values`]): [`crate::ops::cross_entropy::forward`].
+pub fn cross_entropy_forward(
+    losses: Pointer<f32>,
+    scores: Pointer<Bf16>,
+    targets: Pointer<f32>,
+    (rows, classes): (usize, usize),
+) -> Launch {
+    let arguments = vec![losses.into(), scores.into(), targets.into(), int(rows), int(classes)];
+    by_rows("cross_entropy_forward", rows, arguments)
+}
+
+/// dscores =; dloss (1): [`crate::ops::cross_entropy::backward`].
+pub fn cross_entropy_backward(
+    dscores: Pointer<Bf16>,
+    dloss: Pointer<f32>,
+    scores: Pointer<Bf16>,
+    targets: Pointer<f32>,
+    (rows, classes): (usize, usize),
+) -> Launch {
+    let arguments = vec![dscores.into(), dloss.into(), scores.into(), targets.into(), int(rows), int(classes)];
+    by_rows("cross_entropy_backward", rows, arguments)
+}
+
+/// out (1) = factor · the sum of the values.
+pub fn sum_values(out: Pointer<f32>, values: Pointer<f32>, len: usize, factor: f64) -> Launch {
+    let arguments = vec![out.into(), values.into(), (len as u64).into(), factor.into()];
+    summing(plain("sum_values", (1, 1, 1), WARPS * WARP, arguments))
+}
+
+/// f64 values of scratch that [`sum_of_squares`] needs.
+pub fn square_parts(len: usize) -> usize {
+    len.div_ceil(SQUARES)
+}
+
+/// out (1) = Σx²: [`crate::ops::statistics::norm`] is its root.
+pub fn sum_of_squares(out: Pointer<f64>, parts: Pointer<f64>, x: Pointer<f32>, len: usize) -> [Launch; 2] {
+    let count = square_parts(len);
+    let arguments = vec![parts.into(), x.into(), (len as u64).into(), (SQUARES as u64).into()];
+    let total = vec![out.into(), parts.into(), (count as u64).into()];
+    [
+        summing(plain("square_parts", (count, 1, 1), WARPS * WARP, arguments)),
+        summing(plain("sum_parts", (1, 1, 1), WARPS * WARP, total)),
+    ]
+}
+
+/// deviations (width) =; their mean is [`crate::ops::statistics::mean_column_deviation`].
+pub fn column_deviations(deviations: Pointer<f32>, x: Pointer<Bf16>, (rows, width): (usize, usize)) -> Launch {
+    let arguments = vec![deviations.into(), x.into(), int(rows), int(width)];
+    let shared = blocks(2 * WARPS * WARP * size_of::<f64>());
+    Launch { shared, ..plain("column_deviations", (width.div_ceil(WARP), 1, 1), WARPS * WARP, arguments) }
+}
+
+/// sum (len) += x: [`crate::ops::add::forward`]. Both begin at multiples of 16 bytes.
+pub fn add_forward(sum: Pointer<Bf16>, x: Pointer<Bf16>, len: usize) -> Launch {
+    by_values("add_forward", len, 8, vec![sum.into(), x.into(), (len as u64).into()])
+}
+
+/// y (len) = x, rounded.
+pub fn cast_to_bf16(y: Pointer<Bf16>, x: Pointer<f32>, len: usize) -> Launch {
+    by_values("cast_to_bf16", len, 4, vec![y.into(), x.into(), (len as u64).into()])
+}
+
+/// y (len) = x.
+pub fn cast_to_f32(y: Pointer<f32>, x: Pointer<Bf16>, len: usize) -> Launch {
+    by_values("cast_to_f32", len, 4, vec![y.into(), x.into(), (len as u64).into()])
+}
+
+/// y (len) = value.
+pub fn fill_f32(y: Pointer<f32>, value: f32, len: usize) -> Launch {
+    by_values("fill_f32", len, 4, vec![y.into(), value.into(), (len as u64).into()])
+}
+
+/// y (len) = value, rounded.
+pub fn fill_bf16(y: Pointer<Bf16>, value: f32, len: usize) -> Launch {
+    by_values("fill_bf16", len, 4, vec![y.into(), value.into(), (len as u64).into()])
+}
+
+/// Images of which patches are cut.
+#[derive(Clone, Copy)]
+pub enum Images {
+    /// (b, channels, height, width), normalised.
+    Floats(Pointer<f32>),
+    /// (b, height, width, channels) as decoded, and for each channel what a byte is multiplied with and what is added.
+    Bytes(Pointer<u8>, Pointer<f32>, Pointer<f32>),
+}
+
+/// y (rows, channels·p·p) =: [`patchify::forward`].
+pub fn patchify(y: Pointer<Bf16>, images: Images, index: Pointer<u32>, rows: usize, shape: patchify::Shape) -> Launch {
+    let patchify::Shape { batch, channels, size: (height, width), patch, kept } = shape;
+    let (kernel, mut arguments) = match images {
+        Images::Floats(images) => ("patchify_floats", vec![y.into(), images.into(), index.into()]),
+        Images::Bytes(images, scale, shift) => {
+            ("patchify_bytes", vec![y.into(), images.into(), index.into(), scale.into(), shift.into()])
+        }
+    };
+    arguments.extend([rows, batch, channels, height, width, patch, kept].map(int));
+    by_rows(kernel, rows, arguments)
+}
+
+impl Element for Piece {
+    const KIND: u8 = b'S';
+}
+
+/// Values that are learnt alike, as many as one block updates; as in `adamw.cu`.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub struct Piece {
+    first: u64,
+    len: u64,
+    weight_decay: f64,
+    rate: f64,
+}
+
+/// The table of pieces that [`adamw`] walks over; it does not change from step to step.
+pub fn pieces(segments: &[Segment]) -> Vec<Piece> {
+    let mut pieces = Vec::new();
+    for &Segment { slot, weight_decay, rate } in segments {
+        for first in slot.range().step_by(PIECE) {
+            let len = PIECE.min(slot.range().end - first);
+            pieces.push(Piece { first: first as u64, len: len as u64, weight_decay, rate });
+        }
+    }
+    pieces
+}
+
+/// Blobs that are laid out alike; those of the average may end earlier.
+#[derive(Clone, Copy)]
+pub struct Blobs {
+    /// Parameters.
+    pub params: Pointer<f32>,
+    /// First moments.
+    pub m: Pointer<f32>,
+    /// Second moments.
+    pub v: Pointer<f32>,
+    /// Moving average of the first parameters.
+    pub average: Pointer<f32>,
+    /// The parameters as products read them.
+    pub params_bf16: Pointer<Bf16>,
+    /// The average as products read it.
+    pub average_bf16: Pointer<Bf16>,
+    /// Values of the average.
+    pub averaged: usize,
+}
+
+/// One step on all pieces: [`crate::ops::adamw::forward`], and the bf16 copies.
+pub fn adamw(blobs: Blobs, grads: Pointer<f32>, (pieces, count): (Pointer<Piece>, usize), step: Step) -> Launch {
+    let exponent = i32::try_from(step.number).unwrap_or(i32::MAX);
+    let arguments = vec![
+        blobs.params.into(),
+        blobs.m.into(),
+        blobs.v.into(),
+        blobs.average.into(),
+        blobs.params_bf16.into(),
+        blobs.average_bf16.into(),
+        grads.into(),
+        pieces.into(),
+        (blobs.averaged as u64).into(),
+        step.learning_rate.into(),
+        (1.0 - step.beta1.powi(exponent)).into(),
+        ((1.0 - step.beta1) as f32).into(),
+        (step.beta2 as f32).into(),
+        ((1.0 - step.beta2) as f32).into(),
+        ((1.0 / (1.0 - step.beta2.powi(exponent)).sqrt()) as f32).into(),
+        (step.eps as f32).into(),
+        (step.momentum as f32).into(),
+        ((1.0 - step.momentum) as f32).into(),
+    ];
+    plain("adamw", (count, 1, 1), WARPS * WARP, arguments)
+}

@@ -1,0 +1,437 @@
+//! How does a process use a GPU? Through the driver's own library, which is opened when it is needed and is on every machine
+//! with a driver; a build needs nothing of it.
+//!
+//! One thread has a [`Gpu`] and all that was made on it. Everything runs on one stream, in the order in which it was asked for.
+
+use super::launch::{Launch, Pointer};
+use libloading::Library;
+use std::ffi::{CStr, CString, c_char, c_int, c_uint, c_void};
+use std::fmt;
+use std::path::Path;
+use std::rc::Rc;
+
+/// Names under which the library is looked for.
+const NAMES: [&str; 3] = ["libcuda.so.1", "libcuda.so", "nvcuda.dll"];
+
+/// Shared memory that a kernel may have without asking.
+const SHARED_BYTES: u32 = 48 << 10;
+
+/// Why a GPU does not do what it was asked.
+#[derive(Clone, Debug)]
+pub enum Error {
+    /// The library cannot be opened.
+    Absent {
+        /// Every name that was tried, and what the system said.
+        tried: Vec<String>,
+    },
+    /// The library lacks a function.
+    Function {
+        /// Its name.
+        name: &'static str,
+        /// What the system said.
+        reason: String,
+    },
+    /// There is no such GPU.
+    Device {
+        /// The number that was asked for.
+        number: usize,
+        /// How many there are.
+        count: usize,
+    },
+    /// A kernel is not in the code that was loaded.
+    Kernel {
+        /// Its name.
+        name: String,
+    },
+    /// A call failed.
+    Call {
+        /// What was called.
+        call: &'static str,
+        /// The driver's number of the error.
+        code: i32,
+        /// The driver's words.
+        reason: String,
+    },
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        match self {
+            Error::Absent { tried } => {
+                write!(f, "there is no NVIDIA driver: {}; install one, or compute with --device cpu", tried.join("; "))
+            }
+            Error::Function { name, reason } => {
+                write!(f, "the NVIDIA driver lacks {name} ({reason}): expected version 525 or later, install it")
+            }
+            Error::Device { number, count } => {
+                write!(
+                    f,
+                    "GPU {number}: the driver shows {count}, counted from 0; CUDA_VISIBLE_DEVICES may hide others"
+                )
+            }
+            Error::Kernel { name } => write!(f, "the loaded code has no kernel {name}"),
+            Error::Call { call, code, reason } => write!(f, "{call} failed with {code}: {reason}"),
+        }
+    }
+}
+
+impl std::error::Error for Error {}
+
+type Handle = *mut c_void;
+
+macro_rules! functions {
+    ($($name:ident($($argument:ty),*);)*) => {
+        /// Signatures of cuda.h. Names with a version are those that its macros stand for.
+        #[allow(non_snake_case)]
+        struct Functions {
+            $($name: unsafe extern "C" fn($($argument),*) -> c_int,)*
+        }
+
+        impl Functions {
+            fn of(library: &Library) -> Result<Functions, Error> {
+                Ok(Functions {
+                    $($name: {
+                        let name = stringify!($name);
+                        // SAFETY: the signature is that of cuda.h.
+                        let found = unsafe { library.get(name) };
+                        *found.map_err(|error| Error::Function { name, reason: error.to_string() })?
+                    },)*
+                })
+            }
+        }
+    };
+}
+
+functions! {
+    cuInit(c_uint);
+    cuGetErrorString(c_int, *mut *const c_char);
+    cuDeviceGetCount(*mut c_int);
+    cuDeviceGet(*mut c_int, c_int);
+    cuDeviceGetName(*mut c_char, c_int, c_int);
+    cuDeviceGetAttribute(*mut c_int, c_int, c_int);
+    cuDeviceTotalMem_v2(*mut usize, c_int);
+    cuDevicePrimaryCtxRetain(*mut Handle, c_int);
+    cuDevicePrimaryCtxRelease_v2(c_int);
+    cuCtxSetCurrent(Handle);
+    cuStreamCreate(*mut Handle, c_uint);
+    cuStreamSynchronize(Handle);
+    cuStreamDestroy_v2(Handle);
+    cuMemAlloc_v2(*mut u64, usize);
+    cuMemFree_v2(u64);
+    cuMemcpyHtoDAsync_v2(u64, *const c_void, usize, Handle);
+    cuMemcpyDtoHAsync_v2(*mut c_void, u64, usize, Handle);
+    cuModuleLoadData(*mut Handle, *const c_void);
+    cuModuleUnload(Handle);
+    cuModuleGetFunction(*mut Handle, Handle, *const c_char);
+    cuLaunchKernel(Handle, c_uint, c_uint, c_uint, c_uint, c_uint, c_uint, c_uint, Handle, *mut *mut c_void, *mut *mut c_void);
+}
+
+/// `CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR` and `_MINOR`.
+const CAPABILITY: [c_int; 2] = [75, 76];
+/// `CU_STREAM_NON_BLOCKING`: the stream does not wait for the default stream.
+const NON_BLOCKING: c_uint = 1;
+
+/// The driver.
+pub struct Driver {
+    functions: Functions,
+    _library: Library,
+}
+
+impl Driver {
+    /// Opens the driver of this machine.
+    ///
+    /// # Errors
+    /// When there is none, or it does not start.
+    pub fn open() -> Result<Rc<Driver>, Error> {
+        let mut tried = Vec::new();
+        for name in NAMES {
+            // SAFETY: the driver's initialisers have no conditions.
+            match unsafe { Library::new(name) } {
+                Ok(library) => return Driver::of(library),
+                Err(error) => tried.push(format!("{name}: {error}")),
+            }
+        }
+        Err(Error::Absent { tried })
+    }
+
+    /// Opens a library that has the driver's functions.
+    ///
+    /// # Errors
+    /// When it lacks one.
+    ///
+    /// # Safety
+    /// Its functions do what the driver's do.
+    pub unsafe fn open_at(path: &Path) -> Result<Rc<Driver>, Error> {
+        // SAFETY: the caller's.
+        let library = unsafe { Library::new(path) };
+        Driver::of(library.map_err(|error| Error::Absent { tried: vec![format!("{}: {error}", path.display())] })?)
+    }
+
+    fn of(library: Library) -> Result<Rc<Driver>, Error> {
+        let driver = Driver { functions: Functions::of(&library)?, _library: library };
+        // SAFETY: no conditions.
+        driver.check("cuInit", unsafe { (driver.functions.cuInit)(0) })?;
+        Ok(Rc::new(driver))
+    }
+
+    fn check(&self, call: &'static str, code: c_int) -> Result<(), Error> {
+        if code == 0 {
+            return Ok(());
+        }
+        let mut text: *const c_char = std::ptr::null();
+        // SAFETY: the driver writes null or a text that lives as long as the library.
+        let reason = unsafe {
+            (self.functions.cuGetErrorString)(code, &raw mut text);
+            if text.is_null() { "unknown".into() } else { CStr::from_ptr(text).to_string_lossy().into_owned() }
+        };
+        Err(Error::Call { call, code, reason })
+    }
+
+    /// Number of GPUs.
+    ///
+    /// # Errors
+    /// When the driver fails.
+    pub fn count(&self) -> Result<usize, Error> {
+        let mut count = 0;
+        // SAFETY: the pointer is valid for the call.
+        self.check("cuDeviceGetCount", unsafe { (self.functions.cuDeviceGetCount)(&raw mut count) })?;
+        Ok(usize::try_from(count).unwrap_or_default())
+    }
+}
+
+/// A GPU that this process uses.
+pub struct Gpu {
+    driver: Rc<Driver>,
+    device: c_int,
+    stream: Handle,
+    name: String,
+    capability: (i32, i32),
+    memory_bytes: usize,
+}
+
+impl Gpu {
+    /// Begins to use GPU number `number`.
+    ///
+    /// # Errors
+    /// When there is no such GPU, or the driver fails.
+    pub fn open(driver: &Rc<Driver>, number: usize) -> Result<Rc<Gpu>, Error> {
+        let count = driver.count()?;
+        if number >= count {
+            return Err(Error::Device { number, count });
+        }
+        let call = &driver.functions;
+        let (mut device, mut context, mut stream) = (0, std::ptr::null_mut(), std::ptr::null_mut());
+        let (mut name, mut capability, mut memory_bytes) = ([0; 128], [0; 2], 0);
+        // SAFETY: all pointers are valid for their calls; the name has the length that is told, and ends in zeros.
+        unsafe {
+            driver.check("cuDeviceGet", (call.cuDeviceGet)(&raw mut device, number as c_int))?;
+            driver
+                .check("cuDeviceGetName", (call.cuDeviceGetName)(name.as_mut_ptr(), name.len() as c_int - 1, device))?;
+            for (value, attribute) in capability.iter_mut().zip(CAPABILITY) {
+                driver.check("cuDeviceGetAttribute", (call.cuDeviceGetAttribute)(value, attribute, device))?;
+            }
+            driver.check("cuDeviceTotalMem", (call.cuDeviceTotalMem_v2)(&raw mut memory_bytes, device))?;
+            driver.check("cuDevicePrimaryCtxRetain", (call.cuDevicePrimaryCtxRetain)(&raw mut context, device))?;
+            driver.check("cuCtxSetCurrent", (call.cuCtxSetCurrent)(context))?;
+            driver.check("cuStreamCreate", (call.cuStreamCreate)(&raw mut stream, NON_BLOCKING))?;
+            let name = CStr::from_ptr(name.as_ptr()).to_string_lossy().into_owned();
+            let capability = (capability[0], capability[1]);
+            Ok(Rc::new(Gpu { driver: Rc::clone(driver), device, stream, name, capability, memory_bytes }))
+        }
+    }
+
+    /// Its name, such as `NVIDIA H100 80GB HBM3`.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Its generation: (8, 0) is sm_80.
+    pub fn capability(&self) -> (i32, i32) {
+        self.capability
+    }
+
+    /// All of its memory.
+    pub fn memory_bytes(&self) -> usize {
+        self.memory_bytes
+    }
+
+    /// Waits until all that was asked for is done.
+    ///
+    /// # Errors
+    /// When something that was asked for failed.
+    pub fn synchronise(&self) -> Result<(), Error> {
+        // SAFETY: the stream lives as long as `self`.
+        self.driver.check("cuStreamSynchronize", unsafe { (self.driver.functions.cuStreamSynchronize)(self.stream) })
+    }
+
+    /// Memory of unspecified content.
+    ///
+    /// # Errors
+    /// When there is not as much.
+    pub fn memory(self: &Rc<Gpu>, bytes: usize) -> Result<Memory, Error> {
+        let mut address = 0;
+        // SAFETY: the pointer is valid for the call. The driver refuses a length of 0.
+        let code = unsafe { (self.driver.functions.cuMemAlloc_v2)(&raw mut address, bytes.max(1)) };
+        self.driver.check("cuMemAlloc", code)?;
+        Ok(Memory { gpu: Rc::clone(self), address, bytes })
+    }
+
+    /// Loads compiled code: a cubin for this GPU, or PTX that ends in a zero byte.
+    ///
+    /// # Errors
+    /// When the driver refuses it.
+    pub fn module(self: &Rc<Gpu>, code: &[u8]) -> Result<Rc<Module>, Error> {
+        let mut handle = std::ptr::null_mut();
+        // SAFETY: the driver reads as far as the code says that it reaches; NVRTC's outputs are whole.
+        let result = unsafe { (self.driver.functions.cuModuleLoadData)(&raw mut handle, code.as_ptr().cast()) };
+        self.driver.check("cuModuleLoadData", result)?;
+        Ok(Rc::new(Module { gpu: Rc::clone(self), handle }))
+    }
+
+    /// Starts a kernel; it runs after all that was asked for before.
+    ///
+    /// # Errors
+    /// When the driver refuses it; what goes wrong while it runs shows at a later call.
+    ///
+    /// # Panics
+    /// When it asks for more shared memory than any kernel here needs.
+    ///
+    /// # Safety
+    /// The launch is one of this function's: arguments are of its types, and its pointers reach what it reads and writes.
+    pub unsafe fn launch(&self, function: &Function, launch: &Launch) -> Result<(), Error> {
+        assert!(launch.shared <= SHARED_BYTES, "{}: {} bytes of shared memory", launch.kernel, launch.shared);
+        let mut cells: Vec<u64> = launch.arguments.iter().map(|argument| argument.bits).collect();
+        let mut arguments: Vec<*mut c_void> = cells.iter_mut().map(|cell| std::ptr::from_mut(cell).cast()).collect();
+        let [x, y, z] = launch.grid;
+        // SAFETY: the driver copies the arguments before it returns; the rest is the caller's.
+        let code = unsafe {
+            (self.driver.functions.cuLaunchKernel)(
+                function.handle,
+                x,
+                y,
+                z,
+                launch.threads,
+                1,
+                1,
+                launch.shared,
+                self.stream,
+                arguments.as_mut_ptr(),
+                std::ptr::null_mut(),
+            )
+        };
+        self.driver.check("cuLaunchKernel", code)
+    }
+}
+
+impl Drop for Gpu {
+    fn drop(&mut self) {
+        // SAFETY: what was made on this GPU holds it, so nothing uses stream and context any more.
+        unsafe {
+            (self.driver.functions.cuStreamDestroy_v2)(self.stream);
+            (self.driver.functions.cuDevicePrimaryCtxRelease_v2)(self.device);
+        }
+    }
+}
+
+/// Memory of a GPU.
+pub struct Memory {
+    gpu: Rc<Gpu>,
+    address: u64,
+    bytes: usize,
+}
+
+impl Memory {
+    /// Its length in bytes.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// The address of its byte number `first`.
+    pub fn at<T>(&self, first: usize) -> Pointer<T> {
+        assert!(first <= self.bytes, "byte {first} of {}", self.bytes);
+        Pointer::new(self.address).bytes(first)
+    }
+
+    /// Fills it from main memory, once all that was asked for before is done.
+    ///
+    /// # Errors
+    /// When the driver fails.
+    ///
+    /// # Panics
+    /// When the lengths differ.
+    pub fn write(&mut self, bytes: &[u8]) -> Result<(), Error> {
+        assert_eq!(bytes.len(), self.bytes, "bytes for memory of the GPU");
+        let gpu = &self.gpu;
+        // SAFETY: both ranges have this length, and the bytes live until the stream has been waited for.
+        let code = unsafe {
+            (gpu.driver.functions.cuMemcpyHtoDAsync_v2)(self.address, bytes.as_ptr().cast(), bytes.len(), gpu.stream)
+        };
+        gpu.driver.check("cuMemcpyHtoDAsync", code)?;
+        gpu.synchronise()
+    }
+
+    /// What it holds, once all that was asked for before is done.
+    ///
+    /// # Errors
+    /// When the driver fails, or a kernel before did.
+    pub fn read(&self) -> Result<Vec<u8>, Error> {
+        let mut bytes = vec![0u8; self.bytes];
+        let gpu = &self.gpu;
+        // SAFETY: both ranges have this length, and the bytes live until the stream has been waited for.
+        let code = unsafe {
+            (gpu.driver.functions.cuMemcpyDtoHAsync_v2)(
+                bytes.as_mut_ptr().cast(),
+                self.address,
+                bytes.len(),
+                gpu.stream,
+            )
+        };
+        gpu.driver.check("cuMemcpyDtoHAsync", code)?;
+        gpu.synchronise()?;
+        Ok(bytes)
+    }
+}
+
+impl Drop for Memory {
+    fn drop(&mut self) {
+        // SAFETY: the address came from the driver, and is freed once; the driver waits for kernels that use it.
+        unsafe { (self.gpu.driver.functions.cuMemFree_v2)(self.address) };
+    }
+}
+
+/// Loaded code.
+pub struct Module {
+    gpu: Rc<Gpu>,
+    handle: Handle,
+}
+
+impl Module {
+    /// A kernel of it.
+    ///
+    /// # Errors
+    /// When it has no kernel of that name.
+    pub fn function(self: &Rc<Module>, name: &str) -> Result<Function, Error> {
+        let text = CString::new(name).map_err(|_| Error::Kernel { name: name.to_owned() })?;
+        let mut handle = std::ptr::null_mut();
+        // SAFETY: the module is alive, and the text lives through the call.
+        let code =
+            unsafe { (self.gpu.driver.functions.cuModuleGetFunction)(&raw mut handle, self.handle, text.as_ptr()) };
+        if code != 0 {
+            return Err(Error::Kernel { name: name.to_owned() });
+        }
+        Ok(Function { handle, _module: Rc::clone(self) })
+    }
+}
+
+impl Drop for Module {
+    fn drop(&mut self) {
+        // SAFETY: functions hold their module, so none is used any more.
+        unsafe { (self.gpu.driver.functions.cuModuleUnload)(self.handle) };
+    }
+}
+
+/// A kernel of loaded code.
+pub struct Function {
+    handle: Handle,
+    _module: Rc<Module>,
+}

@@ -1,0 +1,262 @@
+//! Kernels that have no row in the op table, and what the fused ones do beyond it.
+
+use super::machine::{machine, narrow, rounded, widen};
+use crate::values;
+use ijepa_tensor::cuda::calls::{self, Blobs, Images, Targets};
+use ijepa_tensor::ops::{adamw, gelu, layer_norm, patchify, statistics};
+use ijepa_tensor::scalar::Dual;
+use ijepa_tensor::{Buf, Index, Pool, Slot, Tape, View};
+
+fn f64s(values: &[f32]) -> Vec<f64> {
+    values.iter().map(|&value| f64::from(value)).collect()
+}
+
+/// One rounding to bf16, and the noise of f32.
+#[track_caller]
+fn assert_rounded(what: &str, got: &[f32], expected: &[f64]) {
+    assert_eq!(got.len(), expected.len(), "{what}");
+    for (at, (got, expected)) in got.iter().zip(expected).enumerate() {
+        let error = (f64::from(*got) - expected).abs();
+        assert!(error <= 1.01 / 256.0 * expected.abs() + 1e-6, "{what}, value {at}: {got} against {expected}");
+    }
+}
+
+#[test]
+fn layer_norm_of_a_sum_stores_the_sum_and_norms_what_it_stored() {
+    let Some(machine) = machine() else { return };
+    for (rows, width) in [(5, 17), (20, 96)] {
+        let shape = layer_norm::Shape { rows, width, eps: 1e-6 };
+        let (x, residual) = (rounded(&values(rows * width, 1)), rounded(&values(rows * width, 2)));
+        let (weight, bias) = (values(width, 3), values(width, 4));
+        let (x_at, residual_at) = (machine.bf16(&x), machine.bf16(&residual));
+        let (weight_at, bias_at) = (machine.buffer(&weight), machine.buffer(&bias));
+        let [y, sum] = [(); 2].map(|()| machine.empty_bf16(rows * width));
+        let stats = machine.empty_f32(2 * rows);
+        machine.run([calls::layer_norm_forward(
+            y.at(),
+            stats.at(),
+            x_at.at(),
+            Some((residual_at.at(), sum.at())),
+            Some((weight_at.at(), bias_at.at())),
+            shape,
+        )]);
+        let expected_sum = rounded(&x.iter().zip(&residual).map(|(x, residual)| x + residual).collect::<Vec<f32>>());
+        assert_eq!(sum.floats(), expected_sum);
+        let mut expected = vec![0.0; rows * width];
+        let affine = (&f64s(&weight)[..], &f64s(&bias)[..]);
+        layer_norm::reference::forward(&mut expected, &f64s(&expected_sum), Some(affine), shape);
+        assert_rounded("layer norm of a sum", &y.floats(), &expected);
+    }
+}
+
+#[test]
+fn gelu_adds_a_bias_first_and_is_the_exact_form_far_into_its_tail() {
+    let Some(machine) = machine() else { return };
+    for (rows, width) in [(3, 7), (9, 264)] {
+        // From −6 to 6: at −3 the tanh form is 10 % off.
+        let x = rounded(&values(rows * width, 1).iter().map(|x| 3.0 * x).collect::<Vec<f32>>());
+        let (bias, dy) = (values(width, 2), rounded(&values(rows * width, 3)));
+        let (x_at, bias_at, dy_at) = (machine.bf16(&x), machine.buffer(&bias), machine.bf16(&dy));
+        let [y, again, dx] = [(); 3].map(|()| machine.empty_bf16(rows * width));
+        let bias_at = Some(bias_at.at());
+        machine.run([
+            calls::gelu_forward(y.at(), x_at.at(), bias_at, (rows, width)),
+            calls::gelu_backward(dx.at(), Some(again.at()), dy_at.at(), x_at.at(), bias_at, (rows, width)),
+        ]);
+        let dual = |at: usize| Dual { value: f64::from(x[at]) + f64::from(bias[at % width]), slope: 1.0 };
+        let duals: Vec<Dual> = (0..rows * width).map(dual).collect();
+        let mut expected = duals.clone();
+        gelu::reference::forward(&mut expected, &duals);
+        let values: Vec<f64> = expected.iter().map(|y| y.value).collect();
+        let slopes: Vec<f64> = expected.iter().zip(&dy).map(|(y, dy)| y.slope * f64::from(*dy)).collect();
+        assert_rounded("gelu", &y.floats(), &values);
+        assert_rounded("gelu′", &dx.floats(), &slopes);
+        assert_eq!(again.read(), y.read());
+    }
+}
+
+#[test]
+fn smooth_l1_norms_and_picks_its_targets_as_the_ops_do_one_by_one() {
+    let Some(machine) = machine() else { return };
+    for (patches, width) in [(7, 19), (12, 96)] {
+        let index: Vec<u32> = (0..20).map(|i| i * 5 % patches).collect();
+        let (rows, eps) = (index.len(), 1e-5);
+        let (prediction, target) = (rounded(&values(rows * width, 1)), rounded(&values(patches as usize * width, 2)));
+        let (params, mut grads) = (Buf::zeros(0), Buf::zeros(0));
+        let pool = Pool::new();
+        let mut tape = Tape::training(&pool, params.view(), grads.view_mut());
+        let (p, t) = (tape.input(&prediction, rows, width), tape.constant(&target, patches as usize, width));
+        let normal = tape.layer_norm(&t, None, eps);
+        let picked = tape.gather(&normal, Index::from(&index[..]));
+        let expected = tape.smooth_l1(&p, &picked);
+        tape.backward(&expected);
+
+        let (p_at, t_at, index_at) = (machine.bf16(&prediction), machine.bf16(&target), machine.buffer(&index));
+        let (losses, stats, loss) = (machine.empty_f32(rows), machine.empty_f32(2 * rows), machine.empty_f32(1));
+        let (dprediction, dloss) = (machine.empty_bf16(rows * width), machine.buffer(&[1.0f32]));
+        let targets = Targets { values: t_at.at(), index: Some(index_at.at()), norm_eps: Some(eps) };
+        let size = (rows, width);
+        machine.run([
+            calls::smooth_l1_forward(losses.at(), stats.at(), p_at.at(), targets, size),
+            calls::sum_values(loss.at(), losses.at(), rows, 1.0 / (rows * width) as f64),
+            calls::smooth_l1_backward(dprediction.at(), dloss.at(), stats.at(), p_at.at(), targets, size),
+        ]);
+        let (got, expected_loss) = (loss.read()[0], expected.as_slice()[0]);
+        assert!((got - expected_loss).abs() < 1e-5 * expected_loss, "{got} against {expected_loss}");
+        let gradient = tape.gradient(&p).expect("the prediction has a gradient").as_slice();
+        assert_rounded("dprediction", &dprediction.floats(), &f64s(gradient));
+    }
+}
+
+#[test]
+fn adamw_follows_its_statement_for_ten_steps_and_leaves_the_copies_that_products_read() {
+    let Some(machine) = machine() else { return };
+    let (len, averaged) = (40_001, 30_000);
+    let segment = |range: std::ops::Range<usize>, weight_decay, rate| adamw::Segment {
+        slot: Slot { offset: range.start, len: range.len() },
+        weight_decay,
+        rate,
+    };
+    // Values 100 to 150 are not learnt; the average ends inside the last segment.
+    let segments = [segment(0..100, 0.05, 1.0), segment(150..20_000, 0.0, 0.75), segment(20_000..len, 0.05, 0.1)];
+    let start = values(len, 1);
+    let params = machine.buffer(&start);
+    let [m, v] = [(); 2].map(|()| machine.buffer(&vec![0.0f32; len]));
+    let average = machine.buffer(&start[..averaged]);
+    let (params_bf16, average_bf16) = (machine.bf16(&start), machine.bf16(&start[..averaged]));
+    let (pieces, count) = (calls::pieces(&segments), calls::pieces(&segments).len());
+    let pieces = machine.buffer(&pieces);
+    let mut exact: Vec<_> = start.iter().map(|&p| (f64::from(p), 0.0, 0.0, f64::from(p))).collect();
+    for number in 1..=10 {
+        let grads = values(len, 100 + number);
+        let learning_rate = 1e-2 / number as f64;
+        let step = adamw::Step { number, learning_rate, beta1: 0.9, beta2: 0.999, eps: 1e-8, momentum: 0.9 };
+        let blobs = Blobs {
+            params: params.at(),
+            m: m.at(),
+            v: v.at(),
+            average: average.at(),
+            params_bf16: params_bf16.at(),
+            average_bf16: average_bf16.at(),
+            averaged,
+        };
+        let grads_at = machine.buffer(&grads);
+        machine.run([calls::adamw(blobs, grads_at.at(), (pieces.at(), count), step)]);
+        for segment in segments {
+            for i in segment.slot.range() {
+                let g = f64::from(grads[i]);
+                exact[i] = adamw::reference::forward(exact[i], g, (segment.weight_decay, segment.rate), step);
+            }
+        }
+    }
+    let (params, average) = (params.read(), average.read());
+    for (i, exact) in exact.iter().enumerate() {
+        assert!((f64::from(params[i]) - exact.0).abs() < 2e-6, "parameter {i}: {} against {}", params[i], exact.0);
+        if let Some(&got) = average.get(i) {
+            assert!((f64::from(got) - exact.3).abs() < 2e-6, "average {i}: {got} against {}", exact.3);
+        }
+    }
+    assert_eq!(params[100..150], start[100..150]);
+    assert_eq!(params_bf16.floats(), rounded(&params));
+    assert_eq!(average_bf16.floats(), rounded(&average));
+}
+
+#[test]
+fn norms_and_deviations_are_those_of_the_cpu() {
+    let Some(machine) = machine() else { return };
+    for len in [1, 1000, 200_000] {
+        let x = values(len, 1);
+        let (x_at, parts, out) = (
+            machine.buffer(&x),
+            machine.buffer(&vec![f64::NAN; calls::square_parts(len)]),
+            machine.buffer(&[f64::NAN]),
+        );
+        machine.run(calls::sum_of_squares(out.at(), parts.at(), x_at.at(), len));
+        let (got, expected) = (out.read()[0].sqrt(), statistics::norm(View::Cpu(&x)));
+        assert!((got - expected).abs() < 1e-6 * expected, "{len}: {got} against {expected}");
+    }
+    for (rows, width) in [(1, 5), (40, 70)] {
+        let x = rounded(&values(rows * width, 2));
+        let (x_at, deviations, mean) = (machine.bf16(&x), machine.empty_f32(width), machine.empty_f32(1));
+        machine.run([
+            calls::column_deviations(deviations.at(), x_at.at(), (rows, width)),
+            calls::sum_values(mean.at(), deviations.at(), width, 1.0 / width as f64),
+        ]);
+        let (got, expected) = (f64::from(mean.read()[0]), statistics::mean_column_deviation(View::Cpu(&x), width));
+        assert!((got - expected).abs() < 1e-6, "{rows} rows: {got} against {expected}");
+    }
+}
+
+#[test]
+fn patches_are_cut_from_floats_and_from_bytes_as_the_reference_cuts_them() {
+    let Some(machine) = machine() else { return };
+    for (size, patch) in [((8, 8), 4), ((6, 9), 3), ((4, 12), 4)] {
+        let shape = patchify::Shape { batch: 3, channels: 3, size, patch, kept: 2 };
+        let pixels = size.0 * size.1;
+        let bytes: Vec<u8> = (0..3 * 3 * pixels).map(|i| (i * 37 % 256) as u8).collect(); // (b, h, w, 3)
+        let (scale, shift) = ([0.017_f32, 0.0175, 0.0171], [-2.1_f32, -2.03, -1.8]);
+        let mut images = vec![0.0; bytes.len()]; // (b, 3, h, w)
+        for (at, image) in images.iter_mut().enumerate() {
+            let (number, channel, pixel) = (at / (3 * pixels), at / pixels % 3, at % pixels);
+            *image = f32::from(bytes[(number * pixels + pixel) * 3 + channel]) * scale[channel] + shift[channel];
+        }
+        let index: Vec<u32> = (0..12).map(|i| (i * 5 % shape.patches()) as u32).collect();
+        let mut expected = vec![0.0; index.len() * shape.width()];
+        patchify::reference::forward(&mut expected, &images, &index, shape);
+        let (images_at, bytes_at, index_at) = (machine.buffer(&images), machine.buffer(&bytes), machine.buffer(&index));
+        let (scale_at, shift_at) = (machine.buffer(&scale), machine.buffer(&shift));
+        for images in [Images::Floats(images_at.at()), Images::Bytes(bytes_at.at(), scale_at.at(), shift_at.at())] {
+            let y = machine.empty_bf16(expected.len());
+            machine.run([calls::patchify(y.at(), images, index_at.at(), index.len(), shape)]);
+            assert_eq!(y.floats(), rounded(&expected), "{shape:?}");
+        }
+    }
+}
+
+#[test]
+fn casts_round_to_nearest_even_and_reach_every_value() {
+    let Some(machine) = machine() else { return };
+    let special = [
+        0.0,
+        -0.0,
+        1.0,
+        1.0 + 1.0 / 256.0,
+        1.0 + 3.0 / 256.0,
+        -1.0 - 3.0 / 256.0,
+        3.4e38,
+        f32::INFINITY,
+        1e-40,
+        f32::MIN_POSITIVE,
+    ];
+    for len in [1, 9, 1025, 3000] {
+        let x: Vec<f32> = special.iter().copied().chain(values(len, 1)).take(len).collect();
+        let (x_at, y, back) = (machine.buffer(&x), machine.empty_bf16(len), machine.empty_f32(len));
+        machine.run([calls::cast_to_bf16(y.at(), x_at.at(), len), calls::cast_to_f32(back.at(), y.at(), len)]);
+        let expected: Vec<f32> = x.iter().map(|&x| widen(narrow(x))).collect();
+        assert_eq!(y.floats(), expected);
+        assert_eq!(back.read(), expected);
+        machine.run([calls::fill_bf16(y.at(), 0.3, len), calls::fill_f32(back.at(), 0.3, len)]);
+        assert_eq!((y.floats(), back.read()), (vec![widen(narrow(0.3)); len], vec![0.3; len]));
+    }
+    // Halfway between two neighbours: the even one.
+    assert_eq!([1.0 + 1.0 / 256.0, 1.0 + 3.0 / 256.0].map(|x| narrow(x).0), [0x3f80, 0x3f82]);
+}
+
+#[test]
+fn sums_of_gradients_reach_every_value_and_no_other() {
+    let Some(machine) = machine() else { return };
+    for len in [1, 8, 9, 2048, 2051] {
+        let (a, b) = (rounded(&values(len, 1)), rounded(&values(len, 2)));
+        let (sum, x) = (machine.bf16(&a), machine.bf16(&b));
+        machine.run([calls::add_forward(sum.at(), x.at(), len)]);
+        let expected: Vec<f32> = a.iter().zip(&b).map(|(a, b)| a + b).collect();
+        assert_eq!(sum.floats(), rounded(&expected));
+    }
+}
+
+#[test]
+fn an_index_inverted_lists_for_each_row_who_picked_it_in_order() {
+    let (starts, order) = calls::inverse(&[3, 0, 0, 2, 3, 0], 5);
+    assert_eq!(starts, [0, 3, 3, 4, 6, 6]);
+    assert_eq!(order, [1, 2, 5, 3, 0, 4]);
+}

@@ -1,0 +1,244 @@
+//! What kernels run on: the CPU in the place of a GPU, with every access watched, or with `IJEPA_CUDA_TEST=1` the first GPU of this
+//! machine. Both through the driver's functions.
+#![allow(unsafe_code)]
+
+use ijepa_tensor::cuda::driver::{self, Driver, Function, Gpu};
+use ijepa_tensor::cuda::launch::{Bf16, Element, Launch, Pointer};
+use ijepa_tensor::cuda::nvrtc::Nvrtc;
+use ijepa_tensor::cuda::{SOURCES, calls};
+use libloading::{Library, Symbol};
+use std::collections::HashMap;
+use std::ffi::{CString, c_char};
+use std::marker::PhantomData;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+
+/// A GPU, or what stands for it. One test at a time has it.
+pub(super) struct Machine {
+    gpu: Rc<Gpu>,
+    functions: HashMap<&'static str, Function>,
+    shim: Option<Rc<Library>>,
+    /// Decides in which order threads and blocks run on the CPU; 0 lets them run in theirs.
+    pub(super) seed: u64,
+    _turn: MutexGuard<'static, ()>,
+}
+
+/// The machine, or nothing where there is neither a C++ compiler nor a wish for a GPU.
+pub(super) fn machine() -> Option<Machine> {
+    static TURN: Mutex<()> = Mutex::new(());
+    static SHIM: OnceLock<Option<PathBuf>> = OnceLock::new();
+    // A test that failed with the machine in its hands leaves nothing behind that the next one could meet.
+    let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+    if std::env::var_os("IJEPA_CUDA_TEST").is_some_and(|wanted| wanted == "1") {
+        return Some(real(turn));
+    }
+    let Some(path) = SHIM.get_or_init(super::shim::build) else {
+        super::skip("no C++ compiler: CXX, c++, g++ and clang++ were tried");
+        return None;
+    };
+    Some(simulated(path, turn))
+}
+
+fn real(turn: MutexGuard<'static, ()>) -> Machine {
+    static CODE: OnceLock<Vec<Vec<u8>>> = OnceLock::new();
+    let driver = Driver::open().unwrap_or_else(|error| panic!("IJEPA_CUDA_TEST=1: {error}"));
+    let gpu = Gpu::open(&driver, 0).unwrap_or_else(|error| panic!("IJEPA_CUDA_TEST=1: {error}"));
+    let code = CODE.get_or_init(|| {
+        eprintln!("on {}, sm_{}{}", gpu.name(), gpu.capability().0, gpu.capability().1);
+        let nvrtc = Nvrtc::open().unwrap_or_else(|error| panic!("IJEPA_CUDA_TEST=1: {error}"));
+        let target = format!("sm_{}{}", gpu.capability().0, gpu.capability().1);
+        let compile = |source| nvrtc.compile(source, &target).unwrap_or_else(|error| panic!("{error}")).bytes;
+        SOURCES.iter().map(|&source| compile(source)).collect()
+    });
+    let mut functions = HashMap::new();
+    for (source, code) in SOURCES.iter().zip(code) {
+        let module = gpu.module(code).unwrap_or_else(|error| panic!("{}: {error}", source.name));
+        let function = |&name: &&'static str| (name, module.function(name).unwrap_or_else(|error| panic!("{error}")));
+        functions.extend(source.kernels.iter().map(function));
+    }
+    Machine { gpu, functions, shim: None, seed: 0, _turn: turn }
+}
+
+fn simulated(path: &Path, turn: MutexGuard<'static, ()>) -> Machine {
+    // SAFETY: the library's initialisers only fill its own table of kernels, and its functions stand for the driver's.
+    let (shim, driver) = unsafe { (Library::new(path).expect("what was built can be opened"), Driver::open_at(path)) };
+    let driver = driver.expect("the shim has all functions");
+    let gpu = Gpu::open(&driver, 0).expect("the shim has a GPU");
+    let module = gpu.module(&[0]).expect("any code will do");
+    let names = SOURCES.iter().flat_map(|source| source.kernels).chain(&super::shim::FAULTY);
+    let functions = names.map(|&name| (name, module.function(name).expect("the shim has it"))).collect();
+    Machine { gpu, functions, shim: Some(Rc::new(shim)), seed: 0, _turn: turn }
+}
+
+impl Machine {
+    /// Whether accesses are watched.
+    pub(super) fn watches(&self) -> bool {
+        self.shim.is_some()
+    }
+
+    /// Runs a kernel.
+    ///
+    /// # Errors
+    /// What it did wrong.
+    pub(super) fn try_run(&self, launch: &Launch) -> Result<(), driver::Error> {
+        let missing = || driver::Error::Kernel { name: launch.kernel.clone() };
+        let function = self.functions.get(launch.kernel.as_str()).ok_or_else(missing)?;
+        let kinds: Vec<u8> = launch.arguments.iter().map(|argument| argument.kind).collect();
+        let kinds = CString::new(kinds).expect("kinds are letters");
+        if let Some(shim) = &self.shim {
+            // SAFETY: the signature is that of fake_driver.cpp, and the text lives until the launch has returned.
+            unsafe {
+                let expect: Symbol<unsafe extern "C" fn(*const c_char, u64)> =
+                    shim.get("shim_expect").expect("the shim has it");
+                expect(kinds.as_ptr(), self.seed);
+            }
+        }
+        // SAFETY: types of arguments are compared with the text by the shim, which also watches what the kernel touches.
+        unsafe { self.gpu.launch(function, launch) }?;
+        self.gpu.synchronise()
+    }
+
+    /// Runs kernels one after the other.
+    #[track_caller]
+    pub(super) fn run(&self, launches: impl IntoIterator<Item = Launch>) {
+        for launch in launches {
+            if let Err(problem) = self.try_run(&launch) {
+                panic!("{}: {problem}", launch.kernel);
+            }
+        }
+    }
+
+    /// A buffer of values.
+    pub(super) fn buffer<T: Plain>(&self, values: &[T]) -> Memory<T> {
+        Memory::new(self, values)
+    }
+
+    /// A buffer of activations, rounded.
+    pub(super) fn bf16(&self, values: &[f32]) -> Memory<Half> {
+        self.buffer(&values.iter().map(|&value| narrow(value)).collect::<Vec<Half>>())
+    }
+
+    /// A buffer that a kernel is going to write: NaN until then.
+    pub(super) fn empty_bf16(&self, len: usize) -> Memory<Half> {
+        self.buffer(&vec![Half(0x7fff); len])
+    }
+
+    /// A buffer that a kernel is going to write: NaN until then.
+    pub(super) fn empty_f32(&self, len: usize) -> Memory<f32> {
+        self.buffer(&vec![f32::NAN; len])
+    }
+}
+
+/// A bf16 as it lies in memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(transparent)]
+pub(super) struct Half(pub(super) u16);
+
+pub(super) fn narrow(value: f32) -> Half {
+    let bits = value.to_bits();
+    Half(((bits + 0x7fff + (bits >> 16 & 1)) >> 16) as u16)
+}
+
+pub(super) fn widen(half: Half) -> f32 {
+    f32::from_bits(u32::from(half.0) << 16)
+}
+
+/// Each value rounded to bf16.
+pub(super) fn rounded(values: &[f32]) -> Vec<f32> {
+    values.iter().map(|&value| widen(narrow(value))).collect()
+}
+
+/// A type without padding, and what pointers to it are called.
+pub(super) trait Plain: Copy {
+    type Named: Element;
+}
+
+impl Plain for Half {
+    type Named = Bf16;
+}
+impl Plain for f32 {
+    type Named = f32;
+}
+impl Plain for f64 {
+    type Named = f64;
+}
+impl Plain for u32 {
+    type Named = u32;
+}
+impl Plain for u8 {
+    type Named = u8;
+}
+impl Plain for calls::Piece {
+    type Named = Self;
+}
+
+/// Bytes before and behind a buffer that no kernel may touch.
+const GUARD: usize = 4096;
+/// What they hold.
+const GUARD_BYTE: u8 = 0xa5;
+
+/// A buffer between guards.
+pub(super) struct Memory<T: Plain> {
+    memory: driver::Memory,
+    shim: Option<Rc<Library>>,
+    values: PhantomData<T>,
+}
+
+impl<T: Plain> Memory<T> {
+    fn new(machine: &Machine, values: &[T]) -> Memory<T> {
+        let size = size_of_val(values);
+        let mut bytes = vec![GUARD_BYTE; size + 2 * GUARD];
+        let mut memory = machine.gpu.memory(bytes.len()).expect("there is memory");
+        // SAFETY: values without padding are bytes, and the range has their length.
+        unsafe { std::ptr::copy_nonoverlapping(values.as_ptr().cast(), bytes[GUARD..].as_mut_ptr(), size) };
+        memory.write(&bytes).expect("bytes are copied");
+        if let Some(shim) = &machine.shim {
+            // SAFETY: the signature is that of shim.cpp; the address is forgotten before the memory is freed.
+            unsafe {
+                let guard: Symbol<unsafe extern "C" fn(Pointer<u8>, u64, u64)> =
+                    shim.get("shim_guard").expect("the shim has it");
+                guard(memory.at(GUARD), size as u64, GUARD as u64);
+            }
+        }
+        Memory { memory, shim: machine.shim.clone(), values: PhantomData }
+    }
+
+    /// Where it begins.
+    pub(super) fn at(&self) -> Pointer<T::Named> {
+        self.memory.at(GUARD)
+    }
+
+    /// What it holds; the guards must be whole.
+    #[track_caller]
+    pub(super) fn read(&self) -> Vec<T> {
+        let bytes = self.memory.read().expect("bytes are copied");
+        let end = bytes.len() - GUARD;
+        let whole = |bytes: &[u8]| bytes.iter().all(|&byte| byte == GUARD_BYTE);
+        assert!(whole(&bytes[..GUARD]) && whole(&bytes[end..]), "a guard was written");
+        let values = bytes[GUARD..end].chunks_exact(size_of::<T>());
+        // SAFETY: each chunk has the size of a value, and any bits are one.
+        values.map(|value| unsafe { value.as_ptr().cast::<T>().read_unaligned() }).collect()
+    }
+}
+
+impl Memory<Half> {
+    /// The values.
+    #[track_caller]
+    pub(super) fn floats(&self) -> Vec<f32> {
+        self.read().into_iter().map(widen).collect()
+    }
+}
+
+impl<T: Plain> Drop for Memory<T> {
+    fn drop(&mut self) {
+        if let Some(shim) = &self.shim {
+            // SAFETY: the signature is that of shim.cpp.
+            unsafe {
+                let forget: Symbol<unsafe extern "C" fn(Pointer<u8>)> =
+                    shim.get("shim_forget").expect("the shim has it");
+                forget(self.memory.at(GUARD));
+            }
+        }
+    }
+}
