@@ -115,7 +115,7 @@ impl Attentive {
         if self.tokens == 0 || width * self.tokens != row {
             return refuse("tokens of a picture", self.tokens as f64, "a divisor of the length of a row");
         }
-        if self.queries == 0 || width % self.queries != 0 {
+        if self.queries == 0 || !width.is_multiple_of(self.queries) {
             return refuse("number of queries", self.queries as f64, "a divisor of the width of a token");
         }
         if self.epochs == 0 || self.batch == 0 {

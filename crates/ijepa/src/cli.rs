@@ -57,7 +57,7 @@ pub(crate) enum Command {
     Pretrain(PretrainArgs),
     /// Measure how good a checkpoint's features are.
     #[command(subcommand)]
-    Eval(EvalCommand),
+    Eval(Box<EvalCommand>),
     /// Write the features of images to a file.
     Embed(EmbedArgs),
     /// List what a checkpoint holds, without loading it.

@@ -54,14 +54,14 @@ fn colours_are_pillows_to_a_few_levels() {
         let differences = || ours.rgb.iter().zip(&theirs.rgb).map(|(a, b)| u32::from(a.abs_diff(*b)));
         let (total, largest) = (differences().sum::<u32>(), differences().max().unwrap_or(0));
         let mean = f64::from(total) / ours.rgb.len() as f64;
-        println!("{name:24} mean {mean:.3} largest {largest}");
+        eprintln!("{name:24} mean {mean:.3} largest {largest}");
         // Pillow's come through libyuv, whose numbers have 6 bits behind the point; where it has no way of its own, all are equal.
         let equal = ["400", "444_matrix0", "444_matrix4", "444_matrix7", "444_matrix8"];
         let (of_mean, of_most) = if equal.iter().any(|equal| name.starts_with(equal)) { (0.0, 0) } else { (1.2, 10) };
         assert!(mean <= of_mean && largest <= of_most, "{name}: {mean} in the mean, {largest} at most");
         (sum, values, most) = (sum + total, values + ours.rgb.len(), most.max(largest));
     }
-    println!("all: {:.3} in the mean, {most} at most", f64::from(sum) / values as f64);
+    eprintln!("all: {:.3} in the mean, {most} at most", f64::from(sum) / values as f64);
 }
 
 #[test]

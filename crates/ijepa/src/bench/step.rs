@@ -14,7 +14,7 @@ use super::{median_ms, noise, peak_bytes};
 use crate::cli::BenchStepArgs;
 use crate::config::{self, Bfloat16};
 use crate::exit::Exit;
-use crate::plan::{self, Blocks, Cpu, Drawn, Sizes, Work};
+use crate::plan::{self, Cpu, Drawn, Manner, Sizes, Work};
 use crate::{output, precision};
 
 #[derive(Serialize)]
@@ -43,13 +43,13 @@ struct Subject {
     sizes: (Sizes, Sizes),
     /// Of the steps, in turn.
     masks: Vec<Masks>,
-    blocks: Blocks,
+    manner: Manner,
 }
 
 /// Runs the command.
 pub(super) fn run(args: &BenchStepArgs) -> Result<Exit> {
     let subject = subject(args)?;
-    let precisions = precision::of_networks(subject.blocks.bfloat16, "--bf16")?;
+    let precisions = precision::of_networks(subject.manner.bfloat16, "--bf16")?;
     let ms = step_ms(&subject, args.steps, precisions);
     let peak_bytes = peak_bytes();
     let threads = threads::count();
@@ -57,10 +57,10 @@ pub(super) fn run(args: &BenchStepArgs) -> Result<Exit> {
     let cpu = Cpu::measure();
     let peak_gflops =
         if precisions.1 == Precision::F32 { cpu.peak_gflops } else { roof::peak_gflops(precisions.1, threads) };
-    let (planned_seconds, planned_bytes) = plan::of_step(subject.sizes, subject.blocks, cpu);
+    let (planned_seconds, planned_bytes) = plan::of_step(subject.sizes, subject.manner, cpu);
     let report = Report {
         shape: subject.name,
-        recompute: subject.blocks.recompute,
+        recompute: subject.manner.recompute,
         ms,
         img_per_s: subject.sizes.0.batch as f64 / ms * 1e3,
         gflops,
@@ -96,26 +96,27 @@ fn subject(args: &BenchStepArgs) -> Result<Subject> {
     if args.config.is_none() && args.set.is_empty() {
         let shape = Shape::of(args.shape);
         let (name, masks) = (format!("{:?}", args.shape), vec![shape.masks()]);
-        let blocks = Blocks { recompute: args.recompute, bfloat16: args.bf16.unwrap_or(Bfloat16::None) };
-        return Ok(Subject { name, sizes: (shape.sizes(), shape.sizes()), masks, blocks });
+        let manner = Manner { recompute: args.recompute, bfloat16: args.bf16.unwrap_or(Bfloat16::None), accumulate: 1 };
+        return Ok(Subject { name, sizes: (shape.sizes(), shape.sizes()), masks, manner });
     }
     let (config, _) = config::load(args.config.as_deref(), &args.set)?;
     let Drawn { masks, mean, longest } = plan::drawn(&config)?;
-    let of_run = Blocks::of(&config);
+    let of_run = Manner::of(&config);
     Ok(Subject {
         name: args.config.as_ref().map_or("the reference's values".to_owned(), |path| path.display().to_string()),
         sizes: (mean, longest),
         masks,
-        blocks: Blocks {
+        manner: Manner {
             recompute: args.recompute || of_run.recompute,
             bfloat16: args.bf16.unwrap_or(of_run.bfloat16),
+            accumulate: 1,
         },
     })
 }
 
 fn step_ms(subject: &Subject, steps: usize, precisions: (Precision, Precision)) -> f64 {
-    let Subject { sizes: (sizes, _), blocks, .. } = *subject;
-    let mut model = Jepa { recompute: blocks.recompute, ..Jepa::new(sizes.encoder, sizes.predictor) };
+    let Subject { sizes: (sizes, _), manner, .. } = *subject;
+    let mut model = Jepa { recompute: manner.recompute, ..Jepa::new(sizes.encoder, sizes.predictor) };
     (model.target_precision, model.precision) = precisions;
     let mut state = model.init(0, 0.02);
     let mut grads = Buf::zeros(model.layout.len);

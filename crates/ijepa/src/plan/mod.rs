@@ -108,18 +108,24 @@ struct How<'a> {
     shards: usize,
 }
 
-/// How the blocks of a run are computed.
+/// How the steps of a run are computed.
 #[derive(Clone, Copy)]
-pub(crate) struct Blocks {
-    /// Once more on the way back.
+pub(crate) struct Manner {
+    /// Whether blocks are computed once more on the way back.
     pub(crate) recompute: bool,
-    /// On a CPU.
+    /// Networks in bfloat16, on a CPU.
     pub(crate) bfloat16: Bfloat16,
+    /// Batches of a device in a step.
+    pub(crate) accumulate: usize,
 }
 
-impl Blocks {
-    pub(crate) fn of(config: &Config) -> Blocks {
-        Blocks { recompute: config.meta.recompute == Recompute::Blocks, bfloat16: config.meta.bfloat16_on_cpu }
+impl Manner {
+    pub(crate) fn of(config: &Config) -> Manner {
+        Manner {
+            recompute: config.meta.recompute == Recompute::Blocks,
+            bfloat16: config.meta.bfloat16_on_cpu,
+            accumulate: config.optimization.accumulate,
+        }
     }
 }
 
@@ -199,10 +205,10 @@ fn estimate(config: &Config, how: How) -> Result<Estimate> {
     // Batches ahead, the one that is used and the one that is handed back; on a card one is used while the next is copied.
     let batches = if matches!(how.device, Device::Cpu(_)) { QUEUE + 2 } else { 2 };
     let Drawn { mean, longest, .. } = drawn(config)?;
-    Ok(estimate_of((mean, longest), Blocks::of(config), how, batches))
+    Ok(estimate_of((mean, longest), Manner::of(config), how, batches))
 }
 
-fn estimate_of((sizes, longest): (Sizes, Sizes), blocks: Blocks, how: How, batches: usize) -> Estimate {
+fn estimate_of((sizes, longest): (Sizes, Sizes), manner: Manner, how: How, batches: usize) -> Estimate {
     let model = Jepa::new(sizes.encoder, sizes.predictor);
     let work = Work::of(&sizes);
     let (precision, threads) = match how.device {
@@ -210,27 +216,29 @@ fn estimate_of((sizes, longest): (Sizes, Sizes), blocks: Blocks, how: How, batch
         Device::Gpus(_) => (Precision::Mixed, 0),
     };
     let varying = sizes != longest;
-    let setting = Setting { precision, recompute: blocks.recompute, shards: how.shards, batches, varying, threads };
+    let setting = Setting { precision, recompute: manner.recompute, shards: how.shards, batches, varying, threads };
     let memory = Memory::of(&longest, &model, &setting);
-    let time = Time::of(&sizes, &work, &model, how, blocks);
+    let time = Time::of(&sizes, &work, &model, how, manner);
     Estimate { sizes, model, work, memory, time }
 }
 
 /// Seconds and bytes of steps of mean and greatest sizes on one batch that is there already: what `bench step` holds against its
 /// measurement.
-pub(crate) fn of_step(sizes: (Sizes, Sizes), blocks: Blocks, cpu: Cpu) -> (f64, f64) {
+pub(crate) fn of_step(sizes: (Sizes, Sizes), manner: Manner, cpu: Cpu) -> (f64, f64) {
     let how = How { device: &Device::Cpu(cpu), share: Share::ByWidth, shards: 1 };
-    let Estimate { memory, time, .. } = estimate_of(sizes, blocks, how, 1);
+    let Estimate { memory, time, .. } = estimate_of(sizes, manner, how, 1);
     (time.total() - time.images, memory.total())
 }
 
 fn plan(config: &Config, how: How, (images, images_from): (usize, String)) -> Result<Plan> {
     let Estimate { sizes, model, work, memory, time } = estimate(config, how)?;
-    let (devices, batch) = (how.device.count(), sizes.batch);
-    let steps_per_epoch = batches_per_epoch(images, batch, devices, config.data.drop_last);
+    let (devices, batch, accumulate) = (how.device.count(), sizes.batch, config.optimization.accumulate);
+    let global_batch = batch * devices * accumulate;
+    let steps_per_epoch = batches_per_epoch(images, global_batch, config.data.drop_last);
     if steps_per_epoch == 0 {
         return Err(Failure::usage(format!(
-            "{images} images ({images_from}) are less than one batch: data.batch_size is {batch} for each of {devices} devices"
+            "{images} images ({images_from}) are less than one step: data.batch_size is {batch} for each of {devices} devices, \
+             optimization.accumulate {accumulate}"
         ))
         .remedy("--set data.batch_size=…, fewer devices, or more images")
         .into());
@@ -243,7 +251,7 @@ fn plan(config: &Config, how: How, (images, images_from): (usize, String)) -> Re
     let step_seconds = time.total();
     let again =
         if config.meta.recompute == Recompute::Blocks { work.encoder_again + work.predictor_again } else { 0.0 };
-    let peak_share = (work.total() + again) / time.products / how.device.peak();
+    let peak_share = (work.total() + again) * accumulate as f64 / time.products / how.device.peak();
     let epochs = config.optimization.epochs;
     Ok(Plan {
         device: match how.device {
@@ -256,7 +264,7 @@ fn plan(config: &Config, how: How, (images, images_from): (usize, String)) -> Re
         peak_share,
         memory_of_device_bytes: how.device.memory(),
         batch,
-        global_batch: batch * devices,
+        global_batch,
         context_patches: sizes.context,
         target_patches: sizes.target,
         parameters: Parameters { encoder: learnt(true), predictor: learnt(false), target_encoder: learnt(true) },
@@ -268,8 +276,8 @@ fn plan(config: &Config, how: How, (images, images_from): (usize, String)) -> Re
         traffic: Traffic::of(&model, how.device),
         seconds: time,
         step_seconds,
-        img_per_s: (batch * devices) as f64 / step_seconds,
-        loader_cores: batch as f64 / step_seconds * time::image_seconds(&sizes),
+        img_per_s: global_batch as f64 / step_seconds,
+        loader_cores: (batch * accumulate) as f64 / step_seconds * time::image_seconds(&sizes),
         images,
         images_from,
         steps_per_epoch,
@@ -295,7 +303,7 @@ fn variations(config: &Config, how: How, too_large: bool) -> Result<Vec<Variatio
     let changed = |setting: String, built: bool, config: &Config, how: How| -> Result<Variation> {
         let Estimate { memory, time, sizes, .. } = estimate(config, how)?;
         let total = memory.total();
-        let img_per_s = (sizes.batch * how.device.count()) as f64 / time.total();
+        let img_per_s = (sizes.batch * how.device.count() * config.optimization.accumulate) as f64 / time.total();
         let fits = how.device.memory().map(|memory| total <= memory);
         Ok(Variation { setting, built, memory_total_bytes: total, img_per_s, fits })
     };

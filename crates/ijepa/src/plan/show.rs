@@ -3,7 +3,7 @@
 use super::device::Device;
 use super::time::{CPU_BFLOAT16, CPU_SLOWER, IMAGE_SECONDS, LINK_SHARE, Share};
 use super::{Plan, Variation};
-use crate::config::{Bfloat16, Choice, Config, Recompute};
+use crate::config::{Bfloat16, Choice, Config, Recompute, TruncateOver};
 use crate::inspect;
 
 /// What the figures rest on, one line each.
@@ -63,6 +63,12 @@ pub(super) fn assumptions(config: &Config, device: &Device, share: Share) -> Vec
         "data.batch_size {} is that of one device, as in the reference; masks are cut to the shortest of its images",
         config.data.batch_size
     ));
+    if config.mask.truncate_over == TruncateOver::Global {
+        lines.push("mask.truncate_over: global cuts them a little shorter, which is not counted".to_owned());
+    }
+    if config.optimization.accumulate > 1 {
+        lines.push(format!("optimization.accumulate: {} such batches a step", config.optimization.accumulate));
+    }
     if config.meta.recompute == Recompute::Blocks {
         lines.push("meta.recompute: blocks, one more forward pass of encoder and predictor".to_owned());
     }
@@ -105,7 +111,7 @@ fn work(plan: &Plan, lines: &mut Vec<String>) {
     lines.push(format!(
         "a step: {} images a device{}, {:.1} context patches, {:.1} of a target block",
         plan.batch,
-        if plan.devices > 1 { format!(", {} in all", plan.global_batch) } else { String::new() },
+        if plan.global_batch > plan.batch { format!(", {} in all", plan.global_batch) } else { String::new() },
         plan.context_patches,
         plan.target_patches
     ));

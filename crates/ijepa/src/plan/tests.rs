@@ -114,3 +114,15 @@ fn hours_follow_from_images_batch_and_devices() {
     assert_eq!((one.traffic.all_reduce_bytes, many.global_batch), (0.0, 2048));
     close("a reduction", many.traffic.all_reduce_bytes, 652.7e6 * 8.0 * 15.0 / 16.0, 0.001);
 }
+
+#[test]
+fn batches_that_are_added_up_take_their_time_and_no_memory() {
+    let cpu = Device::Cpu(Cpu { name: "a CPU".into(), threads: 2, peak_gflops: 200.0, bandwidth: 40.0, memory: None });
+    let sets = ["data.batch_size=8", "mask.patch_size=16", "meta.model_name=vit_small"];
+    let (once, thrice) = (planned(&sets, &cpu), planned(&[&sets[..], &["optimization.accumulate=3"]].concat(), &cpu));
+    close("products", thrice.seconds.products, 3.0 * once.seconds.products, 1e-9);
+    close("the optimiser", thrice.seconds.optimiser, once.seconds.optimiser, 1e-9);
+    close("memory", thrice.memory_total_bytes, once.memory_total_bytes, 1e-9);
+    assert_eq!((thrice.global_batch, thrice.steps_per_epoch), (24, IMAGENET as u64 / 24));
+    close("the share of the peak", thrice.peak_share, once.peak_share, 1e-9);
+}

@@ -5,7 +5,7 @@ use serde::Serialize;
 
 use super::device::Device;
 use super::work::{Sizes, Work};
-use super::{Blocks, How};
+use super::{How, Manner};
 use crate::config::Bfloat16;
 
 /// On a CPU products and what is fused with them take this many times as long as at the measured peak, plus this for each of
@@ -94,25 +94,26 @@ impl Traffic {
 
 impl Time {
     /// The time of a step, with or without computing blocks again on the way back.
-    pub(crate) fn of(sizes: &Sizes, work: &Work, model: &Jepa, how: How, blocks: Blocks) -> Time {
+    pub(crate) fn of(sizes: &Sizes, work: &Work, model: &Jepa, how: How, manner: Manner) -> Time {
         let How { device, share, shards } = how;
         let seconds = |flop: f64, width: usize| flop / (device.peak() * share.of(width));
         let halved = |half: bool| if half && matches!(device, Device::Cpu(_)) { CPU_BFLOAT16 } else { 1.0 };
-        let (target, learnt) = (halved(blocks.bfloat16 != Bfloat16::None), halved(blocks.bfloat16 == Bfloat16::All));
+        let (target, learnt) = (halved(manner.bfloat16 != Bfloat16::None), halved(manner.bfloat16 == Bfloat16::All));
         let (encoder, predictor) = (sizes.encoder.width, sizes.predictor.width);
         let learning = learnt * (seconds(work.encoder, encoder) + seconds(work.predictor, predictor));
-        let again = match blocks.recompute {
+        let again = match manner.recompute {
             true => learnt * (seconds(work.encoder_again, encoder) + seconds(work.predictor_again, predictor)),
             false => 0.0,
         };
         let backward = learning * 2.0 / 3.0 + again;
         let values = model.layout.len as f64 / shards as f64;
+        let batches = manner.accumulate as f64;
         let images = match device {
-            Device::Cpu(cpu) => sizes.batch as f64 * image_seconds(sizes) / cpu.threads as f64,
+            Device::Cpu(cpu) => batches * sizes.batch as f64 * image_seconds(sizes) / cpu.threads as f64,
             Device::Gpus(_) => 0.0,
         };
         Time {
-            products: target * seconds(work.target_encoder, encoder) + learning + again,
+            products: batches * (target * seconds(work.target_encoder, encoder) + learning + again),
             optimiser: values * optimiser_bytes(device) / device.bandwidth(),
             images,
             exchange: (Traffic::of(model, device).seconds - backward).max(0.0),

@@ -225,7 +225,7 @@ fn heads_need_a_preset_and_blocks_that_are_there() {
     eval(&["--rates", "0.1"]).refused(2, &["--preset"]);
     eval(&["--preset", "default", "--pool", "last"]).refused(2, &["--pool"]);
     eval(&["--preset", "default"]).refused(2, &["last4 takes four blocks", "--pools last"]);
-    eval(&["--preset", "default", "--pools", "last", "--rates", "-1"]).refused(1, &["learning rate is -1"]);
+    eval(&["--preset", "default", "--pools", "last", "--rates=-1"]).refused(2, &["learning rate is -1"]);
 }
 
 #[test]
@@ -267,5 +267,5 @@ fn tokens_are_looked_at_and_kept() {
     let again = eval(&["--queries", "3"]);
     assert_eq!(again.stderr.matches("were kept before").count(), 2);
     assert_eq!(again.json()["results"][0], rows[0]);
-    eval(&["--queries", "5"]).refused(1, &["number of queries is 5"]);
+    eval(&["--queries", "5"]).refused(2, &["number of queries is 5"]);
 }

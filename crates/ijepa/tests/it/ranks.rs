@@ -136,7 +136,8 @@ mod over_mpi {
 
     /// A run that will be disturbed: long enough for that.
     fn started(folder: &Path, count: usize, options: &[&str]) -> Child {
-        let long = ["--set", "optimization.epochs=2000", "--set", "data.batch_size=6", "--set", "logging.save_every=3 steps"];
+        let long =
+            ["--set", "optimization.epochs=2000", "--set", "data.batch_size=6", "--set", "logging.save_every=3 steps"];
         let arguments = arguments("run", &[&long[..], options].concat());
         let mut child = command(folder, count, &arguments);
         child.stderr(Stdio::piped()).stdout(Stdio::null()).spawn().expect("mpirun starts")
