@@ -71,7 +71,7 @@ pub enum EvalError {
     },
     /// Too few rows to hold any out.
     #[error(
-        "{rows} training rows, at least {needed} are needed to choose the penalty on held-out rows; give more rows or a single penalty"
+        "{rows} training rows, at least {needed} are needed to choose a setting on a tenth of them; give more rows, or a single value of what is chosen (penalty, rate, head)"
     )]
     TooFewRows {
         /// Rows found.

@@ -430,7 +430,8 @@ pub(crate) struct MasksArgs {
     /// Images to draw on [default: plain grey].
     #[arg(long, value_name = "PATH")]
     pub(crate) data: Option<String>,
-    /// Images of a batch: masks of a batch are cut to equal length, so this changes them [default: data.batch_size].
+    /// Images of a batch: masks of a batch are cut to equal length, so this changes them [default: data.batch_size, with
+    /// mask.truncate_over: global times optimization.accumulate].
     #[arg(long, value_name = "N", value_parser = at_least_one::<usize>)]
     pub(crate) batch: Option<usize>,
     /// Batches to count over.
@@ -487,7 +488,7 @@ pub(crate) struct BenchStepArgs {
     /// Sizes of the step.
     #[arg(long, value_enum, default_value_t = BenchShape::S1)]
     pub(crate) shape: BenchShape,
-    /// Take the sizes and masks of a run file instead; images are noise.
+    /// Take the sizes and masks of a run file instead, one batch a step; images are noise.
     #[arg(long, value_name = "CONFIG", conflicts_with = "shape")]
     pub(crate) config: Option<PathBuf>,
     /// Change a value of that run file; may be given many times.

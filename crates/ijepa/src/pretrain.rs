@@ -49,7 +49,6 @@ pub(crate) struct Done {
 pub(crate) fn run(args: &PretrainArgs, world: &World) -> Result<Exit> {
     let settings = world.agree(run::settings(args))?;
     let settings = Settings { ranks: (world.rank, world.size), ..settings };
-    world.set_patience(Duration::from_secs_f64(60.0 * settings.config.distributed.timeout_minutes));
     if args.dry_run {
         let storage = Storage { index: None, ..settings.storage() };
         let ready = ready(&settings, args.replay.as_deref(), storage, world);
@@ -68,6 +67,8 @@ pub(crate) fn run(args: &PretrainArgs, world: &World) -> Result<Exit> {
 pub(crate) fn pretrain(settings: &Settings, replay: Option<&Path>, world: &World) -> Result<Done> {
     let ready = ready(settings, replay, settings.storage(), world);
     let Ready { run, model, mut state, mut batches, mut watch } = world.agree(ready)?;
+    // Until here the first rank may have listed or fetched all data, for as long as that takes.
+    world.set_patience(Duration::from_secs_f64(60.0 * settings.config.distributed.timeout_minutes));
     let mut exit = Exit::Done;
     if state.step >= run.steps {
         output::note(&format!("{} has done all its {} steps", run.folder.display(), run.steps));

@@ -168,14 +168,7 @@ impl Settings {
 
     /// Where the data set may keep what it finds: its index beside the run, shards where the run file says.
     pub(crate) fn storage(&self) -> Storage {
-        let data = &self.config.data;
-        let limited = data.download_gb > 0.0;
-        Storage {
-            index: Some(self.folder.join("index")),
-            downloads: data.download_folder.as_ref().map(PathBuf::from),
-            download_bytes: limited.then_some((data.download_gb * 1e9) as u64),
-            opened: None,
-        }
+        Storage { index: Some(self.folder.join("index")), ..storage_of(&self.config) }
     }
 
     /// The run, for data of `images` images.
@@ -363,6 +356,16 @@ fn refuse_nothing(folder: &Path, start: &Start) -> Result<()> {
     Err(Failure::usage(problem).remedy("name the folder of the run with --out, or begin one without --resume").into())
 }
 
+/// Where shards from the network are kept, and how much of them.
+pub(crate) fn storage_of(config: &Config) -> Storage {
+    let data = &config.data;
+    Storage {
+        downloads: data.download_folder.as_ref().map(PathBuf::from),
+        download_bytes: (data.download_gb > 0.0).then_some((data.download_gb * 1e9) as u64),
+        ..Storage::default()
+    }
+}
+
 /// A run goes on as it began: what would change its numbers must not have changed.
 fn refuse_changes(config: &Config, folder: &Path) -> Result<()> {
     let params = folder.join(PARAMS);
@@ -382,7 +385,7 @@ fn refuse_changes(config: &Config, folder: &Path) -> Result<()> {
     let begun_elsewhere = !latest(folder).exists();
     let harmless = |key: &str| {
         key.starts_with("logging.")
-            || (begun_elsewhere && key == "data.batch_size")
+            || (begun_elsewhere && matches!(key, "data.batch_size" | "optimization.accumulate"))
             || matches!(
                 key,
                 "data.num_workers"

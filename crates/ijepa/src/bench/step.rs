@@ -49,7 +49,8 @@ struct Subject {
 /// Runs the command.
 pub(super) fn run(args: &BenchStepArgs) -> Result<Exit> {
     let subject = subject(args)?;
-    let precisions = precision::of_networks(subject.manner.bfloat16, "--bf16")?;
+    let asked = if args.bf16.is_some() { "--bf16" } else { "meta.bfloat16_on_cpu" };
+    let precisions = precision::of_networks(subject.manner.bfloat16, asked)?;
     let ms = step_ms(&subject, args.steps, precisions);
     let peak_bytes = peak_bytes();
     let threads = threads::count();

@@ -90,7 +90,7 @@ pub(crate) struct HeadArgs {
     #[arg(long, help_heading = HEADS, value_enum, default_value_t = ChoiceOfHead::HeldOut, requires = "preset")]
     pub(crate) choose: ChoiceOfHead,
     /// What heads see: the mean of the last layer, means of the last four side by side.
-    #[arg(long, help_heading = HEADS, value_enum, value_name = "POOL,…", default_value = "last,last4", value_delimiter = ',')]
+    #[arg(long, help_heading = HEADS, value_enum, value_name = "POOL,…", default_value = "last,last4", value_delimiter = ',', requires = "preset")]
     pub(crate) pools: Vec<Pool>,
     /// Whether BatchNorm comes first [default: the preset's].
     #[arg(long, help_heading = HEADS, value_name = "true|false,…", value_delimiter = ',', requires = "preset")]

@@ -93,9 +93,10 @@ fn ranges(config: &Config, origins: &Origins, problems: &mut Vec<String>) {
             config.data.download_gb
         ));
     }
-    if config.distributed.timeout_minutes <= 0.0 {
+    // A hundred years; a time that a clock can count.
+    if !(config.distributed.timeout_minutes > 0.0 && config.distributed.timeout_minutes <= 5e7) {
         problems.push(format!(
-            "{}: expected minutes, more than 0, got {}",
+            "{}: expected minutes, more than 0 and at most 50000000, got {}",
             origins.of("distributed.timeout_minutes"),
             config.distributed.timeout_minutes
         ));

@@ -11,8 +11,8 @@ const LAUNCHERS: [(&str, &str); 4] = [
     ("WORLD_SIZE", "RANK"),
 ];
 
-/// Processes on this machine, likewise.
-const ON_THIS_MACHINE: [&str; 3] = ["OMPI_COMM_WORLD_LOCAL_SIZE", "MPI_LOCALNRANKS", "SLURM_NTASKS_PER_NODE"];
+/// Processes on this machine, likewise. SLURM's is a list of machines: `4(x2),3`.
+const ON_THIS_MACHINE: [&str; 3] = ["OMPI_COMM_WORLD_LOCAL_SIZE", "MPI_LOCALNRANKS", "SLURM_STEP_TASKS_PER_NODE"];
 
 /// One of several processes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,12 +41,18 @@ fn launched_by(variable: impl Fn(&str) -> Option<String>) -> Option<Launched> {
 /// Threads for each of several processes on this machine where none is bound to cores of its own: their share of the cores.
 /// Nothing where one process has them all, or where the launcher has shared them out.
 pub(crate) fn threads() -> Option<NonZeroUsize> {
-    let here = ON_THIS_MACHINE.into_iter().find_map(|name| std::env::var(name).ok()?.trim().parse::<usize>().ok())?;
+    launched()?;
+    let here = ON_THIS_MACHINE.into_iter().find_map(|name| most(&std::env::var(name).ok()?))?;
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
     let allowed = count(status.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:"))?.trim())?;
     let all = count(std::fs::read_to_string("/sys/devices/system/cpu/online").ok()?.trim())?;
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     if here > 1 && allowed == all { NonZeroUsize::new((cores / here).max(1)) } else { None }
+}
+
+/// The largest number of a list such as `4(x2),3`.
+fn most(list: &str) -> Option<usize> {
+    list.split(',').filter_map(|part| part.split('(').next()?.trim().parse().ok()).max()
 }
 
 /// Numbers in a list such as `0-3,8`.
@@ -78,6 +84,11 @@ mod tests {
         // A batch script that asked for four tasks and has not started them yet.
         assert_eq!(of(said(&[("SLURM_NTASKS", "4"), ("SLURM_PROCID", "0")])), None);
         assert_eq!(of(said(&[])), None);
+    }
+
+    #[test]
+    fn processes_of_a_machine_are_told_by_every_launcher() {
+        assert_eq!([most("8"), most("4(x2)"), most("3,4(x2)"), most("")], [Some(8), Some(4), Some(4), None]);
     }
 
     #[test]

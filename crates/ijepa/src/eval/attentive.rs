@@ -18,7 +18,8 @@ const BATCH: usize = 256;
 pub(super) fn run(args: &AttentiveArgs) -> Result<Vec<Row>> {
     let AttentiveArgs { source, labels, .. } = args;
     let (train, val) = labelled::pair(&source.train, &source.val, source.seed)?;
-    let judging = Judging { source, labels, train: train.into(), val: val.into(), fit: Fit::Cut, seen: Seen::Tokens };
+    let seen = Seen::Tokens { queries: args.queries };
+    let judging = Judging { source, labels, train: train.into(), val: val.into(), fit: Fit::Cut, seen };
     judging.run(|kind, train, val| judge(args, kind, train, val))
 }
 

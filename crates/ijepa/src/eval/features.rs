@@ -40,8 +40,8 @@ pub(super) struct Answered {
 pub(super) enum Seen {
     /// One vector.
     Pooled(Pool),
-    /// All tokens of the last layer, side by side.
-    Tokens,
+    /// All tokens of the last layer, side by side, by so many queries.
+    Tokens { queries: usize },
 }
 
 impl From<Labelled> for Asked {
@@ -80,9 +80,10 @@ impl Judging<'_> {
         let source = self.source;
         let pool = match self.seen {
             Seen::Pooled(pool) => pool,
-            Seen::Tokens => Pool::Last,
+            Seen::Tokens { .. } => Pool::Last,
         };
         let encoder = Encoder::load_for(&source.checkpoint, &source.encoder.network, pool)?;
+        self.check_queries(encoder.vit.config.width)?;
         let store = Store::of(&source.cache);
         let choice = Choice::of(self.labels)?;
         if self.labels.draws > 1 && !choice.is_drawn() {
@@ -101,7 +102,7 @@ impl Judging<'_> {
         let mut results = Vec::new();
         let mut each =
             |kind: &'static str, features: &dyn Fn(&Wanted) -> Result<Extracted>, token: usize| -> Result<()> {
-                let token = (self.seen == Seen::Tokens).then_some(token);
+                let token = matches!(self.seen, Seen::Tokens { .. }).then_some(token);
                 let wanted = |dataset, images| Wanted {
                     dataset,
                     images,
@@ -124,7 +125,7 @@ impl Judging<'_> {
             };
         let of = |encoder: &Encoder, wanted: &Wanted| match self.seen {
             Seen::Pooled(pool) => encoder.extract(wanted, pool),
-            Seen::Tokens => encoder.extract_tokens(wanted),
+            Seen::Tokens { .. } => encoder.extract_tokens(wanted),
         };
         let width = encoder.vit.config.width;
         each("trained", &|wanted| of(&encoder, wanted), width)?;
@@ -134,10 +135,28 @@ impl Judging<'_> {
             let size = encoder.vit.config.image;
             let of = |wanted: &Wanted| match self.seen {
                 Seen::Pooled(_) => pixels(wanted, size, PIXELS_SIDE, encoder.normalisation),
-                Seen::Tokens => pixel_patches(wanted, size, encoder.normalisation),
+                Seen::Tokens { .. } => pixel_patches(wanted, size, encoder.normalisation),
             };
             each("pixels", &of, PATCH_WIDTH)?;
         }
         Ok(results)
+    }
+
+    /// Refuses queries that cannot share a token before anything is computed.
+    fn check_queries(&self, width: usize) -> Result<()> {
+        let Seen::Tokens { queries } = self.seen else { return Ok(()) };
+        if self.source.encoder.pool != Pool::Last {
+            return Err(Failure::usage("--pool: an attentive probe sees the tokens of the last layer")
+                .remedy("leave --pool out")
+                .into());
+        }
+        let pixels = self.source.baselines.then_some(("a patch of raw pixels (--baselines)", PATCH_WIDTH));
+        for (what, width) in [Some(("a token", width)), pixels].into_iter().flatten() {
+            if !width.is_multiple_of(queries) {
+                let problem = format!("--queries {queries}: expected a divisor of the width of {what}, {width}");
+                return Err(Failure::usage(problem).remedy("--queries 1, 2, 4 or another divisor").into());
+            }
+        }
+        Ok(())
     }
 }

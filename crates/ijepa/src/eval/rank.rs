@@ -127,7 +127,9 @@ impl Ranking<'_> {
         let mut values = Vec::new();
         while let Some(batch) = loader.next()? {
             batch.unreadable.iter().for_each(|image| progress.warning(&format!("another stands in: {}", image.error)));
-            values.extend(features_of(&batch.views.concat(), views));
+            for part in batch.views.chunks(self.args.encoder.batch) {
+                values.extend(features_of(&part.concat(), part.len()));
+            }
             progress.advance(batch.step + 1, "pictures in several views");
         }
         Ok(Some(Features { rows: values.len() / width, width, values: values.into(), labels: Vec::new() }))

@@ -9,7 +9,7 @@ mod time;
 mod work;
 
 use anyhow::Result;
-use ijepa_data::{Masks, Split, Storage, batches_per_epoch};
+use ijepa_data::{Masks, Split, batches_per_epoch};
 use ijepa_model::Jepa;
 use serde::Serialize;
 
@@ -155,14 +155,20 @@ fn images(args: &PlanArgs, config: &Config) -> Result<(usize, String)> {
     if let Some(images) = args.images {
         return Ok((images, "--images".to_owned()));
     }
-    let open = |spec: &str| opening::open(spec, Split::Train, config.meta.seed, Storage::default());
+    let open = |spec: &str| opening::open(spec, Split::Train, config.meta.seed, run::storage_of(config));
     if let Some(spec) = &args.data {
         return Ok((open(spec)?.len(), spec.clone()));
     }
+    let remote = |spec: &str| spec.starts_with("http://") || spec.starts_with("https://");
     let assumed = |why: String| (IMAGENET, format!("ImageNet-1k's training images are assumed: {why}"));
+    if let Ok(spec) = run::data_of(config)
+        && remote(&spec)
+    {
+        return Ok(assumed(format!("{spec} would have to be fetched; --images N, or --data {spec} to fetch it")));
+    }
     Ok(match run::data_of(config).map(|spec| (open(&spec), spec)) {
         Ok((Ok(dataset), spec)) => (dataset.len(), spec),
-        Ok((Err(_), spec)) => assumed(format!("{spec} of the run file is not here")),
+        Ok((Err(error), _)) => assumed(format!("{error:#}")),
         Err(_) => assumed("no data is named; --data PATH or --images N say more".to_owned()),
     })
 }
@@ -325,7 +331,7 @@ fn variations(config: &Config, how: How, too_large: bool) -> Result<Vec<Variatio
     }
     let shards = how.device.count();
     if shards > 1 {
-        let name = format!("optimiser state sharded over {shards} devices");
+        let name = format!("f32 weights, moments and average in shards over {shards} devices");
         settings.push(changed(name, false, config, How { shards, ..how })?);
     }
     for recompute in [recompute, Recompute::Blocks].into_iter().take(if too_large { 2 } else { 0 }) {

@@ -46,6 +46,9 @@ pub(super) fn assumptions(config: &Config, device: &Device, share: Share) -> Vec
             ));
             lines.push(said);
             if device.count() > 1 {
+                lines.push(
+                    "every device holds all weights and moments: distributed.shard_optimizer is not counted".to_owned(),
+                );
                 lines.push(format!(
                     "links: NVLink {:.0} GB/s in one direction, {:.0} GB/s between nodes of eight cards, {:.0} % of it reached; gradients are exchanged in f32 while the way back goes on",
                     card.link, card.network, 100.0 * LINK_SHARE

@@ -10,7 +10,7 @@ use ijepa_data::{
 
 use super::canvas::{Canvas, Rect, Rgb, heat};
 use crate::cli::MasksArgs;
-use crate::config::{self, Choice, Config};
+use crate::config::{self, Choice, Config, TruncateOver};
 use crate::exit::{Exit, Failure};
 use crate::opening;
 use crate::output;
@@ -42,7 +42,10 @@ pub(crate) fn run(args: &MasksArgs) -> Result<Exit> {
     let masks = config::mask_config(&config);
     masks.validate().map_err(|error| mask_failure(&error))?;
     let seed = args.seed.unwrap_or(config.meta.seed);
-    let batch = args.batch.unwrap_or(config.data.batch_size);
+    let batch = args.batch.unwrap_or(match config.mask.truncate_over {
+        TruncateOver::Rank => config.data.batch_size,
+        TruncateOver::Global => config.data.batch_size * config.optimization.accumulate,
+    });
 
     let rates = keep_rates(&masks, seed, batch, args.batches).map_err(|error| mask_failure(&error))?;
     let out = args.out.clone().or_else(|| (!args.json).then(|| PathBuf::from("masks.png")));

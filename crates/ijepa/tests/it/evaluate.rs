@@ -267,5 +267,6 @@ fn tokens_are_looked_at_and_kept() {
     let again = eval(&["--queries", "3"]);
     assert_eq!(again.stderr.matches("were kept before").count(), 2);
     assert_eq!(again.json()["results"][0], rows[0]);
-    eval(&["--queries", "5"]).refused(2, &["number of queries is 5"]);
+    eval(&["--queries", "5"]).refused(2, &["--queries 5", "a token, 48"]);
+    eval(&["--pool", "last4"]).refused(2, &["--pool"]);
 }
