@@ -229,8 +229,9 @@ impl World {
     fn leave(self, done: Result<Exit>) -> Result<Exit> {
         let done = match (done, self.ended.get()) {
             (Err(error), None) if !self.is_alone() => self.fail(&error),
-            // Another rank says why.
-            (Err(error), Some(speaker)) if speaker != self.rank => Ok(exit::code(&error)),
+            // One rank says why, before any goes: the launcher ends all when it sees the first code that is not 0.
+            (Err(error), Some(speaker)) if speaker == self.rank => Ok(exit::report(&error)),
+            (Err(error), Some(_)) => Ok(exit::code(&error)),
             (done, _) => done,
         };
         match self.link {
