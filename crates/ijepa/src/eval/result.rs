@@ -185,7 +185,7 @@ fn page(page: &Page, results: &[Row]) -> String {
     let section = |heading: &str, blocks| Section { heading: heading.to_owned(), blocks };
     render(&crate::report::Report {
         title: format!("ijepa eval {}", page.protocol),
-        summary: vec![format!("{checkpoint}, one standard error beside every number.")],
+        summary: vec![format!("{checkpoint}, ± is one standard error.")],
         sections: [
             Some(section("Results", metrics.iter().map(bars).map(Block::Bars).collect())),
             Some(section("In numbers", vec![Block::KeyValues(rows)])),
