@@ -72,9 +72,11 @@ fn install_mpi() -> Result<()> {
     if Command::new("mpicc").arg("--version").output().is_ok_and(|said| said.status.success()) {
         return Ok(());
     }
-    let packages = ["openmpi-bin", "libopenmpi-dev", "libclang-dev"];
-    command("apt-get", &["update", "-qq"], &[])?;
-    command("apt-get", &[&["install", "-y", "-qq", "--no-install-recommends"], &packages[..]].concat(), &[])
+    // mpirun looks for ssh even where all ranks are on one machine.
+    let packages = ["openmpi-bin", "libopenmpi-dev", "libclang-dev", "openssh-client"];
+    let quiet = [("DEBIAN_FRONTEND", "noninteractive")];
+    command("apt-get", &["update", "-qq"], &quiet)?;
+    command("apt-get", &[&["install", "-y", "-qq", "--no-install-recommends"], &packages[..]].concat(), &quiet)
 }
 
 /// Runs a program in the root of the repository, with variables set; its output is shown as it comes.
