@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::Result;
-use ijepa_data::{Dataset, LoaderConfig, Spent, Split, Storage, TrainLoader, TruncateOver};
+use ijepa_data::{Dataset, LoaderConfig, Spent, Split, TrainLoader, TruncateOver};
 use ijepa_tensor::threads;
 use serde::Serialize;
 
@@ -13,6 +13,7 @@ use crate::config::{self, Config};
 use crate::exit::Exit;
 use crate::opening;
 use crate::output;
+use crate::run::storage_of;
 
 /// Batches ahead of the one that is taken, as in pretraining.
 const QUEUE: usize = 4;
@@ -39,7 +40,7 @@ struct Report {
 /// Runs the command.
 pub(super) fn run(args: &BenchDataArgs) -> Result<Exit> {
     let config = configuration(args)?;
-    let dataset = Arc::new(opening::open(&args.data, Split::Train, config.meta.seed, Storage::default())?);
+    let dataset = Arc::new(opening::open(&args.data, Split::Train, config.meta.seed, storage_of(&config))?);
     let report = measure(&dataset, &config, args.images)?;
     if args.json {
         output::json(&report)?;
