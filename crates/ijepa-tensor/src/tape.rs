@@ -7,6 +7,7 @@
 //! first few steps of a shape no buffer is allocated.
 
 use crate::buf::{Buf, View, ViewMut};
+use crate::cuda::{Device, Kind};
 use crate::gemm::Precision;
 use std::cell::{Cell, RefCell};
 use std::ops::Range;
@@ -18,19 +19,47 @@ pub struct Pool(Rc<Shelf>);
 
 #[derive(Default)]
 struct Shelf {
+    /// A GPU has a shelf of its own.
+    device: Option<Rc<Device>>,
     free: RefCell<Vec<Buf>>,
     allocated: Cell<usize>,
     allocations: Cell<usize>,
 }
 
 impl Pool {
-    /// An empty pool.
+    /// An empty pool of main memory.
     pub fn new() -> Pool {
         Pool::default()
     }
 
-    /// The smallest free buffer that holds `len` values without wasting half of it, or a new one. Its content is unspecified.
+    /// A pool of a GPU's memory, or of main memory.
+    pub fn on(device: Option<&Rc<Device>>) -> Pool {
+        Pool(Rc::new(Shelf { device: device.cloned(), ..Shelf::default() }))
+    }
+
+    /// The GPU whose memory this is.
+    pub fn device(&self) -> Option<&Rc<Device>> {
+        self.0.device.as_ref()
+    }
+
+    /// A buffer for activations: the smallest free one that holds `len` values without wasting half of it, or a new one. Its content is
+    /// unspecified.
     pub fn take(&self, len: usize) -> Buf {
+        match &self.0.device {
+            None => self.take_pages(len),
+            Some(device) => Buf::lent_by(device, len, true),
+        }
+    }
+
+    /// As [`Pool::take`], for values that are f32 on a GPU too: statistics, losses.
+    pub fn take_f32(&self, len: usize) -> Buf {
+        match &self.0.device {
+            None => self.take_pages(len),
+            Some(device) => Buf::lent_by(device, len, false),
+        }
+    }
+
+    fn take_pages(&self, len: usize) -> Buf {
         let mut free = self.0.free.borrow_mut();
         let fits = |buf: &Buf| buf.capacity() >= len && buf.capacity() <= 2 * len.max(512);
         let best = (0..free.len()).filter(|&i| fits(&free[i])).min_by_key(|&i| free[i].capacity());
@@ -50,17 +79,19 @@ impl Pool {
 
     /// Takes a buffer back.
     pub fn put(&self, buf: Buf) {
-        self.0.free.borrow_mut().push(buf);
+        if buf.device().is_none() {
+            self.0.free.borrow_mut().push(buf);
+        }
     }
 
-    /// Bytes that were ever allocated through this pool.
+    /// Bytes that were ever allocated through this pool, or on its GPU for any buffer.
     pub fn allocated_bytes(&self) -> usize {
-        self.0.allocated.get() * size_of::<f32>()
+        self.0.device.as_ref().map_or(self.0.allocated.get() * size_of::<f32>(), |device| device.allocated_bytes())
     }
 
     /// How often a buffer had to be allocated.
     pub fn allocations(&self) -> usize {
-        self.0.allocations.get()
+        self.0.device.as_ref().map_or(self.0.allocations.get(), |device| device.allocations())
     }
 }
 
@@ -128,13 +159,24 @@ impl Var {
 
     /// The values.
     pub fn view(&self) -> View<'_> {
-        self.0.buf.as_ref().expect("a value holds its buffer until it is dropped").view()
+        self.buf().view()
     }
 
     /// The values in main memory.
+    ///
+    /// # Panics
+    /// When they are on a GPU.
     pub fn as_slice(&self) -> &[f32] {
-        let View::Cpu(values) = self.view();
-        values
+        self.view().cpu()
+    }
+
+    /// A copy of the values, wherever they are.
+    pub fn to_vec(&self) -> Vec<f32> {
+        self.buf().to_vec()
+    }
+
+    fn buf(&self) -> &Buf {
+        self.0.buf.as_ref().expect("a value holds its buffer until it is dropped")
     }
 
     /// Whether a gradient flows back through it.
@@ -213,8 +255,8 @@ impl<'p> Tape<'p> {
     /// When `values` is not (rows, width).
     pub fn constant(&mut self, values: &[f32], rows: usize, width: usize) -> Var {
         assert_eq!(values.len(), rows * width, "a constant of shape ({rows}, {width})");
-        let mut buf = self.take(values.len());
-        buf.as_mut_slice().copy_from_slice(values);
+        let mut buf = self.take_f32(values.len());
+        buf.write(values);
         self.var(buf, rows, width, false)
     }
 
@@ -225,7 +267,7 @@ impl<'p> Tape<'p> {
     pub fn input(&mut self, values: &[f32], rows: usize, width: usize) -> Var {
         assert_eq!(values.len(), rows * width, "an input of shape ({rows}, {width})");
         let mut buf = self.take(values.len());
-        buf.as_mut_slice().copy_from_slice(values);
+        buf.write(values);
         let recording = self.recording();
         self.var(buf, rows, width, recording)
     }
@@ -255,17 +297,20 @@ impl<'p> Tape<'p> {
 
     /// Runs every backward, last op first, with gradient 1 for each value of `output`.
     pub fn backward(&mut self, output: &Var) {
-        let mut ones = self.take(output.len());
-        ones.as_mut_slice().fill(1.0);
-        self.backward_from(output, ones);
+        self.backward_from(output, &vec![1.0; output.len()]);
     }
 
     /// Runs every backward, last op first, from a given gradient of `output`.
     ///
     /// # Panics
     /// When the gradient's length is not `output`'s.
-    pub fn backward_from(&mut self, output: &Var, gradient: Buf) {
-        assert_eq!(gradient.len(), output.len(), "the gradient of the output");
+    pub fn backward_from(&mut self, output: &Var, values: &[f32]) {
+        assert_eq!(values.len(), output.len(), "the gradient of the output");
+        let mut gradient = match output.view() {
+            View::Cuda(slice) if slice.kind() == Kind::F32 => self.take_f32(values.len()),
+            _ => self.take(values.len()),
+        };
+        gradient.write(values);
         self.gradients[output.0.id] = Some(gradient);
         while let Some(backward) = self.records.pop() {
             backward(self);
@@ -286,8 +331,17 @@ impl<'p> Tape<'p> {
         self.pool.take(len)
     }
 
+    pub(crate) fn take_f32(&self, len: usize) -> Buf {
+        self.pool.take_f32(len)
+    }
+
     pub(crate) fn put(&self, buf: Buf) {
         self.pool.put(buf);
+    }
+
+    /// Whether ops run on a GPU.
+    pub(crate) fn on_gpu(&self) -> bool {
+        self.pool.device().is_some()
     }
 
     pub(crate) fn param(&self, slot: Slot) -> View<'p> {
@@ -301,7 +355,10 @@ impl<'p> Tape<'p> {
             Err(shared) => {
                 let var = Var(shared);
                 let mut copy = self.take(var.len());
-                copy.as_mut_slice().copy_from_slice(var.as_slice());
+                match (copy.view_mut(), var.view()) {
+                    (ViewMut::Cuda(to), View::Cuda(from)) => to.copy_from(from),
+                    (to, from) => to.cpu().copy_from_slice(from.cpu()),
+                }
                 copy
             }
         }

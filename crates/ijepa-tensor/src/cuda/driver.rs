@@ -5,16 +5,20 @@
 
 use super::launch::{Launch, Pointer};
 use libloading::Library;
-use std::ffi::{CStr, CString, c_char, c_int, c_uint, c_void};
+use std::ffi::{CStr, CString, OsString, c_char, c_int, c_uint, c_void};
 use std::fmt;
+use std::ops::Range;
 use std::path::Path;
 use std::rc::Rc;
 
-/// Names under which the library is looked for.
+/// Names under which the library is looked for, without a path in the variable `IJEPA_CUDA_DRIVER`.
 const NAMES: [&str; 3] = ["libcuda.so.1", "libcuda.so", "nvcuda.dll"];
 
 /// Shared memory that a kernel may have without asking.
 const SHARED_BYTES: u32 = 48 << 10;
+
+/// `CUDA_ERROR_OUT_OF_MEMORY`.
+pub(super) const OUT_OF_MEMORY: i32 = 2;
 
 /// Why a GPU does not do what it was asked.
 #[derive(Clone, Debug)]
@@ -118,8 +122,11 @@ functions! {
     cuStreamDestroy_v2(Handle);
     cuMemAlloc_v2(*mut u64, usize);
     cuMemFree_v2(u64);
+    cuMemAllocHost_v2(*mut Handle, usize);
+    cuMemFreeHost(Handle);
     cuMemcpyHtoDAsync_v2(u64, *const c_void, usize, Handle);
     cuMemcpyDtoHAsync_v2(*mut c_void, u64, usize, Handle);
+    cuMemcpyDtoDAsync_v2(u64, u64, usize, Handle);
     cuModuleLoadData(*mut Handle, *const c_void);
     cuModuleUnload(Handle);
     cuModuleGetFunction(*mut Handle, Handle, *const c_char);
@@ -143,12 +150,16 @@ impl Driver {
     /// # Errors
     /// When there is none, or it does not start.
     pub fn open() -> Result<Rc<Driver>, Error> {
+        let names: Vec<OsString> = match std::env::var_os("IJEPA_CUDA_DRIVER") {
+            Some(name) => vec![name],
+            None => NAMES.iter().map(Into::into).collect(),
+        };
         let mut tried = Vec::new();
-        for name in NAMES {
+        for name in names {
             // SAFETY: the driver's initialisers have no conditions.
-            match unsafe { Library::new(name) } {
+            match unsafe { Library::new(&name) } {
                 Ok(library) => return Driver::of(library),
-                Err(error) => tried.push(format!("{name}: {error}")),
+                Err(error) => tried.push(format!("{}: {error}", name.display())),
             }
         }
         Err(Error::Absent { tried })
@@ -276,6 +287,36 @@ impl Gpu {
         Ok(Memory { gpu: Rc::clone(self), address, bytes })
     }
 
+    /// Main memory that the GPU reads by itself, of unspecified content.
+    ///
+    /// # Errors
+    /// When the system does not give as much.
+    pub(super) fn pinned(self: &Rc<Gpu>, bytes: usize) -> Result<Pinned, Error> {
+        let mut pointer = std::ptr::null_mut();
+        // SAFETY: the pointer is valid for the call.
+        let code = unsafe { (self.driver.functions.cuMemAllocHost_v2)(&raw mut pointer, bytes.max(1)) };
+        self.driver.check("cuMemAllocHost", code)?;
+        Ok(Pinned { gpu: Rc::clone(self), pointer: pointer.cast(), bytes })
+    }
+
+    /// Copies between addresses of the GPU, after all that was asked for before.
+    ///
+    /// # Errors
+    /// When the driver refuses it.
+    ///
+    /// # Safety
+    /// Both ranges are memory of this GPU.
+    pub(super) unsafe fn copy(&self, to: u64, from: u64, bytes: usize) -> Result<(), Error> {
+        // SAFETY: the caller's.
+        let code = unsafe { (self.driver.functions.cuMemcpyDtoDAsync_v2)(to, from, bytes, self.stream) };
+        self.driver.check("cuMemcpyDtoDAsync", code)
+    }
+
+    /// What other libraries of NVIDIA's are told to work on.
+    pub(super) fn stream(&self) -> Handle {
+        self.stream
+    }
+
     /// Loads compiled code: a cubin for this GPU, or PTX that ends in a zero byte.
     ///
     /// # Errors
@@ -370,25 +411,45 @@ impl Memory {
         gpu.synchronise()
     }
 
+    /// Fills its beginning from pinned memory, after all that was asked for before; the call does not wait. That part of the pinned memory
+    /// must stay as it is until the GPU has been waited for.
+    ///
+    /// # Errors
+    /// When the driver refuses it.
+    pub(super) fn write_later(&self, pinned: &Pinned, part: Range<usize>) -> Result<(), Error> {
+        let (gpu, bytes) = (&self.gpu, &pinned.bytes()[part]);
+        assert!(bytes.len() <= self.bytes, "{} bytes for {} of the GPU", bytes.len(), self.bytes);
+        // SAFETY: both ranges have this length; pinned memory is freed after the stream has been waited for.
+        let code = unsafe {
+            (gpu.driver.functions.cuMemcpyHtoDAsync_v2)(self.address, bytes.as_ptr().cast(), bytes.len(), gpu.stream)
+        };
+        gpu.driver.check("cuMemcpyHtoDAsync", code)
+    }
+
     /// What it holds, once all that was asked for before is done.
     ///
     /// # Errors
     /// When the driver fails, or a kernel before did.
     pub fn read(&self) -> Result<Vec<u8>, Error> {
         let mut bytes = vec![0u8; self.bytes];
+        self.read_part(0, &mut bytes)?;
+        Ok(bytes)
+    }
+
+    /// Its bytes from `first` on, once all that was asked for before is done.
+    ///
+    /// # Errors
+    /// When the driver fails, or a kernel before did.
+    pub(super) fn read_part(&self, first: usize, bytes: &mut [u8]) -> Result<(), Error> {
+        assert!(first + bytes.len() <= self.bytes, "{} bytes from {first} on of {}", bytes.len(), self.bytes);
         let gpu = &self.gpu;
         // SAFETY: both ranges have this length, and the bytes live until the stream has been waited for.
         let code = unsafe {
-            (gpu.driver.functions.cuMemcpyDtoHAsync_v2)(
-                bytes.as_mut_ptr().cast(),
-                self.address,
-                bytes.len(),
-                gpu.stream,
-            )
+            let from = self.address + first as u64;
+            (gpu.driver.functions.cuMemcpyDtoHAsync_v2)(bytes.as_mut_ptr().cast(), from, bytes.len(), gpu.stream)
         };
         gpu.driver.check("cuMemcpyDtoHAsync", code)?;
-        gpu.synchronise()?;
-        Ok(bytes)
+        gpu.synchronise()
     }
 }
 
@@ -396,6 +457,33 @@ impl Drop for Memory {
     fn drop(&mut self) {
         // SAFETY: the address came from the driver, and is freed once; the driver waits for kernels that use it.
         unsafe { (self.gpu.driver.functions.cuMemFree_v2)(self.address) };
+    }
+}
+
+/// Main memory that the GPU reads by itself.
+pub(super) struct Pinned {
+    gpu: Rc<Gpu>,
+    pointer: *mut u8,
+    bytes: usize,
+}
+
+impl Pinned {
+    fn bytes(&self) -> &[u8] {
+        // SAFETY: the driver gave so many bytes, and any are valid.
+        unsafe { std::slice::from_raw_parts(self.pointer, self.bytes) }
+    }
+
+    /// Its bytes; those that the GPU has not read yet must not be written.
+    pub(super) fn bytes_mut(&mut self) -> &mut [u8] {
+        // SAFETY: the driver gave so many bytes, and any are valid.
+        unsafe { std::slice::from_raw_parts_mut(self.pointer, self.bytes) }
+    }
+}
+
+impl Drop for Pinned {
+    fn drop(&mut self) {
+        // SAFETY: the driver gave it, and it is freed once, when nothing reads it any more: its owner waits first.
+        unsafe { (self.gpu.driver.functions.cuMemFreeHost)(self.pointer.cast()) };
     }
 }
 

@@ -55,6 +55,11 @@ impl<T> Pointer<T> {
         Pointer { address, element: PhantomData }
     }
 
+    /// Its number.
+    pub(super) fn address(self) -> u64 {
+        self.address
+    }
+
     /// The address `bytes` further on.
     pub fn bytes(self, bytes: usize) -> Pointer<T> {
         Pointer::new(self.address + bytes as u64)

@@ -1,13 +1,75 @@
-//! What would a GPU compute, and how is it started?
+//! How does a GPU compute?
 //!
 //! The kernels are CUDA C++ beside the ops (`ops/*.cu`), over two headers ([`HEADERS`]); [`calls`] says for each how many
-//! blocks and threads it wants and what it is handed, [`nvrtc`] compiles them at run time, without a toolkit. Nothing here
-//! starts a GPU yet: tests compile every kernel for three generations of cards, and run every kernel on the CPU.
+//! blocks and threads it wants and what it is handed. [`device`] starts them on a GPU, with memory that goes round ([`array`]); matrix products are
+//! cuBLASLt's ([`blas`]). All libraries are opened when they are needed ([`driver`], [`nvrtc`]): a build needs no toolkit.
 
+mod array;
+mod blas;
 pub mod calls;
+pub mod code;
+mod device;
 pub mod driver;
 pub mod launch;
 pub mod nvrtc;
+
+pub use array::Slice;
+pub(crate) use array::{Array, Kind};
+pub(crate) use blas::Out;
+pub use device::{Device, guarded};
+use std::fmt;
+
+/// Why a GPU cannot be used, or why it has stopped.
+#[derive(Clone, Debug)]
+pub enum Error {
+    /// The driver says so.
+    Driver(driver::Error),
+    /// cuBLASLt says so.
+    Blas(blas::Error),
+    /// There is no code that the driver takes.
+    Code {
+        /// What it said of the program's own.
+        refused: driver::Error,
+        /// Why there is no other.
+        error: nvrtc::Error,
+    },
+}
+
+impl From<driver::Error> for Error {
+    fn from(error: driver::Error) -> Error {
+        Error::Driver(error)
+    }
+}
+
+impl From<blas::Error> for Error {
+    fn from(error: blas::Error) -> Error {
+        Error::Blas(error)
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        match self {
+            Error::Driver(error) => error.fmt(f),
+            Error::Blas(error) => error.fmt(f),
+            Error::Code { refused, error } => {
+                write!(
+                    f,
+                    "the driver does not take the program's kernels ({refused}), and they cannot be compiled: {error}"
+                )
+            }
+        }
+    }
+}
+
+impl std::error::Error for Error {}
+
+impl Error {
+    /// Whether the GPU has too little memory.
+    pub fn is_memory(&self) -> bool {
+        matches!(self, Error::Driver(driver::Error::Call { code: driver::OUT_OF_MEMORY, .. }))
+    }
+}
 
 /// Files that kernels include, by name.
 pub const HEADERS: [(&str, &str); 2] =

@@ -4,6 +4,7 @@
 //! In the same pass a moving average follows: a ← momentum·a + (1−momentum)·p.
 
 use crate::buf::{View, ViewMut};
+use crate::cuda::calls;
 use crate::tape::Slot;
 use crate::threads;
 use crate::vector::vectorised;
@@ -78,10 +79,23 @@ struct Piece<'a> {
 /// # Panics
 /// When blobs and segments do not fit each other.
 pub fn forward(blobs: Blobs, grads: View, segments: &[Segment], step: Step) {
-    let Blobs { params: ViewMut::Cpu(params), m: ViewMut::Cpu(m), v: ViewMut::Cpu(v), average: ViewMut::Cpu(average) } =
-        blobs;
-    let View::Cpu(grads) = grads;
+    let Blobs { params, m, v, average } = blobs;
     assert_eq!((params.len(), m.len(), v.len()), (grads.len(), grads.len(), grads.len()), "adamw");
+    if let Some(device) = grads.device() {
+        let blobs = calls::Blobs {
+            params: params.f32(),
+            m: m.f32(),
+            v: v.f32(),
+            average: average.f32(),
+            params_bf16: params.bf16(),
+            average_bf16: average.bf16(),
+            averaged: average.len(),
+        };
+        let pieces = calls::pieces(segments);
+        let at = device.upload(&pieces);
+        return device.run(calls::adamw(blobs, grads.f32(), (at.at(), pieces.len()), step));
+    }
+    let (params, m, v, average, grads) = (params.cpu(), m.cpu(), v.cpu(), average.cpu(), grads.cpu());
     let exponent = i32::try_from(step.number).unwrap_or(i32::MAX);
     let factors = Factors {
         new1: (1.0 - step.beta1) as f32,
@@ -115,7 +129,7 @@ pub fn forward(blobs: Blobs, grads: View, segments: &[Segment], step: Step) {
 /// The moving average alone, for parameters that have moved already: average ← momentum·average + (1−momentum)·params in all
 /// segments, as far as the average goes.
 pub fn follow(average: ViewMut, params: View, segments: &[Segment], momentum: f64) {
-    let (ViewMut::Cpu(average), View::Cpu(params)) = (average, params);
+    let (average, params) = (average.cpu(), params.cpu());
     let mut average = Rest::of(average);
     let mut pieces = Vec::new();
     for slot in segments.iter().map(|segment| segment.slot.range()) {
@@ -174,7 +188,10 @@ vectorised! {
 
 /// grads (len) = 0.
 pub fn clear(grads: ViewMut) {
-    let ViewMut::Cpu(grads) = grads;
+    if let ViewMut::Cuda(slice) = grads {
+        return slice.device().run(calls::fill_f32(slice.f32(), 0.0, slice.len()));
+    }
+    let grads = grads.cpu();
     threads::for_rows(grads, 1, |_, grads| grads.fill(0.0));
 }
 

@@ -5,6 +5,7 @@
 //! Backward: dz[image] = Σ_block dy[block, image, :c], dmask += Σ dy[.., c:].
 
 use crate::buf::{View, ViewMut};
+use crate::cuda::calls;
 use crate::tape::{Index, Slot, Tape, Var};
 use crate::threads;
 use rayon::prelude::*;
@@ -60,7 +61,6 @@ impl<'p> Tape<'p> {
 /// # Panics
 /// When a target lies outside the table.
 pub fn forward(y: ViewMut, z: View, mask: View, table: View, targets: &[u32], shape: Shape) {
-    let (ViewMut::Cpu(y), View::Cpu(z), View::Cpu(mask), View::Cpu(table)) = (y, z, mask, table);
     let Shape { blocks, batch, context, target, width } = shape;
     assert_eq!(y.len(), blocks * batch * shape.tokens() * width, "{shape:?}");
     assert_eq!(
@@ -68,6 +68,17 @@ pub fn forward(y: ViewMut, z: View, mask: View, table: View, targets: &[u32], sh
         (batch * context * width, blocks * batch * target, width),
         "{shape:?}"
     );
+    if let Some(device) = z.device() {
+        assert!(
+            targets.iter().all(|&row| (row as usize) < table.len() / width),
+            "of {} positions",
+            table.len() / width
+        );
+        let at = device.upload(targets);
+        let learnt = (mask.f32(), table.f32());
+        return device.run(calls::assemble_forward(y.bf16(), z.bf16(), learnt, at.at(), shape));
+    }
+    let (y, z, mask, table) = (y.cpu(), z.cpu(), mask.cpu(), table.cpu());
     y.par_chunks_exact_mut(shape.tokens() * width).enumerate().for_each(|(sequence, y)| {
         let (kept, masked) = y.split_at_mut(context * width);
         kept.copy_from_slice(&z[sequence % batch * context * width..][..context * width]);
@@ -82,7 +93,10 @@ pub fn forward(y: ViewMut, z: View, mask: View, table: View, targets: &[u32], sh
 
 /// dz (b·c, d) = or += Σ_block dy[block, image, :c].
 pub fn backward_context(dz: ViewMut, accumulate: bool, dy: View, shape: Shape) {
-    let (ViewMut::Cpu(dz), View::Cpu(dy)) = (dz, dy);
+    if let Some(device) = dy.device() {
+        return device.run(calls::assemble_backward_context(dz.bf16(), accumulate, dy.bf16(), shape));
+    }
+    let (dz, dy) = (dz.cpu(), dy.cpu());
     let Shape { blocks, batch, context, width, .. } = shape;
     threads::for_rows(dz, width, |first, dz| {
         for (offset, dz) in dz.chunks_exact_mut(width).enumerate() {
@@ -102,7 +116,12 @@ pub fn backward_context(dz: ViewMut, accumulate: bool, dy: View, shape: Shape) {
 
 /// dmask (d) += the sum of dy over all mask tokens.
 pub fn backward_mask(dmask: ViewMut, dy: View, shape: Shape) {
-    let (ViewMut::Cpu(dmask), View::Cpu(dy)) = (dmask, dy);
+    if let Some(device) = dy.device() {
+        let rows = calls::assembled_masks(shape);
+        let parts = device.take(rows.parts() * size_of::<f32>());
+        return device.run_all(calls::column_sums(dmask.f32(), parts.at(), dy.bf16(), rows));
+    }
+    let (dmask, dy) = (dmask.cpu(), dy.cpu());
     let Shape { context, width, .. } = shape;
     // Each thread sums one block of columns over all sequences.
     dmask.par_chunks_mut(16).enumerate().for_each(|(block, dmask)| {

@@ -9,6 +9,7 @@
 //! vector, nothing larger than a block is ever written, and every product finds its operands as they lie.
 
 use crate::buf::{Buf, View, ViewMut};
+use crate::cuda::calls;
 use crate::gemm::{Matrix, small, transpose};
 use crate::tape::{Tape, Var};
 use crate::vector::{exp, sum, vectorised};
@@ -67,6 +68,12 @@ pub fn joint(qkv: View, width: usize) -> (Part, Part) {
     (part(0), part(width))
 }
 
+impl Part<'_> {
+    fn on_gpu(self) -> calls::Part {
+        calls::Part { values: self.values.bf16(), stride: self.stride }
+    }
+}
+
 /// Q (b·t, d), and K before V (b·n, 2·d).
 pub fn apart<'a>(q: View<'a>, kv: View<'a>, width: usize) -> (Part<'a>, Part<'a>) {
     (Part { values: q, stride: width }, Part { values: kv, stride: 2 * width })
@@ -118,7 +125,7 @@ impl<'p> Tape<'p> {
     fn attention_forward(&mut self, parts: (Part, Part), tracked: bool, shape: Shape) -> (Var, Option<Buf>) {
         let rows = shape.batch * shape.queries;
         let mut out = self.take(rows * shape.width);
-        let mut sums = self.take(rows * shape.heads);
+        let mut sums = self.take_f32(rows * shape.heads);
         forward(out.view_mut(), sums.view_mut(), parts, shape);
         let out = self.var(out, rows, shape.width, tracked);
         if !tracked {
@@ -171,10 +178,13 @@ fn rows(values: &[f32], stride: usize) -> Matrix<'_> {
 
 /// out (b·t, d) =, sums (b, h, t) = log Σ_j e^(s·q·k_j).
 pub fn forward(out: ViewMut, sums: ViewMut, (q, kv): (Part, Part), shape: Shape) {
-    let (ViewMut::Cpu(out), ViewMut::Cpu(sums), View::Cpu(queries), View::Cpu(keys)) = (out, sums, q.values, kv.values);
     let Shape { batch, queries: t, tokens: n, heads, width } = shape;
     shape.assert();
     assert_eq!((out.len(), sums.len()), (batch * t * width, batch * t * heads), "{shape:?}");
+    if let Some(device) = q.values.device() {
+        return device.run(calls::attention_forward(out.bf16(), sums.f32(), (q.on_gpu(), kv.on_gpu()), shape));
+    }
+    let (out, sums, queries, keys) = (out.cpu(), sums.cpu(), q.values.cpu(), kv.values.cpu());
     let (e, padded) = (shape.head(), t.next_multiple_of(BLOCK));
     let sequences = out.par_chunks_exact_mut(t * width).zip(sums.par_chunks_exact_mut(t * heads));
     sequences.enumerate().for_each(|(sequence, (out, sums))| {
@@ -270,16 +280,23 @@ impl SequenceGradients<'_> {
 
 /// gradients =; dout and out (b·t, d), Q, K and V and sums (b, h, t) of the forward pass.
 pub fn backward(gradients: Gradients, dout: View, out: View, (q, kv): (Part, Part), sums: View, shape: Shape) {
-    let (View::Cpu(dout), View::Cpu(out), View::Cpu(sums)) = (dout, out, sums);
-    let (View::Cpu(queries), View::Cpu(keys)) = (q.values, kv.values);
     let Shape { batch, queries: t, tokens: n, heads, width } = shape;
     assert_eq!((dout.len(), out.len()), (batch * t * width, batch * t * width), "{shape:?}");
+    if let Some(device) = dout.device() {
+        let means = device.take(batch * t * heads * size_of::<f32>());
+        let to = match gradients {
+            Gradients::Joint(all) => calls::joint(all.bf16(), width),
+            Gradients::Apart(q, kv) => calls::apart(q.bf16(), kv.bf16(), width),
+        };
+        let attended = calls::Attended { dout: dout.bf16(), out: out.bf16(), sums: sums.f32(), means: means.at() };
+        return device.run_all(calls::attention_backward(to, attended, (q.on_gpu(), kv.on_gpu()), shape));
+    }
+    let (dout, out, sums) = (dout.cpu(), out.cpu(), sums.cpu());
+    let (queries, keys) = (q.values.cpu(), kv.values.cpu());
     let sequences: Vec<SequenceGradients> = match gradients {
-        Gradients::Joint(ViewMut::Cpu(all)) => {
-            all.chunks_exact_mut(n * 3 * width).map(SequenceGradients::Joint).collect()
-        }
-        Gradients::Apart(ViewMut::Cpu(q), ViewMut::Cpu(kv)) => {
-            let parts = q.chunks_exact_mut(t * width).zip(kv.chunks_exact_mut(n * 2 * width));
+        Gradients::Joint(all) => all.cpu().chunks_exact_mut(n * 3 * width).map(SequenceGradients::Joint).collect(),
+        Gradients::Apart(q, kv) => {
+            let parts = q.cpu().chunks_exact_mut(t * width).zip(kv.cpu().chunks_exact_mut(n * 2 * width));
             parts.map(|(q, kv)| SequenceGradients::Apart(q, kv)).collect()
         }
     };

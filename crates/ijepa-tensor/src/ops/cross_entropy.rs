@@ -4,6 +4,7 @@
 //! A row weighs as much as its targets add up to: targets over n give the mean of n rows, zeros leave a row out.
 
 use crate::buf::{View, ViewMut};
+use crate::cuda::calls;
 use crate::tape::{Tape, Var};
 use crate::threads;
 use crate::vector::{exp, max, sum, vectorised};
@@ -12,7 +13,7 @@ impl<'p> Tape<'p> {
     /// The loss (1, 1) of scores (rows, classes) against targets (rows, classes) without a gradient.
     pub fn cross_entropy(&mut self, scores: &Var, targets: &Var) -> Var {
         let classes = scores.width();
-        let mut loss = self.take(1);
+        let mut loss = self.take_f32(1);
         forward(loss.view_mut(), scores.view(), targets.view(), classes);
         let tracked = scores.tracked();
         let loss = self.var(loss, 1, 1, tracked);
@@ -32,8 +33,14 @@ impl<'p> Tape<'p> {
 
 /// loss (1) =; scores and targets (rows, classes).
 pub fn forward(loss: ViewMut, scores: View, targets: View, classes: usize) {
-    let (ViewMut::Cpu(loss), View::Cpu(scores), View::Cpu(targets)) = (loss, scores, targets);
     assert_eq!(scores.len(), targets.len(), "cross-entropy over {classes} classes");
+    if let Some(device) = scores.device() {
+        let rows = scores.len() / classes;
+        let losses = device.take(rows * size_of::<f32>());
+        device.run(calls::cross_entropy_forward(losses.at(), scores.bf16(), targets.f32(), (rows, classes)));
+        return device.run(calls::sum_values(loss.f32(), losses.at(), rows, 1.0));
+    }
+    let (loss, scores, targets) = (loss.cpu(), scores.cpu(), targets.cpu());
     let rows = scores.chunks_exact(classes).zip(targets.chunks_exact(classes));
     let total: f64 = rows.map(|(scores, targets)| f64::from(row_loss(scores, targets))).sum();
     loss[0] = total as f32;
@@ -50,8 +57,12 @@ vectorised! {
 
 /// dscores (rows, classes) =; dloss (1).
 pub fn backward(dscores: ViewMut, dloss: View, scores: View, targets: View, classes: usize) {
-    let (ViewMut::Cpu(dscores), View::Cpu(dloss), View::Cpu(scores), View::Cpu(targets)) =
-        (dscores, dloss, scores, targets);
+    if let Some(device) = scores.device() {
+        let shape = (scores.len() / classes, classes);
+        let of_scores = dscores.bf16();
+        return device.run(calls::cross_entropy_backward(of_scores, dloss.f32(), scores.bf16(), targets.f32(), shape));
+    }
+    let (dscores, dloss, scores, targets) = (dscores.cpu(), dloss.cpu(), scores.cpu(), targets.cpu());
     let scale = dloss[0];
     threads::for_rows(dscores, classes, |first, dscores| {
         for (offset, dscores) in dscores.chunks_exact_mut(classes).enumerate() {

@@ -2,6 +2,7 @@
 //! branch is dropped. dbranch = s·dy, dx = dy.
 
 use crate::buf::{View, ViewMut};
+use crate::cuda::{Device, calls};
 use crate::tape::{Tape, Var};
 use crate::threads;
 use crate::vector::vectorised;
@@ -42,13 +43,23 @@ impl<'p> Tape<'p> {
 
 /// y = x + scale·branch; `len` values of a sequence.
 pub fn forward(y: ViewMut, x: View, branch: View, scales: &[f32], len: usize) {
-    let (ViewMut::Cpu(y), View::Cpu(x), View::Cpu(branch)) = (y, x, branch);
+    if let Some(device) = x.device() {
+        return on_gpu(device, y, Some(x), branch, scales);
+    }
+    let (y, x, branch) = (y.cpu(), x.cpu(), branch.cpu());
     threads::for_rows(y, len, |first, y| {
         for (offset, y) in y.chunks_exact_mut(len).enumerate() {
             let part = (first + offset) * len..(first + offset + 1) * len;
             add_scaled(y, &x[part.clone()], &branch[part], scales[first + offset]);
         }
     });
+}
+
+/// A sequence is a row for the kernel.
+fn on_gpu(device: &Rc<Device>, y: ViewMut, x: Option<View>, branch: View, scales: &[f32]) {
+    let at = device.upload(scales);
+    let shape = (scales.len(), branch.len() / scales.len());
+    device.run(calls::drop_path(y.bf16(), x.map(View::bf16), branch.bf16(), at.at(), 1, shape));
 }
 
 vectorised! {
@@ -61,7 +72,10 @@ vectorised! {
 
 /// dbranch = scale·dy; `len` values of a sequence.
 pub fn backward(dbranch: ViewMut, dy: View, scales: &[f32], len: usize) {
-    let (ViewMut::Cpu(dbranch), View::Cpu(dy)) = (dbranch, dy);
+    if let Some(device) = dy.device() {
+        return on_gpu(device, dbranch, None, dy, scales);
+    }
+    let (dbranch, dy) = (dbranch.cpu(), dy.cpu());
     threads::for_rows(dbranch, len, |first, dbranch| {
         for (offset, dbranch) in dbranch.chunks_exact_mut(len).enumerate() {
             let dy = &dy[(first + offset) * len..][..len];

@@ -1,6 +1,7 @@
 //! Picks rows: y[r] = x[index[r]]. Its adjoint scatters: dx[index[r]] += dy[r].
 
 use crate::buf::{View, ViewMut};
+use crate::cuda::calls;
 use crate::tape::{Index, Tape, Var};
 use crate::threads;
 
@@ -31,8 +32,13 @@ impl<'p> Tape<'p> {
 /// # Panics
 /// When an index lies outside x.
 pub fn forward(y: ViewMut, x: View, index: &[u32], width: usize) {
-    let (ViewMut::Cpu(y), View::Cpu(x)) = (y, x);
     assert_eq!(y.len(), index.len() * width, "gather: {} rows of {width}", index.len());
+    if let Some(device) = x.device() {
+        assert!(index.iter().all(|&row| (row as usize) < x.len() / width), "gather from {} rows", x.len() / width);
+        let at = device.upload(index);
+        return device.run(calls::gather_forward(y.bf16(), x.bf16(), at.at(), (index.len(), width)));
+    }
+    let (y, x) = (y.cpu(), x.cpu());
     threads::for_rows(y, width, |first, y| {
         for (offset, y) in y.chunks_exact_mut(width).enumerate() {
             y.copy_from_slice(&x[index[first + offset] as usize * width..][..width]);
@@ -42,7 +48,14 @@ pub fn forward(y: ViewMut, x: View, index: &[u32], width: usize) {
 
 /// dx (rows, width) = scattered dy, or += it. One thread: rows of dy may meet in one row of dx.
 pub fn backward(dx: ViewMut, accumulate: bool, dy: View, index: &[u32], width: usize) {
-    let (ViewMut::Cpu(dx), View::Cpu(dy)) = (dx, dy);
+    if let Some(device) = dy.device() {
+        let rows = dx.len() / width;
+        let (starts, order) = calls::inverse(index, rows);
+        let (starts, order) = (device.upload(&starts), device.upload(&order));
+        let inverse = (starts.at(), order.at());
+        return device.run(calls::gather_backward(dx.bf16(), accumulate, dy.bf16(), inverse, (rows, width)));
+    }
+    let (dx, dy) = (dx.cpu(), dy.cpu());
     if !accumulate {
         dx.fill(0.0);
     }

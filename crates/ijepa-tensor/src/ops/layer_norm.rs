@@ -5,6 +5,7 @@
 //! dx = rstd·(g − mean(g) − x̂·mean(g·x̂)), dw = Σ_r dy·x̂, db = Σ_r dy.
 
 use crate::buf::{Buf, View, ViewMut};
+use crate::cuda::calls;
 use crate::ops::add;
 use crate::tape::{Slot, Tape, Var};
 use crate::threads;
@@ -36,7 +37,7 @@ impl<'p> Tape<'p> {
     pub fn layer_norm(&mut self, x: &Var, affine: Option<Affine>, eps: f32) -> Var {
         let shape = Shape { rows: x.rows(), width: x.width(), eps };
         let mut y = self.take(x.len());
-        let mut stats = self.take(2 * shape.rows);
+        let mut stats = self.take_f32(2 * shape.rows);
         let weight = affine.map(|a| self.param(a.weight));
         let bias = affine.map(|a| self.param(a.bias));
         forward(y.view_mut(), stats.view_mut(), x.view(), weight, bias, shape);
@@ -59,39 +60,53 @@ impl<'p> Tape<'p> {
         let shape = Shape { rows: x.rows(), width: x.width(), eps };
         let weight = affine.map(|affine| self.param(affine.weight));
         let (mut dx, accumulate) = self.open_gradient(x.key());
-        let mut sums = self.take(2 * shape.width);
-        backward(dx.view_mut(), accumulate, sums.view_mut(), dy.view(), x.view(), stats.view(), weight, shape);
-        if let Some(affine) = affine {
-            add::forward(self.param_grad(affine.weight), sums.view().range(0..shape.width));
-            add::forward(self.param_grad(affine.bias), sums.view().range(shape.width..2 * shape.width));
+        if let Some(device) = dy.view().device() {
+            let parts = device.take(calls::layer_norm_parts(shape) * size_of::<f32>());
+            let (to, from, read) = (dx.view_mut().bf16(), dy.view().bf16(), x.view().bf16());
+            let (stats, weight) = (stats.view().f32(), weight.map(View::f32));
+            device.run(calls::layer_norm_backward(to, accumulate, parts.at(), from, read, stats, weight, shape));
+            if let Some(affine) = affine {
+                let (weight, bias) = (self.param_grad(affine.weight).f32(), self.param_grad(affine.bias).f32());
+                device.run_all(calls::layer_norm_sums(weight, bias, parts.at(), shape));
+            }
+        } else {
+            let mut sums = self.take(2 * shape.width);
+            backward(dx.view_mut(), accumulate, sums.view_mut(), dy.view(), x.view(), stats.view(), weight, shape);
+            if let Some(affine) = affine {
+                add::forward(self.param_grad(affine.weight), sums.view().range(0..shape.width));
+                add::forward(self.param_grad(affine.bias), sums.view().range(shape.width..2 * shape.width));
+            }
+            self.put(sums);
         }
         if x.tracked() {
             self.close_gradient(x.key(), dx);
         } else {
             self.put(dx);
         }
-        for buf in [sums, dy, stats] {
-            self.put(buf);
-        }
+        self.put(dy);
+        self.put(stats);
     }
 }
 
 /// y (rows, width) =, stats (rows, 2) = mean and rstd; x (rows, width), weight and bias (width).
 pub fn forward(y: ViewMut, stats: ViewMut, x: View, weight: Option<View>, bias: Option<View>, shape: Shape) {
-    let (ViewMut::Cpu(y), ViewMut::Cpu(stats), View::Cpu(x)) = (y, stats, x);
     let Shape { rows, width, eps } = shape;
     assert_eq!((y.len(), stats.len(), x.len()), (rows * width, 2 * rows, rows * width), "{shape:?}");
-    let weight = weight.map(|View::Cpu(weight)| weight);
-    let bias = bias.map(|View::Cpu(bias)| bias);
+    if let Some(device) = x.device() {
+        let affine = weight.map(View::f32).zip(bias.map(View::f32));
+        return device.run(calls::layer_norm_forward(y.bf16(), stats.f32(), x.bf16(), None, affine, shape));
+    }
+    let (y, stats, x) = (y.cpu(), stats.cpu(), x.cpu());
+    let (weight, bias) = (weight.map(View::cpu), bias.map(View::cpu));
     threads::for_rows2(y, width, stats, 2, |first, y, stats| {
         let x = &x[first * width..][..y.len()];
         forward_rows(y, stats, x, weight, bias, width, eps);
     });
 }
 
-/// stats (rows, 2) = mean and rstd of each row of x (rows, width).
+/// stats (rows, 2) = mean and rstd of each row of x (rows, width), in main memory: the kernel of [`forward`] finds them by itself.
 pub fn statistics(stats: ViewMut, x: View, shape: Shape) {
-    let (ViewMut::Cpu(stats), View::Cpu(x)) = (stats, x);
+    let (stats, x) = (stats.cpu(), x.cpu());
     let Shape { rows, width, eps } = shape;
     assert_eq!((stats.len(), x.len()), (2 * rows, rows * width), "{shape:?}");
     let part = threads::piece(rows, width);
@@ -148,7 +163,7 @@ vectorised! {
     }
 }
 
-/// dx (rows, width) = or +=, and sums (2, width) = Σ_r dy·x̂ and Σ_r dy, in one pass.
+/// dx (rows, width) = or +=, and sums (2, width) = Σ_r dy·x̂ and Σ_r dy, in one pass, in main memory.
 #[allow(clippy::too_many_arguments)]
 pub fn backward(
     dx: ViewMut,
@@ -160,12 +175,12 @@ pub fn backward(
     weight: Option<View>,
     shape: Shape,
 ) {
-    let (ViewMut::Cpu(dx), ViewMut::Cpu(sums)) = (dx, sums);
-    let (View::Cpu(dy), View::Cpu(x), View::Cpu(stats)) = (dy, x, stats);
+    let (dx, sums) = (dx.cpu(), sums.cpu());
+    let (dy, x, stats) = (dy.cpu(), x.cpu(), stats.cpu());
     let Shape { rows, width, .. } = shape;
     assert_eq!((dx.len(), dy.len(), x.len()), (rows * width, rows * width, rows * width), "{shape:?}");
     assert_eq!((stats.len(), sums.len()), (2 * rows, 2 * width), "{shape:?}");
-    let weight = weight.map(|View::Cpu(weight)| weight);
+    let weight = weight.map(View::cpu);
     let part = part_rows(rows);
     let parts: Vec<Vec<f32>> = dx
         .par_chunks_mut(part * width)
@@ -216,8 +231,13 @@ fn part_rows(rows: usize) -> usize {
 
 /// db (width) += Σ_r dy.
 pub fn backward_bias(db: ViewMut, dy: View, shape: Shape) {
-    let (ViewMut::Cpu(db), View::Cpu(dy)) = (db, dy);
     let Shape { rows, width, .. } = shape;
+    if let Some(device) = dy.device() {
+        let all = calls::Summed::all(rows, width);
+        let parts = device.take(all.parts() * size_of::<f32>());
+        return device.run_all(calls::column_sums(db.f32(), parts.at(), dy.bf16(), all));
+    }
+    let (db, dy) = (db.cpu(), dy.cpu());
     let part = part_rows(rows);
     let parts: Vec<Vec<f32>> = dy
         .par_chunks(part * width)

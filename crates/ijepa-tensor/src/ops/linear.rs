@@ -4,6 +4,8 @@
 //! Backward: dx = dy · W, dW += dyᵀ · x, db += Σ_r dy, d(residual) = dy.
 
 use crate::buf::{Buf, View, ViewMut};
+use crate::cuda::launch::{Bf16, Pointer};
+use crate::cuda::{Out, calls};
 use crate::gemm::{Fused, Gemm, Layout, Map, Precision, Window, fused};
 use crate::ops::layer_norm::{self, Affine};
 use crate::tape::{Slot, Tape, Var};
@@ -40,8 +42,8 @@ impl Linear {
     }
 }
 
-/// What stands between x and the product. It is applied while x is packed for the product, forward and again backward, so that
-/// its result is never in memory.
+/// What stands between x and the product. On a CPU it is applied while x is packed for the product, forward and again backward, so that
+/// its result is never in memory; on a GPU its result is there for the time of the product.
 #[derive(Clone, Copy)]
 enum Before {
     Nothing,
@@ -77,17 +79,20 @@ impl<'p> Tape<'p> {
 
     fn linear_call(&mut self, x: &Var, before: Before, layer: Linear, residual: Option<&Var>) -> Var {
         let shape = Shape { rows: x.rows(), inputs: x.width(), outputs: layer.bias.len };
-        let stats = match before {
+        let mut stats = match before {
             Before::Norm(_, eps) => {
-                let mut stats = self.take(2 * shape.rows);
-                layer_norm::statistics(stats.view_mut(), x.view(), norm_shape(shape, eps));
+                let mut stats = self.take_f32(2 * shape.rows);
+                if !self.on_gpu() {
+                    layer_norm::statistics(stats.view_mut(), x.view(), norm_shape(shape, eps));
+                }
                 Some(stats)
             }
             _ => None,
         };
         let mut y = self.take(shape.rows * shape.outputs);
         let precision = self.precision();
-        let input = self.input_of(x, before, stats.as_ref());
+        let mut room = None;
+        let input = self.input_of(x, before, &mut stats, &mut room);
         let (weight, bias) = (self.param(layer.weight), self.param(layer.bias));
         forward(y.view_mut(), input, weight, bias, residual.map(Var::view), shape, precision);
         let tracked = self.recording();
@@ -112,7 +117,8 @@ impl<'p> Tape<'p> {
                 tape.put(hidden);
                 tape.pass_gradient(key, dx);
             } else {
-                let input = tape.input_of(&x, before, stats.as_ref());
+                let (mut stats, mut room) = (stats, None);
+                let input = tape.input_of(&x, before, &mut stats, &mut room);
                 backward_weight(tape.param_grad(layer.weight), dy.view(), input, shape, precision);
                 tape.linear_backward_input(&x, before, dy.view(), weight, stats, shape);
             }
@@ -148,11 +154,34 @@ impl<'p> Tape<'p> {
         }
     }
 
-    /// x as the product reads it.
-    fn input_of<'a>(&self, x: &'a Var, before: Before, stats: Option<&'a Buf>) -> Input<'a>
+    /// x as the product reads it. A GPU makes room for it and finds the statistics on the way, again when it goes back: the same ones.
+    fn input_of<'a>(
+        &self,
+        x: &'a Var,
+        before: Before,
+        stats: &'a mut Option<Buf>,
+        room: &'a mut Option<Buf>,
+    ) -> Input<'a>
     where
         'p: 'a,
     {
+        if let (Some(device), false) = (x.view().device(), matches!(before, Before::Nothing)) {
+            let room = room.insert(self.take(x.len()));
+            match (before, stats) {
+                (Before::Norm(affine, eps), Some(stats)) => {
+                    let (weight, bias) = (Some(self.param(affine.weight)), Some(self.param(affine.bias)));
+                    let shape = layer_norm::Shape { rows: x.rows(), width: x.width(), eps };
+                    layer_norm::forward(room.view_mut(), stats.view_mut(), x.view(), weight, bias, shape);
+                }
+                _ => device.run(calls::gelu_forward(
+                    room.view_mut().bf16(),
+                    x.view().bf16(),
+                    None,
+                    (x.rows(), x.width()),
+                )),
+            }
+            return Input::Plain(room.view());
+        }
         match (before, stats) {
             (Before::Norm(affine, _), Some(stats)) => {
                 let (weight, bias) = (self.param(affine.weight), self.param(affine.bias));
@@ -187,14 +216,19 @@ pub enum Input<'a> {
 impl<'a> Input<'a> {
     fn cpu(self) -> (&'a [f32], Map<'a>) {
         match self {
-            Input::Plain(View::Cpu(x)) => (x, Map::Plain),
-            Input::Gelu(View::Cpu(x)) => (x, Map::Gelu),
-            Input::Norm {
-                x: View::Cpu(x),
-                stats: View::Cpu(stats),
-                weight: View::Cpu(weight),
-                bias: View::Cpu(bias),
-            } => (x, Map::Norm { stats, weight, bias }),
+            Input::Plain(x) => (x.cpu(), Map::Plain),
+            Input::Gelu(x) => (x.cpu(), Map::Gelu),
+            Input::Norm { x, stats, weight, bias } => {
+                (x.cpu(), Map::Norm { stats: stats.cpu(), weight: weight.cpu(), bias: bias.cpu() })
+            }
+        }
+    }
+
+    /// On a GPU, where what stood before the product is done.
+    fn bf16(self) -> Pointer<Bf16> {
+        match self {
+            Input::Plain(x) => x.bf16(),
+            Input::Gelu(_) | Input::Norm { .. } => panic!("a product of a GPU packs nothing"),
         }
     }
 }
@@ -213,11 +247,14 @@ pub fn forward(
     shape: Shape,
     precision: Precision,
 ) {
-    let (ViewMut::Cpu(y), View::Cpu(weight), View::Cpu(bias)) = (y, weight, bias);
     let Shape { rows, inputs, outputs } = shape;
-    let residual = residual.map(|View::Cpu(residual)| residual);
-    let (x, map_a) = x.cpu();
     let product = Gemm { m: rows, n: outputs, k: inputs, a: Layout::Plain, b: Layout::Transposed, accumulate: false };
+    if let Some(device) = weight.device() {
+        let (out, operands) = (Out::Bf16(y.bf16()), (x.bf16(), weight.bf16()));
+        return device.multiply(out, operands, Some(bias.bf16()), residual.map(View::bf16), product);
+    }
+    let (y, weight, bias, residual) = (y.cpu(), weight.cpu(), bias.cpu(), residual.map(View::cpu));
+    let (x, map_a) = x.cpu();
     fused(y, x, weight, product, Fused { map_a, bias: Some(bias), residual, precision, ..Fused::default() });
 }
 
@@ -230,19 +267,31 @@ pub fn backward_input(
     shape: Shape,
     precision: Precision,
 ) {
-    let (ViewMut::Cpu(dx), View::Cpu(dy), View::Cpu(weight)) = (dx, dy, weight);
     let Shape { rows, inputs, outputs } = shape;
-    let gelu = hidden.map(|ViewMut::Cpu(hidden)| Window::of(hidden, inputs));
     let product = Gemm { m: rows, n: inputs, k: outputs, a: Layout::Plain, b: Layout::Plain, accumulate: false };
+    if let Some(device) = dy.device() {
+        let dx = dx.bf16();
+        device.multiply(Out::Bf16(dx), (dy.bf16(), weight.bf16()), None, None, product);
+        if let Some(hidden) = hidden {
+            let hidden = hidden.bf16();
+            device.run(calls::gelu_backward(dx, Some(hidden), dx, hidden, None, (rows, inputs)));
+        }
+        return;
+    }
+    let (dx, dy, weight) = (dx.cpu(), dy.cpu(), weight.cpu());
+    let gelu = hidden.map(|hidden| Window::of(hidden.cpu(), inputs));
     fused(dx, dy, weight, product, Fused { gelu, precision, ..Fused::default() });
 }
 
 /// dweight (out, in) += dyᵀ · x.
 pub fn backward_weight(dweight: ViewMut, dy: View, x: Input, shape: Shape, precision: Precision) {
-    let (ViewMut::Cpu(dweight), View::Cpu(dy)) = (dweight, dy);
     let Shape { rows, inputs, outputs } = shape;
-    let (x, map_b) = x.cpu();
     let product = Gemm { m: outputs, n: inputs, k: rows, a: Layout::Transposed, b: Layout::Plain, accumulate: true };
+    if let Some(device) = dy.device() {
+        return device.multiply(Out::F32(dweight.f32()), (dy.bf16(), x.bf16()), None, None, product);
+    }
+    let (dweight, dy) = (dweight.cpu(), dy.cpu());
+    let (x, map_b) = x.cpu();
     fused(dweight, dy, x, product, Fused { map_b, precision, ..Fused::default() });
 }
 

@@ -1,6 +1,7 @@
 //! Average pooling over the tokens of each sequence: y[b] = mean_n x[b, n]; dx[b, n] = dy[b]/n.
 
 use crate::buf::{View, ViewMut};
+use crate::cuda::calls;
 use crate::tape::{Tape, Var};
 use crate::threads;
 
@@ -28,8 +29,12 @@ impl<'p> Tape<'p> {
 
 /// y (b, d) = the mean of x (b, n, d) over n.
 pub fn forward(y: ViewMut, x: View, tokens: usize, width: usize) {
-    let (ViewMut::Cpu(y), View::Cpu(x)) = (y, x);
     assert_eq!(x.len(), y.len() * tokens, "mean over {tokens} tokens of width {width}");
+    if let Some(device) = x.device() {
+        let batch = y.len() / width;
+        return device.run(calls::mean_tokens_forward(y.bf16(), x.bf16(), batch, (tokens, width)));
+    }
+    let (y, x) = (y.cpu(), x.cpu());
     threads::for_rows(y, width, |first, y| {
         for (offset, y) in y.chunks_exact_mut(width).enumerate() {
             y.fill(0.0);
@@ -47,7 +52,11 @@ pub fn forward(y: ViewMut, x: View, tokens: usize, width: usize) {
 
 /// dx (b, n, d) = or += dy (b, d) / n.
 pub fn backward(dx: ViewMut, accumulate: bool, dy: View, tokens: usize, width: usize) {
-    let (ViewMut::Cpu(dx), View::Cpu(dy)) = (dx, dy);
+    if let Some(device) = dy.device() {
+        let batch = dy.len() / width;
+        return device.run(calls::mean_tokens_backward(dx.bf16(), accumulate, dy.bf16(), batch, (tokens, width)));
+    }
+    let (dx, dy) = (dx.cpu(), dy.cpu());
     threads::for_rows(dx, width, |first, dx| {
         for (offset, dx) in dx.chunks_exact_mut(width).enumerate() {
             let dy = &dy[(first + offset) / tokens * width..][..width];

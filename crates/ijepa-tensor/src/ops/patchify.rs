@@ -2,6 +2,7 @@
 //! row r of the result holds channel by channel, line by line, the p×p patch number index[r].
 
 use crate::buf::{View, ViewMut};
+use crate::cuda::calls;
 use crate::tape::{Tape, Var};
 use crate::threads;
 
@@ -47,9 +48,15 @@ impl Tape<'_> {
 /// # Panics
 /// When a patch number lies outside the image.
 pub fn forward(y: ViewMut, images: View, index: &[u32], shape: Shape) {
-    let (ViewMut::Cpu(y), View::Cpu(images)) = (y, images);
     let Shape { batch, channels, size: (height, width), patch, kept } = shape;
     assert_eq!(images.len(), batch * channels * height * width, "{shape:?}");
+    if let Some(device) = images.device() {
+        assert!(index.iter().all(|&patch| (patch as usize) < shape.patches()), "of {} patches", shape.patches());
+        let at = device.upload(index);
+        let images = calls::Images::Floats(images.f32());
+        return device.run(calls::patchify(y.bf16(), images, at.at(), index.len(), shape));
+    }
+    let (y, images) = (y.cpu(), images.cpu());
     let columns = width / patch;
     threads::for_rows(y, shape.width(), |first, y| {
         for (offset, y) in y.chunks_exact_mut(shape.width()).enumerate() {

@@ -1,6 +1,7 @@
 //! Fixed positions: y[r] = x[r] + table[index[r]]. The table is not learnt, so dx = dy.
 
 use crate::buf::{View, ViewMut};
+use crate::cuda::calls;
 use crate::tape::{Slot, Tape, Var};
 use crate::threads;
 
@@ -27,13 +28,18 @@ impl<'p> Tape<'p> {
 /// # Panics
 /// When an index lies outside the table.
 pub fn forward(y: ViewMut, x: View, table: View, index: &[u32], width: usize) {
-    let (ViewMut::Cpu(y), View::Cpu(x), View::Cpu(table)) = (y, x, table);
     assert_eq!(
         (y.len(), x.len()),
         (index.len() * width, index.len() * width),
         "position: {} rows of {width}",
         index.len()
     );
+    if let Some(device) = x.device() {
+        assert!(index.iter().all(|&row| (row as usize) < table.len() / width), "of {} positions", table.len() / width);
+        let at = device.upload(index);
+        return device.run(calls::position_forward(y.bf16(), x.bf16(), table.f32(), at.at(), (index.len(), width)));
+    }
+    let (y, x, table) = (y.cpu(), x.cpu(), table.cpu());
     threads::for_rows(y, width, |first, y| {
         for (offset, y) in y.chunks_exact_mut(width).enumerate() {
             let row = first + offset;

@@ -3,6 +3,7 @@
 //! l(e) = e²/2 for |e| < 1, |e| − 1/2 beyond, e = prediction − target; dprediction = dloss·clamp(e, −1, 1)/len.
 
 use crate::buf::{View, ViewMut};
+use crate::cuda::calls;
 use crate::tape::{Tape, Var};
 use crate::threads;
 use crate::vector::{sum, vectorised};
@@ -10,8 +11,9 @@ use crate::vector::{sum, vectorised};
 impl<'p> Tape<'p> {
     /// The loss (1, 1) of prediction against target, of the same shape.
     pub fn smooth_l1(&mut self, prediction: &Var, target: &Var) -> Var {
-        let mut loss = self.take(1);
-        forward(loss.view_mut(), prediction.view(), target.view());
+        let width = prediction.width();
+        let mut loss = self.take_f32(1);
+        forward(loss.view_mut(), prediction.view(), target.view(), width);
         let tracked = prediction.tracked();
         let loss = self.var(loss, 1, 1, tracked);
         if tracked {
@@ -19,7 +21,7 @@ impl<'p> Tape<'p> {
             self.record(move |tape| {
                 let Some(dloss) = tape.take_gradient(key) else { return };
                 let mut dprediction = tape.take(prediction.len());
-                backward(dprediction.view_mut(), dloss.view(), prediction.view(), target.view());
+                backward(dprediction.view_mut(), dloss.view(), prediction.view(), target.view(), width);
                 tape.pass_gradient(prediction.key(), dprediction);
                 tape.put(dloss);
             });
@@ -31,10 +33,18 @@ impl<'p> Tape<'p> {
 /// Values summed in f32 before they are added in f64.
 const BLOCK: usize = 1024;
 
-/// loss (1) = the mean over all values.
-pub fn forward(loss: ViewMut, prediction: View, target: View) {
-    let (ViewMut::Cpu(loss), View::Cpu(prediction), View::Cpu(target)) = (loss, prediction, target);
+/// loss (1) = the mean over all values, in rows of `width`.
+pub fn forward(loss: ViewMut, prediction: View, target: View, width: usize) {
     assert_eq!(prediction.len(), target.len(), "smooth_l1");
+    if let Some(device) = prediction.device() {
+        let (rows, len) = (prediction.len() / width, prediction.len());
+        let (losses, stats) = (device.take(rows * size_of::<f32>()), device.take(2 * rows * size_of::<f32>()));
+        let target = target.cuda().rounded();
+        let aims = calls::Targets { values: target.at(), index: None, norm_eps: None };
+        device.run(calls::smooth_l1_forward(losses.at(), stats.at(), prediction.bf16(), aims, (rows, width)));
+        return device.run(calls::sum_values(loss.f32(), losses.at(), rows, 1.0 / len as f64));
+    }
+    let (loss, prediction, target) = (loss.cpu(), prediction.cpu(), target.cpu());
     let blocks = prediction.chunks(BLOCK).zip(target.chunks(BLOCK));
     let total: f64 = blocks.map(|(prediction, target)| f64::from(block_sum(prediction, target))).sum();
     loss[0] = (total / prediction.len() as f64) as f32;
@@ -50,10 +60,27 @@ vectorised! {
     }
 }
 
-/// dprediction (len) =; dloss (1).
-pub fn backward(dprediction: ViewMut, dloss: View, prediction: View, target: View) {
-    let (ViewMut::Cpu(dprediction), View::Cpu(dloss), View::Cpu(prediction), View::Cpu(target)) =
-        (dprediction, dloss, prediction, target);
+/// dprediction (len) =, in rows of `width`; dloss (1).
+pub fn backward(dprediction: ViewMut, dloss: View, prediction: View, target: View, width: usize) {
+    if let Some(device) = prediction.device() {
+        let rows = prediction.len() / width;
+        // Means and deviations of targets that are taken as they are.
+        let stats = device.upload(&[0.0f32, 1.0].repeat(rows));
+        let target = target.cuda().rounded();
+        let aims = calls::Targets { values: target.at(), index: None, norm_eps: None };
+        let (of_prediction, of_loss) = (dprediction.bf16(), dloss.f32());
+        let prediction = prediction.bf16();
+        return device.run(calls::smooth_l1_backward(
+            of_prediction,
+            of_loss,
+            stats.at(),
+            prediction,
+            aims,
+            (rows, width),
+        ));
+    }
+    let (dprediction, dloss) = (dprediction.cpu(), dloss.cpu());
+    let (prediction, target) = (prediction.cpu(), target.cpu());
     let scale = dloss[0] / prediction.len() as f32;
     threads::for_rows(dprediction, 1, |first, dprediction| {
         let part = first..first + dprediction.len();

@@ -1,6 +1,7 @@
 //! What a step reports about its values. Sums are in f64 over fixed pieces, so they do not depend on threads.
 
 use crate::buf::View;
+use crate::cuda::calls;
 use crate::vector::{sum, vectorised};
 use rayon::prelude::*;
 
@@ -9,7 +10,13 @@ const PIECE: usize = 1024;
 
 /// √Σx².
 pub fn norm(x: View) -> f64 {
-    let View::Cpu(x) = x;
+    if let Some(device) = x.device() {
+        let (sum, parts) =
+            (device.take(size_of::<f64>()), device.take(calls::square_parts(x.len()) * size_of::<f64>()));
+        device.run_all(calls::sum_of_squares(sum.at(), parts.at(), x.f32(), x.len()));
+        return device.read::<f64>(&sum, 0, 1)[0].sqrt();
+    }
+    let x = x.cpu();
     let sums: Vec<f64> =
         x.par_chunks(64 * PIECE).map(|x| x.chunks(PIECE).map(|x| f64::from(squares(x))).sum()).collect();
     sums.iter().sum::<f64>().sqrt()
@@ -23,7 +30,13 @@ vectorised! {
 
 /// The standard deviation of each column of x (rows, width) over the rows, averaged over the columns.
 pub fn mean_column_deviation(x: View, width: usize) -> f64 {
-    let View::Cpu(x) = x;
+    if let Some(device) = x.device() {
+        let deviations = device.take(width * size_of::<f32>());
+        device.run(calls::column_deviations(deviations.at(), x.bf16(), (x.len() / width.max(1), width)));
+        let deviations = device.read::<f32>(&deviations, 0, width);
+        return deviations.iter().map(|&deviation| f64::from(deviation)).sum::<f64>() / width.max(1) as f64;
+    }
+    let x = x.cpu();
     let rows = (x.len() / width.max(1)).max(1) as f64;
     let (mut sums, mut squares) = (vec![0.0f64; width], vec![0.0f64; width]);
     for x in x.chunks_exact(width) {

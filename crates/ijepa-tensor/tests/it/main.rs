@@ -9,7 +9,9 @@ mod parity;
 mod threads;
 
 use ijepa_tensor::cases::{Case, Kind, Operand};
+use ijepa_tensor::cuda::Device;
 use ijepa_tensor::{Buf, Pool, Precision, Slot, Tape};
+use std::rc::Rc;
 
 /// Repeatable values of about unit size (a linear congruential generator; quality does not matter here).
 fn values(len: usize, seed: u64) -> Vec<f32> {
@@ -40,17 +42,34 @@ fn run(case: &Case, inputs: &[Vec<f32>], direction: Option<&[f32]>, calls: usize
 
 /// As [`run`], linear layers multiplying in `precision`.
 fn run_in(precision: Precision, case: &Case, inputs: &[Vec<f32>], direction: Option<&[f32]>, calls: usize) -> Outcome {
-    let pool = Pool::new();
+    run_on(None, precision, case, inputs, direction, calls)
+}
+
+/// As [`run_in`], on a GPU or on the CPU.
+fn run_on(
+    device: Option<&Rc<Device>>,
+    precision: Precision,
+    case: &Case,
+    inputs: &[Vec<f32>],
+    direction: Option<&[f32]>,
+    calls: usize,
+) -> Outcome {
+    let pool = Pool::on(device);
     let mut blob = Vec::new();
     let mut slots = Vec::new();
     for (input, values) in case.inputs().iter().zip(inputs) {
         if input.kind == Kind::Parameter {
             slots.push(Slot { offset: blob.len(), len: values.len() });
             blob.extend_from_slice(values);
+            // As in a model: each on a cache line of its own.
+            blob.resize(blob.len().next_multiple_of(16), 0.0);
         }
     }
-    let params = Buf::from_slice(&blob);
-    let mut grads = Buf::zeros(blob.len());
+    let zeros = vec![0.0; blob.len()];
+    let (params, mut grads) = match device {
+        Some(device) => (Buf::parameters_on(device, &blob), Buf::on(device, &zeros)),
+        None => (Buf::from_slice(&blob), Buf::from_slice(&zeros)),
+    };
     let mut tape = Tape::training(&pool, params.view(), grads.view_mut()).in_precision(precision);
     let mut next_slot = slots.iter();
     let operands: Vec<Operand> = case
@@ -66,25 +85,26 @@ fn run_in(precision: Precision, case: &Case, inputs: &[Vec<f32>], direction: Opt
     let mut output = Vec::new();
     for _ in 0..calls {
         let y = case.call(&mut tape, &operands);
-        output = y.as_slice().to_vec();
+        output = y.to_vec();
         if let Some(direction) = direction {
-            tape.backward_from(&y, Buf::from_slice(direction));
+            tape.backward_from(&y, direction);
         }
     }
     let activations: Vec<Option<Vec<f32>>> = operands
         .iter()
         .map(|operand| match operand {
-            Operand::Var(var) => tape.gradient(var).map(|gradient| gradient.as_slice().to_vec()),
+            Operand::Var(var) => tape.gradient(var).map(|gradient| gradient.to_vec()),
             Operand::Slot(_) => None,
         })
         .collect();
     drop(tape);
+    let grads = grads.to_vec();
     let gradients = operands
         .iter()
         .zip(activations)
         .map(|(operand, activation)| match operand {
             Operand::Var(_) => activation,
-            Operand::Slot(slot) => Some(grads.as_slice()[slot.range()].to_vec()),
+            Operand::Slot(slot) => Some(grads[slot.range()].to_vec()),
         })
         .collect();
     Outcome { output, gradients }

@@ -12,9 +12,10 @@ const char* shim_find(const char* name);
 
 namespace {
 
-const int INVALID_VALUE = 1, NOT_FOUND = 500, LAUNCH_FAILED = 719;
+const int INVALID_VALUE = 1, OUT_OF_MEMORY = 2, NOT_FOUND = 500, LAUNCH_FAILED = 719;
+const size_t DEVICE_BYTES = size_t(1) << 30;
 const char* problem = "";
-// Types of the next launch's arguments, which the driver does not see; the order of threads.
+// Types of the next launch's arguments, which the driver does not see, or null where nobody has said; the order of threads.
 const char* expected_kinds;
 u64 order_seed;
 int streams, contexts;
@@ -30,7 +31,7 @@ void shim_expect(const char* kinds, u64 seed) {
 
 int cuInit(u32) { return 0; }
 int cuGetErrorString(int code, const char** text) {
-    *text = code == LAUNCH_FAILED ? problem : code == NOT_FOUND ? "not found" : "invalid value";
+    *text = code == LAUNCH_FAILED ? problem : code == NOT_FOUND ? "not found" : code == OUT_OF_MEMORY ? "out of memory" : "invalid value";
     return 0;
 }
 int cuDeviceGetCount(int* count) {
@@ -51,7 +52,7 @@ int cuDeviceGetAttribute(int* value, int attribute, int) {
     return 0;
 }
 int cuDeviceTotalMem_v2(size_t* bytes, int) {
-    *bytes = size_t(1) << 30;
+    *bytes = DEVICE_BYTES;
     return 0;
 }
 int cuDevicePrimaryCtxRetain(void** context, int) {
@@ -70,11 +71,24 @@ int cuStreamSynchronize(void* stream) { return stream == &streams ? 0 : INVALID_
 int cuStreamDestroy_v2(void* stream) { return stream == &streams && --streams >= 0 ? 0 : INVALID_VALUE; }
 int cuMemAlloc_v2(u64* address, size_t bytes) {
     if (bytes == 0) return INVALID_VALUE;
+    if (bytes > DEVICE_BYTES) return OUT_OF_MEMORY;
     *address = reinterpret_cast<u64>(aligned_alloc(256, (bytes + 255) / 256 * 256));
     return 0;
 }
 int cuMemFree_v2(u64 address) {
     free(reinterpret_cast<void*>(address));
+    return 0;
+}
+int cuMemAllocHost_v2(void** pointer, size_t bytes) {
+    *pointer = malloc(bytes);
+    return *pointer == nullptr ? INVALID_VALUE : 0;
+}
+int cuMemFreeHost(void* pointer) {
+    free(pointer);
+    return 0;
+}
+int cuMemcpyDtoDAsync_v2(u64 to, u64 from, size_t bytes, void*) {
+    memcpy(reinterpret_cast<void*>(to), reinterpret_cast<const void*>(from), bytes);
     return 0;
 }
 int cuMemcpyHtoDAsync_v2(u64 to, const void* from, size_t bytes, void*) {
@@ -102,6 +116,7 @@ int cuLaunchKernel(void* function, u32 x, u32 y, u32 z, u32 threads, u32 threads
     if (threads_y != 1 || threads_z != 1 || stream != &streams || extra != nullptr) return INVALID_VALUE;
     const u32 grid[3] = {x, y, z};
     problem = shim_launch(static_cast<const char*>(function), expected_kinds, grid, threads, shared, arguments, order_seed);
+    expected_kinds = nullptr;
     return problem == nullptr ? 0 : LAUNCH_FAILED;
 }
 }

@@ -5,7 +5,7 @@
 use ijepa_tensor::cuda::driver::{self, Driver, Function, Gpu};
 use ijepa_tensor::cuda::launch::{Bf16, Element, Launch, Pointer};
 use ijepa_tensor::cuda::nvrtc::Nvrtc;
-use ijepa_tensor::cuda::{SOURCES, calls};
+use ijepa_tensor::cuda::{Device, SOURCES, calls};
 use libloading::{Library, Symbol};
 use std::collections::HashMap;
 use std::ffi::{CString, c_char};
@@ -26,18 +26,41 @@ pub(super) struct Machine {
 
 /// The machine, or nothing where there is neither a C++ compiler nor a wish for a GPU.
 pub(super) fn machine() -> Option<Machine> {
-    static TURN: Mutex<()> = Mutex::new(());
-    static SHIM: OnceLock<Option<PathBuf>> = OnceLock::new();
-    // A test that failed with the machine in its hands leaves nothing behind that the next one could meet.
-    let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
-    if std::env::var_os("IJEPA_CUDA_TEST").is_some_and(|wanted| wanted == "1") {
+    let turn = turn();
+    if wants_gpu() {
         return Some(real(turn));
     }
-    let Some(path) = SHIM.get_or_init(super::shim::build) else {
-        super::skip("no C++ compiler: CXX, c++, g++ and clang++ were tried");
-        return None;
+    Some(simulated(shim()?, turn))
+}
+
+/// The same as the engine sees it.
+pub(super) fn device() -> Option<(Rc<Device>, MutexGuard<'static, ()>)> {
+    let turn = turn();
+    let device = match wants_gpu() {
+        true => Device::open(0),
+        // SAFETY: the shim's functions stand for NVIDIA's.
+        false => unsafe { Device::open_at(shim()?) },
     };
-    Some(simulated(path, turn))
+    Some((device.unwrap_or_else(|error| panic!("{error}")), turn))
+}
+
+fn turn() -> MutexGuard<'static, ()> {
+    static TURN: Mutex<()> = Mutex::new(());
+    // A test that failed with the machine in its hands leaves nothing behind that the next one could meet.
+    TURN.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn wants_gpu() -> bool {
+    std::env::var_os("IJEPA_CUDA_TEST").is_some_and(|wanted| wanted == "1")
+}
+
+fn shim() -> Option<&'static Path> {
+    static SHIM: OnceLock<Option<PathBuf>> = OnceLock::new();
+    let built = SHIM.get_or_init(super::shim::build).as_deref();
+    if built.is_none() {
+        super::skip("no C++ compiler: CXX, c++, g++ and clang++ were tried");
+    }
+    built
 }
 
 fn real(turn: MutexGuard<'static, ()>) -> Machine {

@@ -14,6 +14,8 @@ mod machine;
 mod shim;
 #[cfg(target_os = "linux")]
 mod table;
+#[cfg(target_os = "linux")]
+mod tape;
 
 /// Says that a check was left out, or fails where none may be.
 fn skip(reason: &str) {

@@ -376,7 +376,7 @@ const char* shim_launch(const char* name, const char* kinds, const u32* grid, u3
     const auto found = kernels().find(name);
     if (found == kernels().end()) {
         problem = kernel_name + ": there is no such kernel";
-    } else if (found->second.kinds != kinds) {
+    } else if (kinds != nullptr && found->second.kinds != kinds) {
         problem = kernel_name + ": takes " + found->second.kinds + ", is given " + kinds;
     } else if (threads == 0 || threads > MOST_THREADS || threads % LANES != 0 || shared > MOST_SHARED) {
         problem = kernel_name + ": " + std::to_string(threads) + " threads, " + std::to_string(shared) + " bytes of shared memory";

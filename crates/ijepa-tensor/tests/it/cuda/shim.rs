@@ -1,4 +1,4 @@
-//! Builds a library that is a driver with the CPU in the place of a GPU, and every kernel, with a C++ compiler.
+//! Builds a library that is a driver with the CPU in the place of a GPU, every kernel, and cuBLASLt, with a C++ compiler.
 
 use ijepa_tensor::cuda::{HEADERS, SOURCES};
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -8,6 +8,7 @@ use std::process::Command;
 const SHIM_HEADER: &str = include_str!("shim.h");
 const SHIM: &str = include_str!("shim.cpp");
 const FAKE_DRIVER: &str = include_str!("fake_driver.cpp");
+const FAKE_CUBLASLT: &str = include_str!("fake_cublaslt.cpp");
 /// Kernels that do what they must not.
 const FAULTS: &str = include_str!("faults.cu");
 pub(super) const FAULTY: [&str; 8] = [
@@ -25,7 +26,7 @@ pub(super) const FAULTY: [&str; 8] = [
 pub(super) fn build() -> Option<PathBuf> {
     let compiler = compiler()?;
     let mut hasher = DefaultHasher::new();
-    (SHIM_HEADER, SHIM, FAKE_DRIVER, FAULTS, FAULTY, &compiler).hash(&mut hasher);
+    (SHIM_HEADER, SHIM, FAKE_DRIVER, FAKE_CUBLASLT, FAULTS, FAULTY, &compiler).hash(&mut hasher);
     HEADERS.hash(&mut hasher);
     SOURCES.iter().for_each(|source| (source.name, source.text, source.kernels).hash(&mut hasher));
     let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("kernels-{:016x}", hasher.finish()));
@@ -51,7 +52,8 @@ fn compile(compiler: &str, folder: &Path, library: &Path) {
     write("shim.h", SHIM_HEADER);
     write("shim.cpp", SHIM);
     write("fake_driver.cpp", FAKE_DRIVER);
-    let mut objects = vec![("shim".to_owned(), false), ("fake_driver".to_owned(), false)];
+    write("fake_cublaslt.cpp", FAKE_CUBLASLT);
+    let mut objects: Vec<_> = ["shim", "fake_driver", "fake_cublaslt"].map(|name| (name.to_owned(), false)).into();
     let faults = ("faults", FAULTS, &FAULTY[..]);
     for (name, text, kernels) in SOURCES.iter().map(|it| (it.name, it.text, it.kernels)).chain([faults]) {
         let registered: String = kernels.iter().map(|kernel| format!("REGISTER({kernel})\n")).collect();
