@@ -56,7 +56,7 @@ pub(crate) fn run() -> Result<()> {
         let test = [&["test"], &features[..], &["--test", "it", "ranks"]].concat();
         command(&cargo, &test, &[("IJEPA_REQUIRE_MPI", "1")])
     })?;
-    step("cuda", &crate::cuda::run)?;
+    step("cuda", &|| crate::cuda::run(&[]))?;
     step("interop", &|| crate::interop::run(&[]))?;
 
     println!();

@@ -32,7 +32,7 @@ fn main() -> ExitCode {
         ["ci"] => ci::run(),
         ["tidy"] => tidy::run(),
         ["goldens"] => goldens::run(),
-        ["cuda"] => cuda::run(),
+        ["cuda", arguments @ ..] => cuda::run(arguments),
         ["interop", arguments @ ..] => interop::run(arguments),
         ["peers", "transforms", arguments @ ..] => pictures::transforms(arguments),
         ["peers", "data", arguments @ ..] => pictures::data(arguments),

@@ -266,9 +266,10 @@ impl Probe {
         let Sizes { tokens: l, width: d, queries: h, classes: c } = self.sizes;
         let (n, e) = (rows.len(), d / h);
         let mut input = vec![0.0; n * l * d];
+        let standard = &self.standard;
         input.par_chunks_exact_mut(l * d).zip(rows).for_each(|(out, &row)| {
             let row = features.row(row as usize);
-            out.chunks_exact_mut(d).zip(row.chunks_exact(d)).for_each(|(out, token)| self.standard.row(out, token));
+            out.chunks_exact_mut(d).zip(row.chunks_exact(d)).for_each(|(out, token)| standard.row(out, token));
         });
         let u = self.of(self.places.queries);
         let scale = 1.0 / (d as f32).sqrt();

@@ -165,7 +165,8 @@ impl Classifier {
     }
 
     /// Probabilities (b, c) of images (b, 3, h, w), by any blob laid out as the parameters; `at_once` images in memory at a time.
-    pub fn probabilities(&self, pool: &Pool, params: View, View::Cpu(images): View, at_once: usize) -> Vec<f32> {
+    pub fn probabilities(&self, pool: &Pool, params: View, images: View, at_once: usize) -> Vec<f32> {
+        let images = images.cpu();
         let image_len = self.image_len();
         let mut all = Vec::with_capacity(images.len() / image_len * self.classes);
         for images in images.chunks(at_once * image_len) {
@@ -192,7 +193,7 @@ impl Classifier {
         drop_path: DropPath,
         at_once: usize,
     ) -> f64 {
-        let View::Cpu(images) = batch.images;
+        let images = batch.images.cpu();
         let image_len = self.image_len();
         assert_eq!(images.len() * self.classes, batch.targets.len() * image_len, "targets (b, classes) of the images");
         let parts = images.chunks(at_once * image_len).zip(batch.targets.chunks(at_once * self.classes));

@@ -9,7 +9,9 @@ use crate::predictor::Predictor;
 use crate::variants::{PredictorConfig, VitConfig};
 use crate::vit::{Patches, Vit, all_patches};
 use ijepa_data::{IndexSet, Masks};
+use ijepa_tensor::cuda::Device;
 use ijepa_tensor::{Buf, Index, Pool, Precision, Tape, Var, View};
+use std::rc::Rc;
 
 /// Added to variances when targets are normalised; the reference leaves PyTorch's default here (quirk Q15).
 const TARGET_NORM_EPS: f32 = 1e-5;
@@ -47,6 +49,31 @@ pub struct State {
     pub exp_avg_sq: Buf,
     /// Steps taken.
     pub step: u64,
+}
+
+impl State {
+    /// The same on a GPU.
+    pub fn on(&self, device: &Rc<Device>) -> State {
+        State {
+            params: Buf::parameters_on(device, self.params.as_slice()),
+            target: Buf::parameters_on(device, self.target.as_slice()),
+            exp_avg: Buf::on(device, self.exp_avg.as_slice()),
+            exp_avg_sq: Buf::on(device, self.exp_avg_sq.as_slice()),
+            step: self.step,
+        }
+    }
+
+    /// The same in main memory, from a GPU.
+    pub fn fetched(&self) -> State {
+        let fetched = |buf: &Buf| Buf::from_slice(&buf.to_vec());
+        State {
+            params: fetched(&self.params),
+            target: fetched(&self.target),
+            exp_avg: fetched(&self.exp_avg),
+            exp_avg_sq: fetched(&self.exp_avg_sq),
+            step: self.step,
+        }
+    }
 }
 
 /// Images and masks of one step.
@@ -146,9 +173,7 @@ impl Jepa {
         let predictions = self.predict(&mut tape, batch);
         let loss = tape.smooth_l1(&predictions, targets);
         drop(predictions);
-        let mut gradient = pool.take(1);
-        gradient.as_mut_slice()[0] = share;
-        tape.backward_from(&loss, gradient);
-        loss.as_slice()[0]
+        tape.backward_from(&loss, &[share]);
+        loss.to_vec()[0]
     }
 }

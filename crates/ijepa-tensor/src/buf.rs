@@ -90,6 +90,14 @@ impl Buf {
         Buf { memory: Memory::Cuda(array), len: values.len() }
     }
 
+    /// As many zeros on the same device.
+    pub fn zeros_beside(&self) -> Buf {
+        match self.device() {
+            None => Buf::zeros(self.len),
+            Some(device) => Buf::on(device, &vec![0.0; self.len]),
+        }
+    }
+
     /// Memory of a GPU for a while: of activations (bfloat16), or of f32 values.
     pub(crate) fn lent_by(device: &Rc<Device>, len: usize, activations: bool) -> Buf {
         let kind = if activations { Kind::Bf16 } else { Kind::F32 };
@@ -183,7 +191,10 @@ impl Buf {
 
 impl Clone for Buf {
     fn clone(&self) -> Buf {
-        Buf::from_slice(self.as_slice())
+        match &self.memory {
+            Memory::Cpu(_) => Buf::from_slice(self.as_slice()),
+            Memory::Cuda(array) => Buf::kept_on(array.device(), &self.to_vec(), array.is_parameters()),
+        }
     }
 }
 

@@ -15,6 +15,7 @@ pub mod cases;
 pub mod cuda;
 pub mod gemm;
 pub mod heads;
+pub mod judge;
 pub mod ops;
 pub mod roof;
 pub mod scalar;

@@ -1,9 +1,13 @@
 //! What this machine can do at most: the ceilings that ops are measured against.
 
-use crate::gemm::{Precision, multiply_adds};
+use crate::cuda::launch::{Bf16, Pointer};
+use crate::cuda::{self, Device, Out};
+use crate::gemm::{Gemm, Layout, Precision, multiply_adds};
+use crate::judge;
 use crate::vector::vectorised;
 use rayon::prelude::*;
 use std::hint::black_box;
+use std::rc::Rc;
 use std::time::Instant;
 
 /// Repetitions of which the best counts: a ceiling is what was reached, not what is usual.
@@ -45,6 +49,43 @@ vectorised! {
             *a += 0.5 * b;
         }
     }
+}
+
+/// Columns of the widest product that is timed.
+const WIDEST: usize = 8192;
+/// Seconds of a product that is wide enough to be timed.
+const LONG: f64 = 5e-3;
+
+/// GFLOP/s of a product of square matrices of bfloat16 on a GPU: of the narrowest that takes 5 ms, at most 8192 wide.
+///
+/// # Errors
+/// What the GPU says.
+pub fn product_gflops(device: &Rc<Device>) -> Result<f64, cuda::Error> {
+    cuda::guarded(|| {
+        let mut side = 256;
+        loop {
+            let values: Vec<u16> = judge::values(side * side, 1).into_iter().map(cuda::narrow).collect();
+            let (a, b, c) = (device.upload(&values), device.upload(&values), device.take(2 * side * side));
+            let shape = Gemm { m: side, n: side, k: side, a: Layout::Plain, b: Layout::Transposed, accumulate: false };
+            let seconds = |count: u32| {
+                device.wait();
+                let began = Instant::now();
+                for _ in 0..count {
+                    let operands: (Pointer<Bf16>, Pointer<Bf16>) = (a.at(), b.at());
+                    device.multiply(Out::Bf16(c.at()), operands, None, None, shape);
+                }
+                device.wait();
+                began.elapsed().as_secs_f64() / f64::from(count)
+            };
+            seconds(1);
+            if side == WIDEST || seconds(1) > LONG {
+                let count = (0.1 / seconds(1)).clamp(1.0, 50.0) as u32;
+                let best = (0..3).map(|_| seconds(count)).fold(f64::INFINITY, f64::min);
+                return 2.0 * (side as f64).powi(3) / best / 1e9;
+            }
+            side *= 2;
+        }
+    })
 }
 
 fn best(mut measure: impl FnMut() -> f64) -> f64 {

@@ -77,6 +77,13 @@ impl Pool {
         buf
     }
 
+    /// A copy of images for the ops of a GPU; nothing where ops read them in main memory.
+    pub fn upload(&self, images: &[f32]) -> Option<Buf> {
+        let mut buf = Buf::lent_by(self.device()?, images.len(), false);
+        buf.write(images);
+        Some(buf)
+    }
+
     /// Takes a buffer back.
     pub fn put(&self, buf: Buf) {
         if buf.device().is_none() {

@@ -120,7 +120,7 @@ pub(crate) struct PretrainArgs {
     /// Seed of every draw [default: meta.seed].
     #[arg(long, value_name = "N")]
     pub(crate) seed: Option<u64>,
-    /// Where to compute: auto, cpu, cuda or cuda:N. This build computes on the CPU.
+    /// Where to compute: cpu, which auto is too, or a GPU: cuda or cuda:N (docs/cuda.md: no GPU has run it yet).
     #[arg(long, value_name = "DEVICE", default_value = "auto")]
     pub(crate) device: String,
     /// Check everything, say what would be done, and do nothing.
@@ -503,6 +503,9 @@ pub(crate) struct BenchStepArgs {
     /// Networks whose linear layers multiply in bfloat16, as meta.bfloat16_on_cpu says it.
     #[arg(long, value_enum, value_name = "NETWORKS")]
     pub(crate) bf16: Option<Bfloat16>,
+    /// Where to compute: cpu, or a GPU: cuda or cuda:N, in bfloat16.
+    #[arg(long, value_name = "DEVICE", default_value = "cpu", conflicts_with = "bf16")]
+    pub(crate) device: String,
     /// Print one JSON object.
     #[arg(long)]
     pub(crate) json: bool,
@@ -551,8 +554,12 @@ pub(crate) struct BenchOpsArgs {
 #[command(after_help = "\
 Example:
   ijepa doctor
-  ijepa doctor --json")]
+  ijepa doctor --json
+  ijepa doctor --device cuda")]
 pub(crate) struct DoctorArgs {
+    /// Also run every op on a GPU (cuda or cuda:N) and compare it with the CPU.
+    #[arg(long, value_name = "DEVICE", default_value = "cpu")]
+    pub(crate) device: String,
     /// Print one JSON object.
     #[arg(long)]
     pub(crate) json: bool,

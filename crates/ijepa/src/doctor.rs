@@ -2,11 +2,16 @@
 
 use std::io::IsTerminal;
 use std::path::Path;
+use std::rc::Rc;
 
 use anyhow::Result;
+use ijepa_tensor::cuda::Device;
+use ijepa_tensor::judge::{self, Distance};
+use ijepa_tensor::roof;
 use sysinfo::{Disks, System};
 
 use crate::cli::DoctorArgs;
+use crate::device::{self, Place};
 use crate::distributed;
 use crate::exit::Exit;
 use crate::hub;
@@ -37,6 +42,8 @@ struct Findings {
     stdout_terminal: bool,
     stderr_terminal: bool,
     device: &'static str,
+    /// The GPU that `--device` names.
+    gpu: Option<Gpu>,
     /// Over what several processes can train together; absent where this build cannot.
     ranks: Option<&'static str>,
     nvidia_driver: bool,
@@ -44,15 +51,64 @@ struct Findings {
     advice: Vec<String>,
 }
 
+/// A GPU, and how it computes.
+#[derive(serde::Serialize)]
+struct Gpu {
+    name: String,
+    /// Its generation: 9.0 is sm_90.
+    capability: String,
+    memory_bytes: usize,
+    /// Ops of the table that ran forward and backward.
+    ops: usize,
+    /// Those that are further from the CPU than rounding explains.
+    wrong: Vec<String>,
+    /// Of large products of bfloat16.
+    product_gflops: f64,
+}
+
+impl Gpu {
+    fn look(device: &Rc<Device>) -> Result<Gpu> {
+        let distances = judge::distances(device).map_err(device::failure)?;
+        let wrong = distances.iter().filter(|distance| !distance.is_rounding()).map(|distance| {
+            let Distance { case, output, gradients } = distance;
+            format!("{case:?}: off by {output:.1e}, gradients by {gradients:.1e}")
+        });
+        let (major, minor) = device.gpu().capability();
+        Ok(Gpu {
+            name: device.gpu().name().to_owned(),
+            capability: format!("{major}.{minor}"),
+            memory_bytes: device.gpu().memory_bytes(),
+            ops: distances.len(),
+            wrong: wrong.collect(),
+            product_gflops: roof::product_gflops(device).map_err(device::failure)?,
+        })
+    }
+
+    fn lines(&self) -> Vec<String> {
+        let Gpu { name, capability, memory_bytes, ops, wrong, product_gflops } = self;
+        let mut lines = vec![
+            format!("gpu       {name}, compute capability {capability}, {}", bytes(*memory_bytes as u64)),
+            format!("gpu ops   {} of {ops} agree with the CPU, forward and backward", ops - wrong.len()),
+            format!("gpu speed {:.1} TFLOP/s in products of bfloat16", product_gflops / 1e3),
+        ];
+        lines.extend(wrong.iter().map(|wrong| format!("gpu wrong {wrong}")));
+        lines
+    }
+}
+
 /// Runs `doctor`.
 pub(crate) fn run(args: &DoctorArgs) -> Result<Exit> {
-    let findings = look();
+    let device = Place::of(&args.device)?.open()?;
+    let mut findings = look();
+    findings.gpu = device.as_ref().map(Gpu::look).transpose()?;
+    findings.advice = advice(&findings);
     if args.json {
         output::json(&findings)?;
     } else {
         output::result(&table(&findings))?;
     }
-    Ok(Exit::Done)
+    let wrong = findings.gpu.is_some_and(|gpu| !gpu.wrong.is_empty());
+    Ok(if wrong { Exit::Device } else { Exit::Done })
 }
 
 /// The CPU's name and the memory that this process may use, all of it and what is free; absent where the system does not say.
@@ -83,7 +139,7 @@ pub(crate) fn machine() -> Machine {
 fn look() -> Findings {
     let Machine { cpu, memory } = machine();
     let folder = std::env::current_dir().unwrap_or_default();
-    let mut findings = Findings {
+    Findings {
         version: env!("CARGO_PKG_VERSION"),
         release_build: !cfg!(debug_assertions),
         system: format!(
@@ -103,12 +159,11 @@ fn look() -> Findings {
         stdout_terminal: std::io::stdout().is_terminal(),
         stderr_terminal: std::io::stderr().is_terminal(),
         device: "cpu",
+        gpu: None,
         ranks: distributed::BUILT_IN,
         nvidia_driver: Path::new("/proc/driver/nvidia/version").exists(),
         advice: Vec::new(),
-    };
-    findings.advice = advice(&findings);
-    findings
+    }
 }
 
 /// Space left on the disk that holds `folder`: of the mount points above it, the deepest.
@@ -126,8 +181,8 @@ fn advice(findings: &Findings) -> Vec<String> {
     if findings.instructions == ["portable"] {
         advice.push("no vector instructions that the kernels know: expect training to be slow on this CPU".to_owned());
     }
-    if findings.nvidia_driver {
-        advice.push("an NVIDIA driver is here, but this build computes on the CPU only".to_owned());
+    if findings.nvidia_driver && findings.gpu.is_none() {
+        advice.push("an NVIDIA driver is here: `ijepa doctor --device cuda` tries it, and `pretrain --device cuda` trains on it".to_owned());
     }
     if let Some(free) = findings.memory_available_bytes.filter(|free| *free < 2_000_000_000) {
         advice.push(format!(
@@ -164,13 +219,16 @@ fn table(findings: &Findings) -> String {
             if findings.models.offline { "HF_HUB_OFFLINE forbids the network" } else { "HF_HUB_OFFLINE is not set" }
         ),
         format!("output    stdout is {}, stderr is {}", yes(findings.stdout_terminal), yes(findings.stderr_terminal)),
-        "device    this build runs on the CPU".to_owned(),
+        "device    the CPU, unless --device says otherwise".to_owned(),
         match findings.ranks {
             Some(_) => "ranks     over MPI (docs/ranks.md)".to_owned(),
             None => "ranks     one process; MPI is not built in (cargo build --release --features mpi)".to_owned(),
         },
         String::new(),
     ];
+    if let Some(gpu) = &findings.gpu {
+        lines.splice(lines.len() - 1.., gpu.lines().into_iter().chain([String::new()]));
+    }
     if findings.advice.is_empty() {
         lines.push("all is well: try `ijepa --help`".to_owned());
     }

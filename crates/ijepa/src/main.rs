@@ -11,6 +11,7 @@ mod config_command;
 mod convert;
 mod data;
 mod demo;
+mod device;
 mod distributed;
 mod doctor;
 mod embed;

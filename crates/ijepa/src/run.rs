@@ -13,6 +13,7 @@ use ijepa_model::{PredictorConfig, VitConfig};
 
 use crate::cli::PretrainArgs;
 use crate::config::{self, Config, Origins};
+use crate::device::Place;
 use crate::exit::{Exit, Failure};
 use crate::log::folder::{PARAMS, latest, reference_latest};
 
@@ -70,6 +71,8 @@ pub(crate) struct Settings {
     pub(crate) folder: PathBuf,
     /// How the run starts.
     pub(crate) start: Start,
+    /// Where the run computes.
+    pub(crate) place: Place,
     /// Which rank this is, and how many there are.
     pub(crate) ranks: (usize, usize),
     /// Images of a step of the run that goes on.
@@ -129,7 +132,7 @@ pub(crate) fn settings(args: &PretrainArgs) -> Result<Settings> {
 
 /// As [`settings`], for a configuration that was read already.
 pub(crate) fn settings_of(args: &PretrainArgs, (mut config, mut origins): (Config, Origins)) -> Result<Settings> {
-    check_device(&args.device)?;
+    let place = Place::of(&args.device)?;
     if let Some(data) = &args.data {
         config.data.path = Some(data.clone());
         origins.set("data.path", "--data");
@@ -155,9 +158,9 @@ pub(crate) fn settings_of(args: &PretrainArgs, (mut config, mut origins): (Confi
         refuse_changes(&config, &folder)?;
     }
     // A run that goes on has said it before.
-    let notes = if start == Start::Resume { Vec::new() } else { notes(&config, &origins) };
+    let notes = if start == Start::Resume { Vec::new() } else { notes(&config, &origins, place) };
     let begun = begun(&start, &folder);
-    Ok(Settings { config, origins, folder, start, ranks: (0, 1), begun, step_limit: args.steps, notes })
+    Ok(Settings { config, origins, folder, start, place, ranks: (0, 1), begun, step_limit: args.steps, notes })
 }
 
 impl Settings {
@@ -253,22 +256,6 @@ pub(crate) fn data_of(config: &Config) -> Result<String> {
     }
     let root = Path::new(&data.root_path).join(&data.image_folder);
     Ok(root.to_string_lossy().into_owned())
-}
-
-/// Nothing computes on another device than the one that was asked for.
-fn check_device(device: &str) -> Result<()> {
-    let number = device.strip_prefix("cuda:").map(str::parse::<u32>);
-    match device {
-        "" | "auto" | "cpu" => Ok(()),
-        "cuda" => Err(no_cuda(device).into()),
-        _ if matches!(number, Some(Ok(_))) => Err(no_cuda(device).into()),
-        _ => Err(Failure::usage(format!("--device: expected auto, cpu, cuda or cuda:N, got {device}")).into()),
-    }
-}
-
-fn no_cuda(device: &str) -> Failure {
-    Failure::new(Exit::Device, format!("--device {device}: this build computes on the CPU only"))
-        .remedy("--device cpu, or leave it out")
 }
 
 /// Masks that the grid cannot give are a fault of the configuration.
@@ -419,10 +406,13 @@ fn refuse_changes(config: &Config, folder: &Path) -> Result<()> {
 }
 
 /// What was typed and has no effect here, one line each.
-fn notes(config: &Config, origins: &Origins) -> Vec<String> {
+fn notes(config: &Config, origins: &Origins, place: Place) -> Vec<String> {
     let mut notes = Vec::new();
+    let (half, cpu) = (config.meta.use_bfloat16, place == Place::Cpu);
     let idle: Vec<&str> = [
-        ("meta.use_bfloat16", config.meta.use_bfloat16, "meta.use_bfloat16 (the CPU computes in f32)"),
+        ("meta.use_bfloat16", half && cpu, "meta.use_bfloat16 (the CPU computes in f32)"),
+        ("meta.use_bfloat16", !half && !cpu, "meta.use_bfloat16: false (a GPU computes in bfloat16)"),
+        ("meta.bfloat16_on_cpu", !cpu, "meta.bfloat16_on_cpu"),
         ("data.pin_mem", config.data.pin_mem, "data.pin_mem"),
         (
             "eval.train",

@@ -34,8 +34,8 @@ pub(crate) fn train(
     watch: &mut Option<Watch>,
     stop: &Stop,
 ) -> Result<Exit> {
-    let pool = Pool::new(); // every activation and gradient, used again from step to step
-    let mut grads = Buf::zeros(model.layout.len);
+    let pool = Pool::on(state.params.device()); // every activation and gradient, used again from step to step
+    let mut grads = state.params.zeros_beside();
     let mut saved = state.step;
     let mut waits = Waits::begin();
 
@@ -136,7 +136,9 @@ fn gradients(
             Err(error) => error.unreadable(),
         });
         let Some(data) = world.agree(noted.and(data.map_err(Into::into)))? else { return Ok(None) };
-        let batch = Batch { images: View::Cpu(&data.images), masks: &data.masks };
+        let uploaded = pool.upload(&data.images);
+        let images = uploaded.as_ref().map_or(View::Cpu(&data.images), Buf::view);
+        let batch = Batch { images, masks: &data.masks };
         let share = data.masks.batch as f32 / data.together as f32;
 
         let targets = model.targets(pool, state.target.view(), batch); // 1. what the target encoder sees, no gradient
@@ -224,7 +226,11 @@ fn save((run, world): (&Run, &World), model: &Jepa, state: &mut State) -> Result
         world.gather_shards(&mut state.exp_avg);
         world.gather_shards(&mut state.exp_avg_sq);
     }
-    let written = if world.is_first() { write(run, model, state) } else { Ok(()) };
+    let written = match (world.is_first(), state.params.device()) {
+        (false, _) => Ok(()),
+        (true, None) => write(run, model, state),
+        (true, Some(_)) => write(run, model, &state.fetched()),
+    };
     if world.is_first() {
         keep_own_moments(run, world, state);
     }

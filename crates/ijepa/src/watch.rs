@@ -109,7 +109,7 @@ impl Watch {
         loss: f64,
         targets: &Var,
     ) -> Result<(Seen, Option<String>)> {
-        let target = Buf::from_slice(&state.target.as_slice()[..model.encoder_len]);
+        let target = Buf::from_slice(&state.target.to_vec()[..model.encoder_len]);
         let encoder = Encoder::new(&run.config, target);
         let batch = run.config.data.batch_size;
         let some = encoder.extract(&wanted(&self.images, Some(&self.numbers), batch), Pool::Last)?.features;
@@ -127,7 +127,7 @@ impl Watch {
             effective_rank: effective_rank(&some)?,
             feature_std: spread(&some)?,
             target_std: ijepa_tensor::ops::statistics::mean_column_deviation(targets.view(), targets.width()),
-            loss_of_mean: loss_of_mean(targets.as_slice(), targets.width()),
+            loss_of_mean: loss_of_mean(&targets.to_vec(), targets.width()),
             loss,
             knn,
         };

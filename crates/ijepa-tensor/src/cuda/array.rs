@@ -71,6 +71,11 @@ impl Array {
         self.values.device()
     }
 
+    /// Whether there is a rounded copy.
+    pub(crate) fn is_parameters(&self) -> bool {
+        self.rounded.is_some()
+    }
+
     /// Its first `len` values.
     pub(crate) fn slice(&self, len: usize) -> Slice<'_> {
         let address = self.values.at::<u8>().address();
@@ -163,12 +168,17 @@ impl<'a> Slice<'a> {
 }
 
 /// The upper half of an f32, rounded to nearest even; NaN stays NaN.
-fn narrow(value: f32) -> u16 {
+pub(crate) fn narrow(value: f32) -> u16 {
     let bits = value.to_bits();
     if value.is_nan() {
         return 0x7fff;
     }
     ((bits + 0x7fff + (bits >> 16 & 1)) >> 16) as u16
+}
+
+/// The value that bfloat16 has in its place.
+pub fn rounded(value: f32) -> f32 {
+    widen(narrow(value))
 }
 
 fn widen(half: u16) -> f32 {

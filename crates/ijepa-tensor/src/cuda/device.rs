@@ -168,6 +168,11 @@ impl Device {
         values
     }
 
+    /// Waits until all that was asked for is done.
+    pub(crate) fn wait(&self) {
+        or_throw(self.gpu.synchronise());
+    }
+
     /// Copies within the GPU.
     pub(crate) fn copy(&self, to: u64, from: u64, bytes: usize) {
         // SAFETY: addresses come from views of this device, which know their lengths.

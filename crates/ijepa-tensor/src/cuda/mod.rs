@@ -13,8 +13,8 @@ pub mod driver;
 pub mod launch;
 pub mod nvrtc;
 
-pub use array::Slice;
-pub(crate) use array::{Array, Kind};
+pub(crate) use array::{Array, Kind, narrow};
+pub use array::{Slice, rounded};
 pub(crate) use blas::Out;
 pub use device::{Device, guarded};
 use std::fmt;

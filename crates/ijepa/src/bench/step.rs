@@ -1,10 +1,13 @@
 //! One training step: target encoder, encoder, predictor, backward, AdamW, moving average; of a table's sizes or a run file's.
 
+use std::rc::Rc;
+
 use anyhow::Result;
 use ijepa_data::Masks;
 use ijepa_model::jepa::{Batch, Jepa};
 use ijepa_model::optimiser;
 use ijepa_model::schedule::Schedule;
+use ijepa_tensor::cuda::Device;
 use ijepa_tensor::ops::adamw;
 use ijepa_tensor::{Buf, Pool, Precision, View, instruction_set, roof, threads};
 use serde::Serialize;
@@ -13,6 +16,7 @@ use super::shapes::Shape;
 use super::{median_ms, noise, peak_bytes};
 use crate::cli::BenchStepArgs;
 use crate::config::{self, Bfloat16};
+use crate::device::{self, Place};
 use crate::exit::Exit;
 use crate::plan::{self, Cpu, Drawn, Manner, Sizes, Work};
 use crate::{output, precision};
@@ -29,11 +33,13 @@ struct Report {
     peak_gflops: f64,
     peak_share: f64,
     peak_bytes: Option<u64>,
-    /// As `plan` has it, from the peak and the bandwidth of this moment.
-    planned_ms: f64,
-    planned_bytes: f64,
+    /// As `plan` has it, from the peak and the bandwidth of this moment; absent for a GPU.
+    planned_ms: Option<f64>,
+    planned_bytes: Option<f64>,
     threads: usize,
     instructions: &'static str,
+    /// The GPU's name, if one computed; peaks are its own, and the bytes those of its buffers.
+    gpu: Option<String>,
 }
 
 /// What is timed.
@@ -50,8 +56,64 @@ struct Subject {
 pub(super) fn run(args: &BenchStepArgs) -> Result<Exit> {
     let subject = subject(args)?;
     let asked = if args.bf16.is_some() { "--bf16" } else { "meta.bfloat16_on_cpu" };
+    let place = Place::of(&args.device)?;
+    let report = match place.open()? {
+        Some(device) => on_gpu(subject, args.steps, &device)?,
+        None => on_cpu(subject, args.steps, asked)?,
+    };
+    if args.json {
+        output::json(&report)?;
+    } else {
+        output::result(&line(&report))?;
+    }
+    Ok(Exit::Done)
+}
+
+fn line(report: &Report) -> String {
+    let memory = report.peak_bytes.map_or("unknown".to_owned(), crate::inspect::bytes);
+    let Report { shape, ms, img_per_s, gflops, peak_gflops, threads, instructions, .. } = report;
+    let share = 100.0 * report.peak_share;
+    let speed = format!(
+        "{shape}: {ms:.1} ms a step, {img_per_s:.0} images/s, {gflops:.0} GFLOP/s: {share:.0} % of {peak_gflops:.0}, {memory} at most"
+    );
+    match (&report.gpu, report.planned_ms.zip(report.planned_bytes)) {
+        (Some(gpu), _) => format!("{speed}, {gpu}"),
+        (None, Some((planned, bytes))) => {
+            let bytes = crate::inspect::bytes(bytes as u64);
+            format!("{speed}, {threads} threads, {instructions}; planned {planned:.1} ms, {bytes}")
+        }
+        (None, None) => format!("{speed}, {threads} threads, {instructions}"),
+    }
+}
+
+fn on_gpu(subject: Subject, steps: usize, device: &Rc<Device>) -> Result<Report> {
+    let sizes = &subject.sizes.0;
+    device::check(&Jepa::new(sizes.encoder, sizes.predictor))?;
+    let ms =
+        device::guarded(Some(device), || Ok(step_ms(&subject, steps, (Precision::F32, Precision::F32), Some(device))))?;
+    let peak_bytes = device.allocated_bytes() as u64;
+    let peak_gflops = roof::product_gflops(device).map_err(device::failure)?;
+    let gflops = Work::of(sizes).total() / ms / 1e6;
+    Ok(Report {
+        shape: subject.name,
+        recompute: subject.manner.recompute,
+        ms,
+        img_per_s: sizes.batch as f64 / ms * 1e3,
+        gflops,
+        peak_gflops,
+        peak_share: gflops / peak_gflops,
+        peak_bytes: Some(peak_bytes),
+        planned_ms: None,
+        planned_bytes: None,
+        threads: threads::count(),
+        instructions: instruction_set().unwrap_or("unknown"),
+        gpu: Some(device.gpu().name().to_owned()),
+    })
+}
+
+fn on_cpu(subject: Subject, steps: usize, asked: &str) -> Result<Report> {
     let precisions = precision::of_networks(subject.manner.bfloat16, asked)?;
-    let ms = step_ms(&subject, args.steps, precisions);
+    let ms = step_ms(&subject, steps, precisions, None);
     let peak_bytes = peak_bytes();
     let threads = threads::count();
     let gflops = Work::of(&subject.sizes.0).total() / ms / 1e6;
@@ -59,7 +121,7 @@ pub(super) fn run(args: &BenchStepArgs) -> Result<Exit> {
     let peak_gflops =
         if precisions.1 == Precision::F32 { cpu.peak_gflops } else { roof::peak_gflops(precisions.1, threads) };
     let (planned_seconds, planned_bytes) = plan::of_step(subject.sizes, subject.manner, cpu);
-    let report = Report {
+    Ok(Report {
         shape: subject.name,
         recompute: subject.manner.recompute,
         ms,
@@ -68,31 +130,13 @@ pub(super) fn run(args: &BenchStepArgs) -> Result<Exit> {
         peak_gflops,
         peak_share: gflops / peak_gflops,
         peak_bytes,
-        planned_ms: 1e3 * planned_seconds,
-        planned_bytes,
+        planned_ms: Some(1e3 * planned_seconds),
+        planned_bytes: Some(planned_bytes),
         threads,
         instructions: instruction_set().unwrap_or("unknown"),
-    };
-    if args.json {
-        output::json(&report)?;
-    } else {
-        let memory = report.peak_bytes.map_or("unknown".to_owned(), crate::inspect::bytes);
-        output::result(&format!(
-            "{}: {:.1} ms a step, {:.0} images/s, {:.0} GFLOP/s: {:.0} % of {:.0}, {memory} at most, {threads} threads, {}; planned {:.1} ms, {}",
-            report.shape,
-            ms,
-            report.img_per_s,
-            gflops,
-            100.0 * report.peak_share,
-            peak_gflops,
-            report.instructions,
-            report.planned_ms,
-            crate::inspect::bytes(report.planned_bytes as u64)
-        ))?;
-    }
-    Ok(Exit::Done)
+        gpu: None,
+    })
 }
-
 fn subject(args: &BenchStepArgs) -> Result<Subject> {
     if args.config.is_none() && args.set.is_empty() {
         let shape = Shape::of(args.shape);
@@ -115,12 +159,16 @@ fn subject(args: &BenchStepArgs) -> Result<Subject> {
     })
 }
 
-fn step_ms(subject: &Subject, steps: usize, precisions: (Precision, Precision)) -> f64 {
+/// Median milliseconds; on a GPU with the images on their way to it, as in training.
+fn step_ms(subject: &Subject, steps: usize, precisions: (Precision, Precision), device: Option<&Rc<Device>>) -> f64 {
     let Subject { sizes: (sizes, _), manner, .. } = *subject;
     let mut model = Jepa { recompute: manner.recompute, ..Jepa::new(sizes.encoder, sizes.predictor) };
     (model.target_precision, model.precision) = precisions;
     let mut state = model.init(0, 0.02);
-    let mut grads = Buf::zeros(model.layout.len);
+    if let Some(device) = device {
+        state = state.on(device);
+    }
+    let mut grads = state.params.zeros_beside();
     let (height, width) = sizes.encoder.image;
     let images = noise(sizes.batch * sizes.encoder.channels * height * width, 1);
     let mut masks = subject.masks.iter().cycle();
@@ -135,10 +183,12 @@ fn step_ms(subject: &Subject, steps: usize, precisions: (Precision, Precision)) 
         final_weight_decay: 0.4,
         ema: (0.996, 1.0),
     };
-    let pool = Pool::new();
+    let pool = Pool::on(device);
     median_ms(steps, || {
         let masks = masks.next().expect("there are masks, again and again");
-        let batch = Batch { images: View::Cpu(&images), masks };
+        let uploaded = pool.upload(&images);
+        let images = uploaded.as_ref().map_or(View::Cpu(&images), Buf::view);
+        let batch = Batch { images, masks };
         let targets = model.targets(&pool, state.target.view(), batch);
         adamw::clear(grads.view_mut());
         model.loss_and_gradients(&pool, (&state.params, &mut grads), batch, &targets, 1.0);

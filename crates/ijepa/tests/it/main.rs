@@ -4,6 +4,7 @@ mod convert;
 mod data;
 mod embed;
 mod evaluate;
+mod gpu;
 mod help;
 mod hub;
 mod large;

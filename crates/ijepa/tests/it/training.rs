@@ -8,13 +8,13 @@ use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 
 use crate::{ijepa, scratch};
 
-fn golden(name: &str) -> String {
+pub(crate) fn golden(name: &str) -> String {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../goldens/reference_tiny").join(name);
     path.to_str().expect("the path is UTF-8").to_owned()
 }
 
 /// The configuration that the golden numbers were made with.
-const TINY: &str = "\
+pub(crate) const TINY: &str = "\
 data: {batch_size: 8, crop_size: 32}
 mask: {patch_size: 4, min_keep: 4}
 meta: {model_name: vit_tiny, enc_depth: 2, pred_depth: 2, pred_emb_dim: 96}
@@ -22,11 +22,11 @@ optimization: {epochs: 2, warmup: 1, ipe_scale: 1.25, start_lr: 0.0002, lr: 0.00
   final_weight_decay: 0.4, ema: [0.996, 1.0]}
 ";
 
-fn latest(run: &Path) -> PathBuf {
+pub(crate) fn latest(run: &Path) -> PathBuf {
     run.join("checkpoints/latest.safetensors")
 }
 
-fn metrics(run: &Path) -> Vec<serde_json::Value> {
+pub(crate) fn metrics(run: &Path) -> Vec<serde_json::Value> {
     let text = std::fs::read_to_string(run.join("metrics.jsonl")).expect("the run has metrics");
     text.lines().map(|line| serde_json::from_str(line).expect("a line is an object")).collect()
 }

@@ -1,7 +1,10 @@
 //! Every kernel compiles for three generations of cards, with NVRTC and no GPU.
 
-use ijepa_tensor::cuda::SOURCES;
+use flate2::Compression;
+use flate2::write::GzEncoder;
 use ijepa_tensor::cuda::nvrtc::{Error, Nvrtc};
+use ijepa_tensor::cuda::{SOURCES, code};
+use std::io::Write;
 
 /// A100, H100 and H200, B200.
 const TARGETS: [&str; 3] = ["sm_80", "sm_90", "sm_100"];
@@ -75,8 +78,12 @@ fn every_kernel_compiles_for_sm_80_90_100_and_spills_nothing() {
 #[test]
 fn every_kernel_compiles_to_ptx_that_later_cards_can_take() {
     let Some(nvrtc) = compiler() else { return };
+    // As code.rs reads it.
+    let mut embedded = format!("{}\0", code::fingerprint()).into_bytes();
     for source in SOURCES {
         let code = nvrtc.compile(source, "compute_80").unwrap_or_else(|error| panic!("{error}"));
+        embedded.extend(code.bytes.split(|&byte| byte == 0).next().unwrap_or_default());
+        embedded.push(0);
         let text = String::from_utf8(code.bytes).expect("PTX is text");
         for kernel in source.kernels {
             assert!(text.contains(&format!(".visible .entry {kernel}(")), "{kernel} is not in the PTX");
@@ -84,6 +91,11 @@ fn every_kernel_compiles_to_ptx_that_later_cards_can_take() {
         // Order of sums: nothing is added by whoever comes first.
         let atomic = |word: &&str| word.starts_with("atom.") || word.starts_with("red.");
         assert_eq!(text.split_whitespace().find(atomic), None, "{}.cu has an atomic operation", source.name);
+    }
+    if std::env::var_os("IJEPA_WRITE_PTX").is_some_and(|wanted| wanted == "1") {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/src/cuda/kernels.ptx.gz");
+        let mut out = GzEncoder::new(Vec::new(), Compression::best());
+        out.write_all(&embedded).and_then(|()| std::fs::write(path, out.finish()?)).expect("it can be written");
     }
 }
 

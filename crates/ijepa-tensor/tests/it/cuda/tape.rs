@@ -1,46 +1,19 @@
 //! The engine on a GPU: the tape over the op table, and memory that goes round.
-//!
-//! Expected is the CPU's tape on the same inputs, which are bf16 already; what remains is the rounding of what is stored on the way: once for
-//! outputs, up to three times for gradients.
 
-use super::machine::{device, rounded};
-use crate::{Outcome, error, inputs, run, run_on, values};
-use ijepa_tensor::cases::{Case, cases};
+use super::machine::device;
+use crate::{Outcome, inputs, run_on};
+use ijepa_tensor::cases::Case;
 use ijepa_tensor::cuda::{driver, guarded};
+use ijepa_tensor::judge::{Distance, distances};
 use ijepa_tensor::ops::linear;
 use ijepa_tensor::{Pool, Precision};
-
-/// Half a step of bf16, of the largest value.
-const ROUNDING: f64 = 1.0 / 256.0;
-
-/// Inputs and the direction of the gradient.
-fn fed(case: &Case) -> (Vec<Vec<f32>>, Vec<f32>) {
-    let inputs: Vec<Vec<f32>> = inputs(case).iter().map(|values| rounded(values)).collect();
-    let len = run(case, &inputs, None, 1).output.len();
-    (inputs, rounded(&values(len, 99)))
-}
 
 #[test]
 fn the_tape_gives_on_a_gpu_what_it_gives_on_the_cpu() {
     let Some((device, _turn)) = device() else { return };
-    let wide = |values: &[f32]| values.iter().map(|&value| f64::from(value)).collect::<Vec<f64>>();
-    for case in cases() {
-        let (inputs, direction) = fed(&case);
-        // Twice, so that gradients are added to.
-        let expected = run(&case, &inputs, Some(&direction), 2);
-        let got = run_on(Some(&device), Precision::F32, &case, &inputs, Some(&direction), 2);
-        let off = error(&got.output, &wide(&expected.output));
-        assert!(off <= ROUNDING, "{case:?}: {off:e}");
-        for (i, (got, expected)) in got.gradients.iter().zip(&expected.gradients).enumerate() {
-            match (got, expected) {
-                (Some(got), Some(expected)) => {
-                    let off = error(got, &wide(expected));
-                    assert!(off <= 1.5 * ROUNDING, "{case:?}: gradient {i}: {off:e}");
-                }
-                (None, None) => {}
-                _ => panic!("{case:?}: input {i} has a gradient on one device alone"),
-            }
-        }
+    for distance in distances(&device).expect("the GPU does it") {
+        let Distance { case, output, gradients } = &distance;
+        assert!(distance.is_rounding(), "{case:?}: off by {output:e}, gradients by {gradients:e}");
     }
 }
 
@@ -48,7 +21,7 @@ fn the_tape_gives_on_a_gpu_what_it_gives_on_the_cpu() {
 fn a_gpu_gives_the_same_bits_again_in_memory_that_it_has() {
     let Some((device, _turn)) = device() else { return };
     let case = Case::GeluLinear(linear::Shape { rows: 20, inputs: 40, outputs: 24 }, true);
-    let (inputs, direction) = fed(&case);
+    let (inputs, direction) = (inputs(&case), vec![0.5; 20 * 24]);
     let once = || -> (Outcome, usize) {
         let outcome = run_on(Some(&device), Precision::F32, &case, &inputs, Some(&direction), 1);
         (outcome, Pool::on(Some(&device)).allocations())

@@ -1,0 +1,76 @@
+//! Where does a run compute, and what does a GPU's failure mean for it?
+
+use std::rc::Rc;
+
+use anyhow::Result;
+use ijepa_model::jepa::Jepa;
+use ijepa_tensor::cuda::calls::WIDEST_HEAD;
+use ijepa_tensor::cuda::{self, Device};
+
+use crate::exit::{Exit, Failure};
+
+/// What `--device` names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub(crate) enum Place {
+    /// The CPU.
+    #[default]
+    Cpu,
+    /// A GPU, counted from 0.
+    Cuda(usize),
+}
+
+impl Place {
+    /// `auto` is the CPU until a GPU has shown that it trains as the CPU does.
+    pub(crate) fn of(text: &str) -> Result<Place> {
+        let number = text.strip_prefix("cuda:").map(str::parse::<usize>);
+        match (text, number) {
+            ("" | "auto" | "cpu", _) => Ok(Place::Cpu),
+            ("cuda", _) => Ok(Place::Cuda(0)),
+            (_, Some(Ok(number))) => Ok(Place::Cuda(number)),
+            _ => Err(Failure::usage(format!("--device: expected auto, cpu, cuda or cuda:N, got {text}")).into()),
+        }
+    }
+
+    /// The GPU, where one is named.
+    pub(crate) fn open(self) -> Result<Option<Rc<Device>>> {
+        let Place::Cuda(number) = self else { return Ok(None) };
+        Ok(Some(Device::open(number).map_err(failure)?))
+    }
+}
+
+/// Refuses a model that kernels cannot compute, before anything is begun.
+pub(crate) fn check(model: &Jepa) -> Result<()> {
+    let encoder = model.encoder.config;
+    let networks = [("encoder", encoder.width), ("predictor", model.predictor.config.width)];
+    for (name, width) in networks {
+        let head = width / encoder.heads;
+        if head > WIDEST_HEAD {
+            let problem =
+                format!("attention: the heads of the {name} are {head} wide, kernels take at most {WIDEST_HEAD}");
+            return Err(Failure::new(Exit::Device, problem)
+                .remedy("more heads (meta.enc_heads), or --device cpu")
+                .into());
+        }
+        if !width.is_multiple_of(8) {
+            let problem = format!("linear: the {name} is {width} wide, kernels take multiples of 8");
+            return Err(Failure::new(Exit::Device, problem).remedy("another width, or --device cpu").into());
+        }
+    }
+    Ok(())
+}
+
+/// Does work that may run on a GPU; what that says in the midst of it is an error.
+pub(crate) fn guarded<T>(device: Option<&Rc<Device>>, work: impl FnOnce() -> Result<T>) -> Result<T> {
+    match device {
+        None => work(),
+        Some(_) => cuda::guarded(work).map_err(failure)?,
+    }
+}
+
+pub(crate) fn failure(error: cuda::Error) -> Failure {
+    let failure = Failure::new(Exit::Device, format!("the GPU: {error}"));
+    if error.is_memory() {
+        return failure.remedy("a smaller data.batch_size with a larger optimization.accumulate, meta.recompute: blocks, or a GPU with more memory");
+    }
+    failure.remedy("see what is here with `ijepa doctor --device cuda`; a run that had begun goes on from its last checkpoint with --resume")
+}
