@@ -5,8 +5,10 @@
 //! starts a GPU yet: tests compile every kernel for three generations of cards, and run every kernel on the CPU.
 
 pub mod calls;
+pub mod communicator;
 pub mod driver;
 pub mod launch;
+pub mod nccl;
 pub mod nvrtc;
 
 /// Files that kernels include, by name.

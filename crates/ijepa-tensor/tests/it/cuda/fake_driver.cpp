@@ -8,11 +8,13 @@
 extern "C" {
 const char* shim_launch(const char* name, const char* kinds, const u32* grid, u32 threads, u32 shared, void** arguments, u64 seed);
 const char* shim_find(const char* name);
+// Whether something that was started still works; a library that starts nothing has no such function.
+__attribute__((weak)) bool shim_works();
 }
 
 namespace {
 
-const int INVALID_VALUE = 1, NOT_FOUND = 500, LAUNCH_FAILED = 719;
+const int INVALID_VALUE = 1, NOT_FOUND = 500, NOT_READY = 600, LAUNCH_FAILED = 719;
 const char* problem = "";
 // Types of the next launch's arguments, which the driver does not see; the order of threads.
 const char* expected_kinds;
@@ -67,6 +69,10 @@ int cuStreamCreate(void** stream, u32 flags) {
     return flags == 1 ? 0 : INVALID_VALUE;
 }
 int cuStreamSynchronize(void* stream) { return stream == &streams ? 0 : INVALID_VALUE; }
+int cuStreamQuery(void* stream) {
+    if (stream != &streams) return INVALID_VALUE;
+    return shim_works != nullptr && shim_works() ? NOT_READY : 0;
+}
 int cuStreamDestroy_v2(void* stream) { return stream == &streams && --streams >= 0 ? 0 : INVALID_VALUE; }
 int cuMemAlloc_v2(u64* address, size_t bytes) {
     if (bytes == 0) return INVALID_VALUE;

@@ -5,9 +5,9 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-const SHIM_HEADER: &str = include_str!("shim.h");
+pub(super) const SHIM_HEADER: &str = include_str!("shim.h");
 const SHIM: &str = include_str!("shim.cpp");
-const FAKE_DRIVER: &str = include_str!("fake_driver.cpp");
+pub(super) const FAKE_DRIVER: &str = include_str!("fake_driver.cpp");
 /// Kernels that do what they must not.
 const FAULTS: &str = include_str!("faults.cu");
 pub(super) const FAULTY: [&str; 8] = [
@@ -36,7 +36,8 @@ pub(super) fn build() -> Option<PathBuf> {
     Some(library)
 }
 
-fn compiler() -> Option<String> {
+/// A C++ compiler, if there is one.
+pub(super) fn compiler() -> Option<String> {
     let named = std::env::var("CXX").ok();
     let candidates = named.into_iter().chain(["c++", "g++", "clang++"].map(String::from));
     candidates
