@@ -5,7 +5,7 @@ use std::ops::Range;
 use crate::jepa::{Jepa, State};
 use crate::schedule::Schedule;
 use ijepa_tensor::ops::adamw::{self, Blobs, Segment, Step};
-use ijepa_tensor::{Buf, Slot, ViewMut};
+use ijepa_tensor::{Buf, Slot};
 
 /// PyTorch's defaults, which the reference keeps.
 pub const BETAS: (f64, f64) = (0.9, 0.999);
@@ -33,14 +33,14 @@ pub fn move_part(model: &Jepa, state: &mut State, grads: &Buf, schedule: &Schedu
         params: state.params.view_mut(),
         m: state.exp_avg.view_mut(),
         v: state.exp_avg_sq.view_mut(),
-        average: ViewMut::Cpu(&mut []),
+        average: state.target.view_mut().part(0..0),
     };
     adamw::forward(blobs, grads.view(), &segments, rates(state.step, schedule));
 }
 
 /// The second half, once all parts have moved: the target encoder and the step. Both halves together give the bits of [`step`].
 pub fn follow(model: &Jepa, state: &mut State, schedule: &Schedule) {
-    let segments = segments(model, state, schedule, 0..model.encoder_len);
+    let segments = segments(model, state, schedule, 0..model.layout.len);
     adamw::follow(state.target.view_mut(), state.params.view(), &segments, schedule.momentum(state.step));
     state.step += 1;
 }

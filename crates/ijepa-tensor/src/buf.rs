@@ -285,6 +285,11 @@ impl<'a> ViewMut<'a> {
 
     /// A part of it.
     pub fn range(&mut self, range: Range<usize>) -> ViewMut<'_> {
+        self.reborrow().part(range)
+    }
+
+    /// As [`ViewMut::range`], borrowed for as long as the whole was.
+    pub fn part(self, range: Range<usize>) -> ViewMut<'a> {
         match self {
             ViewMut::Cpu(values) => ViewMut::Cpu(&mut values[range]),
             ViewMut::Cuda(slice) => ViewMut::Cuda(slice.range(range)),

@@ -1,7 +1,6 @@
 //! What this machine can do at most: the ceilings that ops are measured against.
 
-use crate::cuda::launch::{Bf16, Pointer};
-use crate::cuda::{self, Device, Out};
+use crate::cuda::{self, Device, Out, Product};
 use crate::gemm::{Gemm, Layout, Precision, multiply_adds};
 use crate::judge;
 use crate::vector::vectorised;
@@ -71,8 +70,8 @@ pub fn product_gflops(device: &Rc<Device>) -> Result<f64, cuda::Error> {
                 device.wait();
                 let began = Instant::now();
                 for _ in 0..count {
-                    let operands: (Pointer<Bf16>, Pointer<Bf16>) = (a.at(), b.at());
-                    device.multiply(Out::Bf16(c.at()), operands, None, None, shape);
+                    let out = Out::Bf16(c.at());
+                    device.multiply(Product { out, a: a.at(), b: b.at(), bias: None, added: None, shape });
                 }
                 device.wait();
                 began.elapsed().as_secs_f64() / f64::from(count)

@@ -10,6 +10,7 @@ use crate::gemm::{Gemm, Layout};
 use libloading::Library;
 use std::cell::RefCell;
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::ffi::{CStr, OsString, c_char, c_int, c_void};
 use std::fmt;
 use std::path::Path;
@@ -147,6 +148,18 @@ pub(crate) enum Out {
     F32(Pointer<f32>),
 }
 
+/// out (m, n) = a·b [+ bias (n)] [+ added (m, n)], or += where the shape says so.
+#[derive(Clone, Copy)]
+pub(crate) struct Product {
+    pub(crate) out: Out,
+    pub(crate) a: Pointer<Bf16>,
+    pub(crate) b: Pointer<Bf16>,
+    pub(crate) bias: Option<Pointer<Bf16>>,
+    /// Not with a sum that goes on, and rounded as the result is.
+    pub(crate) added: Option<Pointer<Bf16>>,
+    pub(crate) shape: Gemm,
+}
+
 /// What a plan depends on.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 struct Key {
@@ -234,7 +247,7 @@ impl Blas {
         Err(Error::Call { call: call(), code, reason })
     }
 
-    /// out (m, n) = a·b [+ bias (n)] [+ added (m, n)], or += where the shape says so; `workspace` has [`WORKSPACE_BYTES`].
+    /// Multiplies; `workspace` has [`WORKSPACE_BYTES`].
     ///
     /// # Errors
     /// When the library refuses it.
@@ -245,11 +258,7 @@ impl Blas {
         &self,
         gpu: &Gpu,
         workspace: Pointer<u8>,
-        out: Out,
-        (a, b): (Pointer<Bf16>, Pointer<Bf16>),
-        bias: Option<Pointer<Bf16>>,
-        added: Option<Pointer<Bf16>>,
-        shape: Gemm,
+        Product { out, a, b, bias, added, shape }: Product,
     ) -> Result<(), Error> {
         let (address, rounded) = match out {
             Out::Bf16(out) => (out.address(), true),
@@ -268,10 +277,10 @@ impl Blas {
             alignments: [a.address(), b.address(), added_at, address].map(alignment),
         };
         let mut plans = self.plans.borrow_mut();
-        if !plans.contains_key(&key) {
-            plans.insert(key, self.plan(key)?);
-        }
-        let plan = &plans[&key];
+        let plan = match plans.entry(key) {
+            Entry::Occupied(known) => known.into_mut(),
+            Entry::Vacant(new) => new.insert(self.plan(key)?),
+        };
         if let Some(bias) = bias {
             self.set(plan.product, BIAS_POINTER, &bias.address())?;
         }

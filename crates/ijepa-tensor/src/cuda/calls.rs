@@ -583,6 +583,22 @@ pub struct Blobs {
     pub averaged: usize,
 }
 
+/// The moving average and the bf16 copies, for parameters that have moved already: [`crate::ops::adamw::follow`]. Of the blobs, the moments are not
+/// touched.
+pub fn follow(blobs: Blobs, (pieces, count): (Pointer<Piece>, usize), momentum: f64) -> Launch {
+    let arguments = vec![
+        blobs.average.into(),
+        blobs.average_bf16.into(),
+        blobs.params_bf16.into(),
+        blobs.params.into(),
+        pieces.into(),
+        (blobs.averaged as u64).into(),
+        (momentum as f32).into(),
+        ((1.0 - momentum) as f32).into(),
+    ];
+    plain("follow", (count, 1, 1), WARPS * WARP, arguments)
+}
+
 /// One step on all pieces: [`crate::ops::adamw::forward`], and the bf16 copies.
 pub fn adamw(blobs: Blobs, grads: Pointer<f32>, (pieces, count): (Pointer<Piece>, usize), step: Step) -> Launch {
     let exponent = i32::try_from(step.number).unwrap_or(i32::MAX);

@@ -2,11 +2,10 @@
 //!
 //! An op has no way to fail, a GPU has: whatever it says is thrown as an [`Error`] up to [`guarded`], which stands around all work on a GPU.
 
-use super::blas::{self, Blas, Out};
+use super::blas::{self, Blas, Product};
 use super::driver::{Driver, Function, Gpu, Memory, Pinned};
-use super::launch::{Bf16, Launch, Pointer};
+use super::launch::{Launch, Pointer};
 use super::{Error, code};
-use crate::gemm::Gemm;
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, HashMap};
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
@@ -93,7 +92,7 @@ impl Device {
     }
 
     /// The GPU.
-    pub fn gpu(&self) -> &Gpu {
+    pub fn gpu(&self) -> &Rc<Gpu> {
         &self.gpu
     }
 
@@ -196,20 +195,13 @@ impl Device {
         launches.into_iter().for_each(|launch| self.run(launch));
     }
 
-    /// out (m, n) = a·b [+ bias] [+ added], or += where the shape says so.
-    pub(crate) fn multiply(
-        &self,
-        out: Out,
-        operands: (Pointer<Bf16>, Pointer<Bf16>),
-        bias: Option<Pointer<Bf16>>,
-        added: Option<Pointer<Bf16>>,
-        shape: Gemm,
-    ) {
-        if shape.m == 0 || shape.n == 0 {
+    /// Asks for a product.
+    pub(crate) fn multiply(&self, product: Product) {
+        if product.shape.m == 0 || product.shape.n == 0 {
             return;
         }
         // SAFETY: pointers come from views that the ops have asked for the lengths of.
-        or_throw(unsafe { self.blas.multiply(&self.gpu, self.workspace.at(0), out, operands, bias, added, shape) });
+        or_throw(unsafe { self.blas.multiply(&self.gpu, self.workspace.at(0), product) });
     }
 }
 

@@ -119,6 +119,7 @@ functions! {
     cuCtxSetCurrent(Handle);
     cuStreamCreate(*mut Handle, c_uint);
     cuStreamSynchronize(Handle);
+    cuStreamQuery(Handle);
     cuStreamDestroy_v2(Handle);
     cuMemAlloc_v2(*mut u64, usize);
     cuMemFree_v2(u64);
@@ -137,6 +138,8 @@ functions! {
 const CAPABILITY: [c_int; 2] = [75, 76];
 /// `CU_STREAM_NON_BLOCKING`: the stream does not wait for the default stream.
 const NON_BLOCKING: c_uint = 1;
+/// `CUDA_ERROR_NOT_READY`: there is work on the stream.
+const NOT_READY: c_int = 600;
 
 /// The driver.
 pub struct Driver {
@@ -362,6 +365,18 @@ impl Gpu {
         };
         self.driver.check("cuLaunchKernel", code)
     }
+
+    /// Whether all that was asked for is done.
+    ///
+    /// # Errors
+    /// When something that was asked for failed.
+    pub fn is_done(&self) -> Result<bool, Error> {
+        // SAFETY: the stream lives as long as `self`.
+        match unsafe { (self.driver.functions.cuStreamQuery)(self.stream) } {
+            NOT_READY => Ok(false),
+            code => self.driver.check("cuStreamQuery", code).map(|()| true),
+        }
+    }
 }
 
 impl Drop for Gpu {
@@ -450,6 +465,11 @@ impl Memory {
         };
         gpu.driver.check("cuMemcpyDtoHAsync", code)?;
         gpu.synchronise()
+    }
+
+    /// Where it is.
+    pub(super) fn gpu(&self) -> &Rc<Gpu> {
+        &self.gpu
     }
 }
 

@@ -3,6 +3,7 @@
 //!
 //! The types of arguments are kept beside them: the driver checks nothing, the tests check every launch against the text.
 
+use std::ffi::c_void;
 use std::marker::PhantomData;
 
 /// 16 bits of a value on the device, the upper half of an f32.
@@ -63,6 +64,11 @@ impl<T> Pointer<T> {
     /// The address `bytes` further on.
     pub fn bytes(self, bytes: usize) -> Pointer<T> {
         Pointer::new(self.address + bytes as u64)
+    }
+
+    /// The address as libraries take it.
+    pub(super) fn raw(self) -> *mut c_void {
+        self.address as *mut c_void
     }
 }
 

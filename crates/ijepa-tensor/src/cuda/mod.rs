@@ -8,14 +8,16 @@ mod array;
 mod blas;
 pub mod calls;
 pub mod code;
+pub mod communicator;
 mod device;
 pub mod driver;
 pub mod launch;
+pub mod nccl;
 pub mod nvrtc;
 
 pub(crate) use array::{Array, Kind, narrow};
 pub use array::{Slice, rounded};
-pub(crate) use blas::Out;
+pub(crate) use blas::{Out, Product};
 pub use device::{Device, guarded};
 use std::fmt;
 
@@ -88,7 +90,7 @@ pub struct Source {
 
 /// All files of kernels.
 pub const SOURCES: [Source; 16] = [
-    Source { name: "adamw", text: include_str!("../ops/adamw.cu"), kernels: &["adamw"] },
+    Source { name: "adamw", text: include_str!("../ops/adamw.cu"), kernels: &["adamw", "follow"] },
     Source { name: "add", text: include_str!("../ops/add.cu"), kernels: &["add_forward"] },
     Source {
         name: "assemble",

@@ -36,3 +36,20 @@ KERNEL adamw(float* params, float* m, float* v, float* average, bf16* params_bf1
         }
     }
 }
+
+// For parameters that have moved already, here or elsewhere: average (averaged) follows, and both have their copies. A block a piece.
+KERNEL follow(float* average, bf16* average_bf16, bf16* params_bf16, const float* params, const Piece* pieces, u64 averaged,
+              float old_average, float new_average) {
+    const Piece piece = pieces[blockIdx.x];
+    const u64 last = piece.first + piece.len;
+#pragma unroll 4
+    for (u64 at = piece.first + threadIdx.x; at < last; at += blockDim.x) {
+        const float param = params[at];
+        params_bf16[at] = narrow(param);
+        if (at < averaged) {
+            const float mean = average[at] * old_average + param * new_average;
+            average[at] = mean;
+            average_bf16[at] = narrow(mean);
+        }
+    }
+}

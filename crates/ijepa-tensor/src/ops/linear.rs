@@ -5,7 +5,7 @@
 
 use crate::buf::{Buf, View, ViewMut};
 use crate::cuda::launch::{Bf16, Pointer};
-use crate::cuda::{Out, calls};
+use crate::cuda::{Out, Product, calls};
 use crate::gemm::{Fused, Gemm, Layout, Map, Precision, Window, fused};
 use crate::ops::layer_norm::{self, Affine};
 use crate::tape::{Slot, Tape, Var};
@@ -250,8 +250,9 @@ pub fn forward(
     let Shape { rows, inputs, outputs } = shape;
     let product = Gemm { m: rows, n: outputs, k: inputs, a: Layout::Plain, b: Layout::Transposed, accumulate: false };
     if let Some(device) = weight.device() {
-        let (out, operands) = (Out::Bf16(y.bf16()), (x.bf16(), weight.bf16()));
-        return device.multiply(out, operands, Some(bias.bf16()), residual.map(View::bf16), product);
+        let (bias, added) = (Some(bias.bf16()), residual.map(View::bf16));
+        let (out, a, b) = (Out::Bf16(y.bf16()), x.bf16(), weight.bf16());
+        return device.multiply(Product { out, a, b, bias, added, shape: product });
     }
     let (y, weight, bias, residual) = (y.cpu(), weight.cpu(), bias.cpu(), residual.map(View::cpu));
     let (x, map_a) = x.cpu();
@@ -271,7 +272,8 @@ pub fn backward_input(
     let product = Gemm { m: rows, n: inputs, k: outputs, a: Layout::Plain, b: Layout::Plain, accumulate: false };
     if let Some(device) = dy.device() {
         let dx = dx.bf16();
-        device.multiply(Out::Bf16(dx), (dy.bf16(), weight.bf16()), None, None, product);
+        let (out, a, b) = (Out::Bf16(dx), dy.bf16(), weight.bf16());
+        device.multiply(Product { out, a, b, bias: None, added: None, shape: product });
         if let Some(hidden) = hidden {
             let hidden = hidden.bf16();
             device.run(calls::gelu_backward(dx, Some(hidden), dx, hidden, None, (rows, inputs)));
@@ -288,7 +290,8 @@ pub fn backward_weight(dweight: ViewMut, dy: View, x: Input, shape: Shape, preci
     let Shape { rows, inputs, outputs } = shape;
     let product = Gemm { m: outputs, n: inputs, k: rows, a: Layout::Transposed, b: Layout::Plain, accumulate: true };
     if let Some(device) = dy.device() {
-        return device.multiply(Out::F32(dweight.f32()), (dy.bf16(), x.bf16()), None, None, product);
+        let (out, a, b) = (Out::F32(dweight.f32()), dy.bf16(), x.bf16());
+        return device.multiply(Product { out, a, b, bias: None, added: None, shape: product });
     }
     let (dweight, dy) = (dweight.cpu(), dy.cpu());
     let (x, map_b) = x.cpu();

@@ -12,7 +12,14 @@ const LAUNCHERS: [(&str, &str); 4] = [
 ];
 
 /// Processes on this machine, likewise. SLURM's is a list of machines: `4(x2),3`.
-const ON_THIS_MACHINE: [&str; 3] = ["OMPI_COMM_WORLD_LOCAL_SIZE", "MPI_LOCALNRANKS", "SLURM_STEP_TASKS_PER_NODE"];
+const ON_THIS_MACHINE: [&str; 4] =
+    ["LOCAL_WORLD_SIZE", "OMPI_COMM_WORLD_LOCAL_SIZE", "MPI_LOCALNRANKS", "SLURM_STEP_TASKS_PER_NODE"];
+
+/// Which of them this is, likewise.
+const AMONG_THEM: [&str; 4] = ["LOCAL_RANK", "SLURM_LOCALID", "OMPI_COMM_WORLD_LOCAL_RANK", "MPI_LOCALRANKID"];
+
+/// What our own launcher calls a job.
+pub(super) const JOB: &str = "IJEPA_JOB";
 
 /// One of several processes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,6 +55,19 @@ pub(crate) fn threads() -> Option<NonZeroUsize> {
     let all = count(std::fs::read_to_string("/sys/devices/system/cpu/online").ok()?.trim())?;
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     if here > 1 && allowed == all { NonZeroUsize::new((cores / here).max(1)) } else { None }
+}
+
+/// Which of the processes on this machine this is, from 0, and so which of its GPUs is this one's. Nothing where no launcher says so.
+#[cfg_attr(
+    not(test),
+    expect(dead_code, reason = "ranks take the GPU of this number, once the engine computes on them")
+)]
+pub(crate) fn local_rank() -> Option<usize> {
+    local_rank_by(|name| std::env::var(name).ok())
+}
+
+fn local_rank_by(variable: impl Fn(&str) -> Option<String>) -> Option<usize> {
+    AMONG_THEM.into_iter().find_map(|name| variable(name)?.trim().parse().ok())
 }
 
 /// The largest number of a list such as `4(x2),3`.
@@ -89,6 +109,15 @@ mod tests {
     #[test]
     fn processes_of_a_machine_are_told_by_every_launcher() {
         assert_eq!([most("8"), most("4(x2)"), most("3,4(x2)"), most("")], [Some(8), Some(4), Some(4), None]);
+    }
+
+    #[test]
+    fn every_launcher_says_which_process_of_a_machine_this_is() {
+        for name in AMONG_THEM {
+            assert_eq!(local_rank_by(|asked| (asked == name).then(|| "3".to_owned())), Some(3));
+        }
+        assert_eq!(local_rank_by(|_| None), None);
+        assert_eq!(local_rank_by(|name| Some(if name == "LOCAL_RANK" { "x" } else { "1" }.to_owned())), Some(1));
     }
 
     #[test]

@@ -11,6 +11,11 @@
 mod launch;
 #[cfg(feature = "mpi")]
 mod mpi;
+#[cfg_attr(not(test), expect(dead_code, reason = "ranks with GPUs meet here, once the engine computes on them"))]
+mod rendezvous;
+#[cfg(unix)]
+#[cfg_attr(not(test), expect(dead_code, reason = "starts ranks with GPUs, once the engine computes on them"))]
+mod spawn;
 #[cfg(feature = "mpi")]
 mod watchman;
 

@@ -8,11 +8,13 @@
 extern "C" {
 const char* shim_launch(const char* name, const char* kinds, const u32* grid, u32 threads, u32 shared, void** arguments, u64 seed);
 const char* shim_find(const char* name);
+// Whether something that was started still works; a library that starts nothing has no such function.
+__attribute__((weak)) bool shim_works();
 }
 
 namespace {
 
-const int INVALID_VALUE = 1, OUT_OF_MEMORY = 2, NOT_FOUND = 500, LAUNCH_FAILED = 719;
+const int INVALID_VALUE = 1, OUT_OF_MEMORY = 2, NOT_FOUND = 500, NOT_READY = 600, LAUNCH_FAILED = 719;
 const size_t DEVICE_BYTES = size_t(1) << 30;
 const char* problem = "";
 // Types of the next launch's arguments, which the driver does not see, or null where nobody has said; the order of threads.
@@ -34,13 +36,17 @@ int cuGetErrorString(int code, const char** text) {
     *text = code == LAUNCH_FAILED ? problem : code == NOT_FOUND ? "not found" : code == OUT_OF_MEMORY ? "out of memory" : "invalid value";
     return 0;
 }
+// As many as SHIM_GPUS says: each process has one, whatever its number.
 int cuDeviceGetCount(int* count) {
-    *count = 1;
+    const char* said = getenv("SHIM_GPUS");
+    *count = said == nullptr ? 1 : atoi(said);
     return 0;
 }
 int cuDeviceGet(int* device, int number) {
+    int count;
+    cuDeviceGetCount(&count);
     *device = number;
-    return number == 0 ? 0 : INVALID_VALUE;
+    return number >= 0 && number < count ? 0 : INVALID_VALUE;
 }
 int cuDeviceGetName(char* name, int len, int) {
     snprintf(name, len, "a CPU in the place of a GPU");
@@ -68,6 +74,10 @@ int cuStreamCreate(void** stream, u32 flags) {
     return flags == 1 ? 0 : INVALID_VALUE;
 }
 int cuStreamSynchronize(void* stream) { return stream == &streams ? 0 : INVALID_VALUE; }
+int cuStreamQuery(void* stream) {
+    if (stream != &streams) return INVALID_VALUE;
+    return shim_works != nullptr && shim_works() ? NOT_READY : 0;
+}
 int cuStreamDestroy_v2(void* stream) { return stream == &streams && --streams >= 0 ? 0 : INVALID_VALUE; }
 int cuMemAlloc_v2(u64* address, size_t bytes) {
     if (bytes == 0) return INVALID_VALUE;

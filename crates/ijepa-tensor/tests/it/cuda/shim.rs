@@ -1,4 +1,4 @@
-//! Builds a library that is a driver with the CPU in the place of a GPU, every kernel, and cuBLASLt, with a C++ compiler.
+//! Builds a library that is a driver with the CPU in the place of a GPU, every kernel, cuBLASLt and NCCL, with a C++ compiler.
 
 use ijepa_tensor::cuda::{HEADERS, SOURCES};
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -9,6 +9,7 @@ const SHIM_HEADER: &str = include_str!("shim.h");
 const SHIM: &str = include_str!("shim.cpp");
 const FAKE_DRIVER: &str = include_str!("fake_driver.cpp");
 const FAKE_CUBLASLT: &str = include_str!("fake_cublaslt.cpp");
+const FAKE_NCCL: &str = include_str!("fake_nccl.cpp");
 /// Kernels that do what they must not.
 const FAULTS: &str = include_str!("faults.cu");
 pub(super) const FAULTY: [&str; 8] = [
@@ -26,7 +27,7 @@ pub(super) const FAULTY: [&str; 8] = [
 pub(super) fn build() -> Option<PathBuf> {
     let compiler = compiler()?;
     let mut hasher = DefaultHasher::new();
-    (SHIM_HEADER, SHIM, FAKE_DRIVER, FAKE_CUBLASLT, FAULTS, FAULTY, &compiler).hash(&mut hasher);
+    (SHIM_HEADER, SHIM, FAKE_DRIVER, FAKE_CUBLASLT, FAKE_NCCL, FAULTS, FAULTY, &compiler).hash(&mut hasher);
     HEADERS.hash(&mut hasher);
     SOURCES.iter().for_each(|source| (source.name, source.text, source.kernels).hash(&mut hasher));
     let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("kernels-{:016x}", hasher.finish()));
@@ -37,6 +38,7 @@ pub(super) fn build() -> Option<PathBuf> {
     Some(library)
 }
 
+/// A C++ compiler, if there is one.
 fn compiler() -> Option<String> {
     let named = std::env::var("CXX").ok();
     let candidates = named.into_iter().chain(["c++", "g++", "clang++"].map(String::from));
@@ -53,7 +55,9 @@ fn compile(compiler: &str, folder: &Path, library: &Path) {
     write("shim.cpp", SHIM);
     write("fake_driver.cpp", FAKE_DRIVER);
     write("fake_cublaslt.cpp", FAKE_CUBLASLT);
-    let mut objects: Vec<_> = ["shim", "fake_driver", "fake_cublaslt"].map(|name| (name.to_owned(), false)).into();
+    write("fake_nccl.cpp", FAKE_NCCL);
+    let mut objects: Vec<_> =
+        ["shim", "fake_driver", "fake_cublaslt", "fake_nccl"].map(|name| (name.to_owned(), false)).into();
     let faults = ("faults", FAULTS, &FAULTY[..]);
     for (name, text, kernels) in SOURCES.iter().map(|it| (it.name, it.text, it.kernels)).chain([faults]) {
         let registered: String = kernels.iter().map(|kernel| format!("REGISTER({kernel})\n")).collect();
@@ -65,8 +69,18 @@ fn compile(compiler: &str, folder: &Path, library: &Path) {
         let output = Command::new(compiler).current_dir(folder).args(arguments).output().expect("the compiler starts");
         assert!(output.status.success(), "{compiler} {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
     };
-    let common =
-        ["-std=c++17", "-O2", "-fPIC", "-fno-strict-aliasing", "-U_FORTIFY_SOURCE", "-DIJEPA_SHIM", "-w", "-I.", "-c"];
+    let common = [
+        "-std=c++17",
+        "-O2",
+        "-fPIC",
+        "-fno-strict-aliasing",
+        "-U_FORTIFY_SOURCE",
+        "-pthread",
+        "-DIJEPA_SHIM",
+        "-w",
+        "-I.",
+        "-c",
+    ];
     std::thread::scope(|scope| {
         // Two at a time.
         for share in objects.chunks(objects.len().div_ceil(2)) {
@@ -83,8 +97,9 @@ fn compile(compiler: &str, folder: &Path, library: &Path) {
         }
     });
     let objects: Vec<String> = objects.iter().map(|(name, _)| format!("{name}.o")).collect();
-    let mut arguments = vec!["-shared", "-o", "linked.so"];
+    let mut arguments = vec!["-shared", "-pthread", "-o", "linked.so"];
     arguments.extend(objects.iter().map(String::as_str));
+    arguments.push("-lrt");
     run(&arguments);
     std::fs::rename(folder.join("linked.so"), library).expect("target is writable");
 }
