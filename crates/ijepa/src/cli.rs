@@ -123,6 +123,9 @@ pub(crate) struct PretrainArgs {
     /// Where to compute: cpu, which auto is too, or a GPU: cuda or cuda:N (docs/cuda.md: no GPU has run it yet).
     #[arg(long, value_name = "DEVICE", default_value = "auto")]
     pub(crate) device: String,
+    /// Train on these GPUs of this machine, one process each, over NCCL: numbers and ranges.
+    #[arg(long, value_name = "0-3,6", conflicts_with = "device")]
+    pub(crate) gpus: Option<String>,
     /// Check everything, say what would be done, and do nothing.
     #[arg(long)]
     pub(crate) dry_run: bool,

@@ -7,6 +7,7 @@ use ijepa_model::jepa::Jepa;
 use ijepa_tensor::cuda::calls::WIDEST_HEAD;
 use ijepa_tensor::cuda::{self, Device};
 
+use crate::cli::PretrainArgs;
 use crate::exit::{Exit, Failure};
 
 /// What `--device` names.
@@ -29,6 +30,11 @@ impl Place {
             (_, Some(Ok(number))) => Ok(Place::Cuda(number)),
             _ => Err(Failure::usage(format!("--device: expected auto, cpu, cuda or cuda:N, got {text}")).into()),
         }
+    }
+
+    /// What a run was asked to compute on. With a list of GPUs, each rank sees them as numbers from 0.
+    pub(crate) fn asked(args: &PretrainArgs) -> Result<Place> {
+        if args.gpus.is_some() { Ok(Place::Cuda(0)) } else { Place::of(&args.device) }
     }
 
     /// The GPU, where one is named.

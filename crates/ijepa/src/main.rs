@@ -48,6 +48,8 @@ use anyhow::Result;
 use clap::Parser;
 
 use cli::{Cli, Command, ViewCommand};
+#[cfg(unix)]
+use distributed::spawn;
 use exit::{Exit, Failure};
 
 fn main() -> ExitCode {
@@ -61,6 +63,20 @@ fn main() -> ExitCode {
 
 fn start(cli: Cli) -> Result<Exit> {
     ijepa_tensor::instruction_set().map_err(Failure::usage)?;
+    // On this thread, which lives as long as the process: ranks that it starts end with it.
+    #[cfg(unix)]
+    if let Command::Pretrain(args) = &cli.command
+        && let Some(gpus) = &args.gpus
+    {
+        if !spawn::is_rank() {
+            return spawn::run(&spawn::gpus(gpus)?);
+        }
+        spawn::end_with_launcher()?;
+    }
+    #[cfg(not(unix))]
+    if matches!(&cli.command, Command::Pretrain(args) if args.gpus.is_some()) {
+        return Err(Failure::usage("--gpus: not on this system; start one process for each GPU with torchrun").into());
+    }
     ijepa_tensor::threads::start(cli.threads.or_else(distributed::threads)).map_err(Failure::usage)?;
     ijepa_tensor::threads::run(|| run_command(cli))
 }
@@ -68,7 +84,7 @@ fn start(cli: Cli) -> Result<Exit> {
 fn run_command(cli: Cli) -> Result<Exit> {
     match cli.command {
         Command::Demo(args) => distributed::run_alone("demo", |world| demo::run(&args, world)),
-        Command::Pretrain(args) => distributed::run(|world| pretrain::run(&args, world)),
+        Command::Pretrain(args) => distributed::run(device::Place::asked(&args)?, |world| pretrain::run(&args, world)),
         Command::Eval(command) => eval::run(&command),
         Command::Embed(args) => embed::run(&args),
         Command::Inspect(args) => inspect::run(&args),

@@ -1,7 +1,6 @@
 //! `ijepa pretrain`: from the command line to the loop.
 
 use std::path::Path;
-use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,12 +12,11 @@ use ijepa_model::checkpoint::{self, Meta, Network, Reader, Source};
 use ijepa_model::jepa::{Jepa, State};
 use ijepa_model::saved::{self, Hints, encoder_sizes, predictor_sizes, restore_encoder};
 use ijepa_tensor::Buf;
-use ijepa_tensor::cuda::Device;
 
 use crate::batches::Batches;
 use crate::cli::PretrainArgs;
 use crate::config::{self, Recompute};
-use crate::device::{self, Place};
+use crate::device;
 use crate::distributed::World;
 use crate::exit::{Exit, Failure};
 use crate::extract::{self, choose_network, configuration};
@@ -69,7 +67,7 @@ pub(crate) fn run(args: &PretrainArgs, world: &World) -> Result<Exit> {
 /// Trains as the settings say; `replay` names a file of batches to take instead of images.
 pub(crate) fn pretrain(settings: &Settings, replay: Option<&Path>, world: &World) -> Result<Done> {
     let ready = ready(settings, replay, settings.storage(), world);
-    let Ready { run, model, mut state, device, mut batches, mut watch } = world.agree(ready)?;
+    let Ready { run, model, mut state, mut batches, mut watch } = world.agree(ready)?;
     // Until here the first rank may have listed or fetched all data, for as long as that takes.
     world.set_patience(Duration::from_secs_f64(60.0 * settings.config.distributed.timeout_minutes));
     let mut exit = Exit::Done;
@@ -84,13 +82,13 @@ pub(crate) fn pretrain(settings: &Settings, replay: Option<&Path>, world: &World
         })?;
         describe(&run, &model, &state);
         let stop = Stop::on_signals()?;
-        (exit, state) = device::guarded(device.as_ref(), || {
-            let mut moved = match &device {
+        (exit, state) = device::guarded(world.device.as_ref(), || {
+            let mut moved = match &world.device {
                 Some(device) => state.on(device),
                 None => state,
             };
             let exit = train((&run, world), &model, &mut moved, &mut batches, &mut log, &mut watch, &stop)?;
-            Ok((exit, if device.is_some() { moved.fetched() } else { moved }))
+            Ok((exit, if world.device.is_some() { moved.fetched() } else { moved }))
         })?;
         if exit == Exit::Stopped {
             let folder = run.folder.display();
@@ -111,8 +109,6 @@ struct Ready {
     run: Run,
     model: Jepa,
     state: State,
-    /// The GPU that computes, if one does.
-    device: Option<Rc<Device>>,
     batches: Batches,
     watch: Option<Watch>,
 }
@@ -125,7 +121,9 @@ fn ready(settings: &Settings, replay: Option<&Path>, storage: Storage, world: &W
     (model.target_precision, model.precision) =
         precision::of_networks(run.config.meta.bfloat16_on_cpu, "meta.bfloat16_on_cpu")?;
     world.check(model.layout.len)?;
-    let device = device_of(settings, &model, world)?;
+    if world.device.is_some() {
+        device::check(&model)?;
+    }
     let mut state = begin(&run, &model)?;
     keep_own_moments(&run, world, &mut state);
     let images = match &input {
@@ -134,21 +132,7 @@ fn ready(settings: &Settings, replay: Option<&Path>, storage: Storage, world: &W
     };
     let watch = if world.is_first() { Watch::of(&run, images)? } else { None };
     let batches = batches(&run, input, state.step)?;
-    Ok(Ready { run, model, state, device, batches, watch })
-}
-
-/// The GPU that the settings name, once the model is known to fit its kernels.
-fn device_of(settings: &Settings, model: &Jepa, world: &World) -> Result<Option<Rc<Device>>> {
-    if settings.place == Place::Cpu {
-        return Ok(None);
-    }
-    if !world.is_alone() {
-        let problem =
-            format!("--device cuda as one of {} processes: several GPUs cannot train together yet", world.size);
-        return Err(Failure::new(Exit::Device, problem).remedy("one process with one GPU, or --device cpu").into());
-    }
-    device::check(model)?;
-    settings.place.open()
+    Ok(Ready { run, model, state, batches, watch })
 }
 
 fn resolve(settings: &Settings, replay: Option<&Path>, storage: Storage, world: &World) -> Result<(Run, Input)> {

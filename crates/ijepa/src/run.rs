@@ -71,8 +71,6 @@ pub(crate) struct Settings {
     pub(crate) folder: PathBuf,
     /// How the run starts.
     pub(crate) start: Start,
-    /// Where the run computes.
-    pub(crate) place: Place,
     /// Which rank this is, and how many there are.
     pub(crate) ranks: (usize, usize),
     /// Images of a step of the run that goes on.
@@ -132,7 +130,7 @@ pub(crate) fn settings(args: &PretrainArgs) -> Result<Settings> {
 
 /// As [`settings`], for a configuration that was read already.
 pub(crate) fn settings_of(args: &PretrainArgs, (mut config, mut origins): (Config, Origins)) -> Result<Settings> {
-    let place = Place::of(&args.device)?;
+    let place = Place::asked(args)?;
     if let Some(data) = &args.data {
         config.data.path = Some(data.clone());
         origins.set("data.path", "--data");
@@ -160,7 +158,7 @@ pub(crate) fn settings_of(args: &PretrainArgs, (mut config, mut origins): (Confi
     // A run that goes on has said it before.
     let notes = if start == Start::Resume { Vec::new() } else { notes(&config, &origins, place) };
     let begun = begun(&start, &folder);
-    Ok(Settings { config, origins, folder, start, place, ranks: (0, 1), begun, step_limit: args.steps, notes })
+    Ok(Settings { config, origins, folder, start, ranks: (0, 1), begun, step_limit: args.steps, notes })
 }
 
 impl Settings {

@@ -202,9 +202,9 @@ fn is_sharded(run: &Run, world: &World) -> bool {
     run.config.distributed.shard_optimizer && !world.is_alone()
 }
 
-/// Gives back the memory of moments that other ranks hold: pages that were never written take none.
+/// Gives back the memory of moments that other ranks hold: pages that were never written take none. A GPU has no such pages.
 pub(crate) fn keep_own_moments(run: &Run, world: &World, state: &mut State) {
-    if !is_sharded(run, world) {
+    if !is_sharded(run, world) || state.exp_avg.device().is_some() {
         return;
     }
     for moments in [&mut state.exp_avg, &mut state.exp_avg_sq] {

@@ -58,10 +58,6 @@ pub(crate) fn threads() -> Option<NonZeroUsize> {
 }
 
 /// Which of the processes on this machine this is, from 0, and so which of its GPUs is this one's. Nothing where no launcher says so.
-#[cfg_attr(
-    not(test),
-    expect(dead_code, reason = "ranks take the GPU of this number, once the engine computes on them")
-)]
 pub(crate) fn local_rank() -> Option<usize> {
     local_rank_by(|name| std::env::var(name).ok())
 }

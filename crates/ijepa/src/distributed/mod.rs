@@ -2,7 +2,7 @@
 //!
 //! Each rank holds all parameters and takes its share of the images of every step; gradients are summed over the ranks, and all ranks
 //! move alike. A [`World`] of one rank, which is what every build has without a launcher, does nothing of this and costs nothing. The way in
-//! which ranks talk is a variant of [`Link`]: MPI, where it is built in (feature `mpi`).
+//! which ranks talk is a variant of [`Link`]: NCCL between GPUs, else MPI, where it is built in (feature `mpi`).
 //!
 //! Nothing that one rank alone meets may leave the others waiting. What can fail is either followed by [`World::agree`], after which all
 //! ranks know of it and end together, or ends the process at once, and with it all others ([`World::leave`]). A rank that is lost is found by
@@ -11,26 +11,28 @@
 mod launch;
 #[cfg(feature = "mpi")]
 mod mpi;
-#[cfg_attr(not(test), expect(dead_code, reason = "ranks with GPUs meet here, once the engine computes on them"))]
+mod nccl;
 mod rendezvous;
 #[cfg(unix)]
-#[cfg_attr(not(test), expect(dead_code, reason = "starts ranks with GPUs, once the engine computes on them"))]
-mod spawn;
-#[cfg(feature = "mpi")]
+pub(crate) mod spawn;
 mod watchman;
 
 use std::cell::Cell;
 use std::ops::Range;
+use std::rc::Rc;
 use std::time::Duration;
 
 use anyhow::{Error, Result};
 use ijepa_tensor::Buf;
+use ijepa_tensor::cuda::Device;
 
+use crate::device::Place;
 use crate::exit::{self, Exit, Failure};
 use crate::output;
+use launch::Launched;
 pub(crate) use launch::threads;
 
-/// Whether this program can train with several processes, and how.
+/// Whether this program can train with several processes on CPUs, and how.
 pub(crate) const BUILT_IN: Option<&str> = if cfg!(feature = "mpi") { Some("mpi") } else { None };
 
 /// Shards begin at multiples of so many values, a cache line.
@@ -40,6 +42,8 @@ const ALIGNED: usize = 16;
 enum Link {
     /// There is one.
     Alone,
+    /// Over NCCL, each with a GPU.
+    Nccl(nccl::Gpus),
     /// Over MPI.
     #[cfg(feature = "mpi")]
     Mpi(mpi::Mpi),
@@ -51,17 +55,19 @@ pub(crate) struct World {
     pub(crate) rank: usize,
     /// How many there are.
     pub(crate) size: usize,
+    /// What this rank computes on, if not the CPU.
+    pub(crate) device: Option<Rc<Device>>,
     link: Link,
     /// The rank that says why all have ended, once they have.
     ended: Cell<Option<usize>>,
 }
 
 /// Runs a command that several processes may do together.
-pub(crate) fn run(work: impl FnOnce(&World) -> Result<Exit>) -> Result<Exit> {
-    if let Some(failure) = without_link() {
+pub(crate) fn run(place: Place, work: impl FnOnce(&World) -> Result<Exit>) -> Result<Exit> {
+    if let Some(failure) = without_link(place) {
         return failure;
     }
-    let world = World::join()?;
+    let world = World::join(place)?;
     let done = work(&world);
     world.leave(done)
 }
@@ -81,8 +87,8 @@ pub(crate) fn run_alone(command: &str, work: impl FnOnce(&World) -> Result<Exit>
 }
 
 /// Refuses to be one of several processes that know nothing of each other. The first of them speaks.
-fn without_link() -> Option<Result<Exit>> {
-    let launched = launch::launched().filter(|_| BUILT_IN.is_none())?;
+fn without_link(place: Place) -> Option<Result<Exit>> {
+    let launched = launch::launched().filter(|_| BUILT_IN.is_none() && place == Place::Cpu)?;
     if launched.rank > 0 {
         return Some(Ok(Exit::Device));
     }
@@ -90,25 +96,54 @@ fn without_link() -> Option<Result<Exit>> {
         "started as {} processes ({}), but this build cannot train with several: each would do all of the work, into the same folder",
         launched.size, launched.variable
     );
-    let remedy = "build with `cargo build --release --features mpi` (docs/ranks.md), or start one process";
+    let remedy = "build with `cargo build --release --features mpi` (docs/ranks.md), give each a GPU (--device cuda), or start one process";
     Some(Err(Failure::new(Exit::Device, problem).remedy(remedy).into()))
+}
+
+/// The GPU of one of several processes, if they have some.
+fn gpu_of(place: Place, Launched { size, variable, .. }: Launched) -> Result<Option<Rc<Device>>> {
+    match (place, launch::local_rank()) {
+        (Place::Cpu, _) => Ok(None),
+        (Place::Cuda(0), Some(local)) => Place::Cuda(local).open(),
+        (Place::Cuda(number), Some(_)) => {
+            let problem = format!("--device cuda:{number} for each of {size} processes ({variable})");
+            Err(Failure::usage(problem).remedy("--device cuda: each takes the GPU of its local rank").into())
+        }
+        (Place::Cuda(_), None) => {
+            let problem = format!("started as {size} processes ({variable}), and nothing says which GPU is whose");
+            let remedy = "start with torchrun, srun or mpirun, which set LOCAL_RANK or a variable like it, or set it";
+            Err(Failure::new(Exit::Device, problem).remedy(remedy).into())
+        }
+    }
 }
 
 impl World {
     /// One process.
     pub(crate) fn alone() -> World {
-        World { rank: 0, size: 1, link: Link::Alone, ended: Cell::new(None) }
-    }
-
-    #[cfg(not(feature = "mpi"))]
-    fn join() -> Result<World> {
-        Ok(World::alone())
+        World { rank: 0, size: 1, device: None, link: Link::Alone, ended: Cell::new(None) }
     }
 
     /// The processes that a launcher started; without one, no library is called.
+    fn join(place: Place) -> Result<World> {
+        let Some(launched) = launch::launched() else {
+            return Ok(World { device: place.open()?, ..World::alone() });
+        };
+        let Some(device) = gpu_of(place, launched)? else { return World::join_cpus(launched) };
+        let Launched { rank, size, .. } = launched;
+        if rank > 0 {
+            output::set_verbosity(-1);
+        }
+        let gpus = nccl::Gpus::join(launched, &device)?;
+        Ok(World { rank, size, device: Some(device), link: Link::Nccl(gpus), ended: Cell::new(None) })
+    }
+
+    #[cfg(not(feature = "mpi"))]
+    fn join_cpus(_: Launched) -> Result<World> {
+        unreachable!("several processes without a link were refused")
+    }
+
     #[cfg(feature = "mpi")]
-    fn join() -> Result<World> {
-        let Some(launched) = launch::launched() else { return Ok(World::alone()) };
+    fn join_cpus(launched: Launched) -> Result<World> {
         let mpi = mpi::Mpi::join().ok_or_else(|| Failure::new(Exit::Device, "MPI was started before"))?;
         let (rank, size) = (mpi.rank(), mpi.size());
         if size != launched.size {
@@ -121,7 +156,7 @@ impl World {
         if rank > 0 {
             output::set_verbosity(-1);
         }
-        Ok(World { rank, size, link: Link::Mpi(mpi), ended: Cell::new(None) })
+        Ok(World { rank, size, device: None, link: Link::Mpi(mpi), ended: Cell::new(None) })
     }
 
     /// Whether there are no others.
@@ -137,7 +172,8 @@ impl World {
     /// Waits no longer than that for the others, from now on.
     pub(crate) fn set_patience(&self, patience: Duration) {
         match &self.link {
-            Link::Alone => _ = patience,
+            Link::Alone => {}
+            Link::Nccl(gpus) => gpus.set_patience(patience),
             #[cfg(feature = "mpi")]
             Link::Mpi(mpi) => mpi.set_patience(patience),
         }
@@ -145,7 +181,8 @@ impl World {
 
     /// Refuses blobs that cannot be shared out.
     pub(crate) fn check(&self, len: usize) -> Result<()> {
-        if self.is_alone() || i32::try_from(len).is_ok() {
+        let counts_in_i32 = !matches!(self.link, Link::Alone | Link::Nccl(_));
+        if !counts_in_i32 || i32::try_from(len).is_ok() {
             return Ok(());
         }
         let problem = format!("the model has {len} values; several processes can train at most {} over MPI", i32::MAX);
@@ -154,14 +191,13 @@ impl World {
 
     /// The values of all ranks, in their order. All ranks must call it.
     pub(crate) fn gather<const N: usize>(&self, own: [f64; N]) -> Vec<[f64; N]> {
-        match &self.link {
-            Link::Alone => vec![own],
+        let all = match &self.link {
+            Link::Alone => return vec![own],
+            Link::Nccl(gpus) => self.or_end(gpus.gather(&own)),
             #[cfg(feature = "mpi")]
-            Link::Mpi(mpi) => {
-                let all = mpi.gather(&own);
-                all.chunks_exact(N).map(|values| values.try_into().expect("N values of each rank")).collect()
-            }
-        }
+            Link::Mpi(mpi) => mpi.gather(&own),
+        };
+        all.chunks_exact(N).map(|values| values.try_into().expect("N values of each rank")).collect()
     }
 
     /// Whether all ranks have succeeded: then each has its own result, else all have an error. All ranks must call it.
@@ -207,6 +243,7 @@ impl World {
     pub(crate) fn reduce_scatter(&self, blob: &mut Buf) {
         match &self.link {
             Link::Alone => debug_assert_eq!(self.shard(blob.len()).len(), blob.len()),
+            Link::Nccl(gpus) => self.or_end(gpus.reduce_scatter(&self.shards(blob.len()), blob)),
             #[cfg(feature = "mpi")]
             Link::Mpi(mpi) => mpi.reduce_scatter(&self.shards(blob.len()), blob.view_mut()),
         }
@@ -216,6 +253,7 @@ impl World {
     pub(crate) fn all_gather(&self, blob: &mut Buf) {
         match &self.link {
             Link::Alone => debug_assert_eq!(self.shard(blob.len()).len(), blob.len()),
+            Link::Nccl(gpus) => self.or_end(gpus.all_gather(&self.shards(blob.len()), blob)),
             #[cfg(feature = "mpi")]
             Link::Mpi(mpi) => mpi.all_gather(&self.shards(blob.len()), blob.view_mut()),
         }
@@ -225,6 +263,7 @@ impl World {
     pub(crate) fn gather_shards(&self, blob: &mut Buf) {
         match &self.link {
             Link::Alone => debug_assert_eq!(self.shard(blob.len()).len(), blob.len()),
+            Link::Nccl(gpus) => self.or_end(gpus.gather_shards(&self.shards(blob.len()), blob)),
             #[cfg(feature = "mpi")]
             Link::Mpi(mpi) => mpi.gather_shards(&self.shards(blob.len()), blob.view_mut()),
         }
@@ -241,10 +280,16 @@ impl World {
         };
         match self.link {
             Link::Alone => {}
+            Link::Nccl(gpus) => gpus.leave()?,
             #[cfg(feature = "mpi")]
             Link::Mpi(mpi) => mpi.leave(),
         }
         done
+    }
+
+    /// What went well; a link that fails ends this rank, and with it all others.
+    fn or_end<T>(&self, result: Result<T>) -> T {
+        result.unwrap_or_else(|error| self.fail(&error))
     }
 
     /// Says what has failed on this rank alone, and ends all ranks.
@@ -252,7 +297,8 @@ impl World {
         output::error(&format!("rank {} of {}: {}", self.rank, self.size, exit::describe(error)));
         let code = exit::code(error) as i32;
         match &self.link {
-            Link::Alone => std::process::exit(code),
+            // The launcher ends the others, and so do they themselves: NCCL tells them.
+            Link::Alone | Link::Nccl(_) => std::process::exit(code),
             #[cfg(feature = "mpi")]
             Link::Mpi(mpi) => mpi.abort(code),
         }

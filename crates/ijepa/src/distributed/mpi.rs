@@ -4,7 +4,7 @@
 //! a run has the same bits each time, whatever algorithm the library would choose. As many bytes travel as with a ring.
 
 use std::cell::RefCell;
-use std::hash::{DefaultHasher, Hash, Hasher};
+use std::convert::Infallible;
 use std::ops::Range;
 use std::time::Duration;
 
@@ -16,7 +16,7 @@ use mpi::environment::Universe;
 use mpi::topology::SimpleCommunicator;
 use mpi::traits::{Communicator, CommunicatorCollectives, Root};
 
-use super::watchman::{self, Neighbour, Watchman};
+use super::watchman::{self, Watchman};
 
 /// Values that a rank receives at a time: 16 MiB.
 const BUCKET: usize = 1 << 22;
@@ -35,7 +35,8 @@ impl Mpi {
     pub(super) fn join() -> Option<Mpi> {
         let (universe, _) = mpi::initialize_with_threading(Threading::Funneled)?;
         let ranks = universe.world();
-        let watchman = Watchman::start(ranks.rank() as usize, neighbours(&ranks));
+        let neighbours = watchman::neighbours(|own| Ok::<_, Infallible>(gather(&ranks, &own)));
+        let watchman = Watchman::start(ranks.rank() as usize, neighbours.unwrap_or_else(|never| match never {}));
         Some(Mpi { universe: Some(universe), ranks, received: RefCell::default(), watchman })
     }
 
@@ -59,7 +60,7 @@ impl Mpi {
 
     /// In this rank's shard of the blob, the sums over all ranks; the rest of the blob keeps what it held.
     pub(super) fn reduce_scatter(&self, shards: &[Range<usize>], blob: ViewMut) {
-        let ViewMut::Cpu(blob) = blob;
+        let blob = blob.cpu();
         let mut received = self.received.borrow_mut();
         let each = (BUCKET / shards.len()).max(1);
         for start in (0..shards[0].len()).step_by(each) {
@@ -85,7 +86,7 @@ impl Mpi {
 
     /// Every rank's shard of the blob, on all ranks.
     pub(super) fn all_gather(&self, shards: &[Range<usize>], blob: ViewMut) {
-        let ViewMut::Cpu(blob) = blob;
+        let blob = blob.cpu();
         let own = blob[shards[self.rank()].clone()].to_vec();
         let mut places = PartitionMut::new(blob, counts(shards), starts(shards));
         self.watchman.waiting(|| self.ranks.all_gather_varcount_into(&own[..], &mut places));
@@ -93,7 +94,7 @@ impl Mpi {
 
     /// Every rank's shard of the blob, on the first rank.
     pub(super) fn gather_shards(&self, shards: &[Range<usize>], blob: ViewMut) {
-        let ViewMut::Cpu(blob) = blob;
+        let blob = blob.cpu();
         let own = &blob[shards[self.rank()].clone()];
         let first = self.ranks.process_at_rank(0);
         if self.rank() > 0 {
@@ -127,18 +128,6 @@ fn gather(ranks: &SimpleCommunicator, own: &[f64]) -> Vec<f64> {
     let mut all = vec![0.0; own.len() * ranks.size() as usize];
     ranks.all_gather_into(own, &mut all[..]);
     all
-}
-
-/// The ranks on this machine, this one among them.
-fn neighbours(ranks: &SimpleCommunicator) -> Vec<Neighbour> {
-    let machine = watchman::machine().map_or(f64::NAN, |name| {
-        let mut hasher = DefaultHasher::new();
-        name.hash(&mut hasher);
-        (hasher.finish() >> 11) as f64 // 53 bits: exact
-    });
-    let all = gather(ranks, &[machine, f64::from(std::process::id())]);
-    let here = all.chunks_exact(2).enumerate().filter(|(_, values)| values[0] == machine);
-    here.map(|(rank, values)| Neighbour { rank, process: values[1] as u32 }).collect()
 }
 
 /// Lengths as MPI counts them: [`super::World::check`] has seen that they fit.

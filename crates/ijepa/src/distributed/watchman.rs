@@ -4,6 +4,7 @@
 //! after `distributed.timeout_minutes` without an answer. What happens on other machines is the launcher's to see: `mpirun` and `srun`
 //! end all ranks when one is lost.
 
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -19,8 +20,8 @@ const LINGER: Duration = Duration::from_millis(500);
 /// A rank on this machine.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Neighbour {
-    pub(super) rank: usize,
-    pub(super) process: u32,
+    rank: usize,
+    process: u32,
 }
 
 #[derive(Debug)]
@@ -129,9 +130,21 @@ fn is_gone(process: u32) -> bool {
     }
 }
 
+/// The ranks on this machine, this one among them; `gather` brings the values of all ranks, in their order.
+pub(super) fn neighbours<E>(gather: impl FnOnce([f64; 2]) -> Result<Vec<f64>, E>) -> Result<Vec<Neighbour>, E> {
+    let machine = machine().map_or(f64::NAN, |name| {
+        let mut hasher = DefaultHasher::new();
+        name.hash(&mut hasher);
+        (hasher.finish() >> 11) as f64 // 53 bits: exact
+    });
+    let all = gather([machine, f64::from(std::process::id())])?;
+    let here = all.chunks_exact(2).enumerate().filter(|(_, values)| values[0] == machine);
+    Ok(here.map(|(rank, values)| Neighbour { rank, process: values[1] as u32 }).collect())
+}
+
 /// What processes that see each other's numbers have in common: the boot of the machine and the space of numbers. Nothing where the
 /// system does not say.
-pub(super) fn machine() -> Option<String> {
+fn machine() -> Option<String> {
     let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
     let space = std::fs::read_link("/proc/self/ns/pid").ok()?;
     Some(format!("{} {}", boot.trim(), space.display()))

@@ -84,7 +84,7 @@ struct Begin<'a> {
 
 /// How a training ended: with a network and its sums, or because it was told to.
 enum Ended {
-    Done(State, Sums),
+    Done(Box<State>, Sums),
     Stopped,
 }
 
@@ -283,7 +283,7 @@ impl<'a> Bench<'a> {
             course::note_stopped(folder.as_deref());
             return Ok(Ended::Stopped);
         }
-        Ok(Ended::Done(state, sums))
+        Ok(Ended::Done(Box::new(state), sums))
     }
 
     /// A network that was fine-tuned before, which must be one for these classes.

@@ -5,6 +5,7 @@
 #[path = "../../../ijepa-tensor/tests/it/cuda/shim.rs"]
 mod shim;
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use crate::training::{TINY, golden, latest, metrics};
@@ -19,9 +20,13 @@ fn gpu() -> Option<Vec<(&'static str, String)>> {
         return Some(Vec::new());
     }
     #[cfg(target_os = "linux")]
-    if let Some(library) = shim::build() {
+    static LIBRARY: std::sync::LazyLock<Option<std::path::PathBuf>> = std::sync::LazyLock::new(shim::build);
+    #[cfg(target_os = "linux")]
+    if let Some(library) = &*LIBRARY {
         let library = library.to_str().expect("the path is UTF-8").to_owned();
-        return Some(vec![("IJEPA_CUDA_DRIVER", library.clone()), ("IJEPA_CUBLASLT", library)]);
+        let names = ["IJEPA_CUDA_DRIVER", "IJEPA_CUBLASLT", "IJEPA_NCCL_LIB"];
+        let gpus = [("SHIM_GPUS", "2".to_owned())];
+        return Some(names.map(|name| (name, library.clone())).into_iter().chain(gpus).collect());
     }
     let skipped = "skipped: no C++ compiler: CXX, c++, g++ and clang++ were tried";
     assert!(std::env::var_os("IJEPA_REQUIRE_CUDA_CHECKS").is_none_or(|required| required != "1"), "{skipped}");
@@ -60,11 +65,13 @@ fn a_replay_on_a_gpu_stays_near_the_losses_and_norms_of_the_reference_and_goes_o
             .expect("a table")
             .values()
             .map(|norm| norm.as_f64().expect("a number").powi(2));
-        let of_reference =
-            [("loss", step["loss"].as_f64().expect("a number")), ("grad_norm", squares.sum::<f64>().sqrt())];
-        for (key, expected) in of_reference {
+        // The reference wrote its gradients down at the first step. One is rounded to bfloat16 on its way, a loss is not.
+        let norm = Some(squares.sum::<f64>().sqrt()).filter(|norm| *norm > 0.0);
+        let of_reference = [("loss", step["loss"].as_f64(), 1e-3), ("grad_norm", norm, 1.0 / 256.0)];
+        for (key, expected, tolerance) in of_reference {
+            let Some(expected) = expected else { continue };
             let got = row[key].as_f64().expect("a number");
-            assert!((got / expected - 1.0).abs() < 1e-3, "{key} is {got}, expected {expected}");
+            assert!((got / expected - 1.0).abs() < tolerance, "{key} is {got}, expected {expected}");
         }
     }
 
@@ -73,24 +80,62 @@ fn a_replay_on_a_gpu_stays_near_the_losses_and_norms_of_the_reference_and_goes_o
         on_gpu(&gpu, dir.path(), &["pretrain", "--resume", "--replay", &replay, "--out", "parts", "--steps", "4"]);
     assert_eq!(resumed.code, Some(0), "{resumed:?}");
     let checkpoint = |run: &str| std::fs::read(latest(&dir.path().join(run))).expect("the run left a checkpoint");
-    let tensors = |bytes: &[u8]| {
-        let file = safetensors::SafeTensors::deserialize(bytes).expect("it is a safetensors file");
-        file.tensors().into_iter().map(|(name, tensor)| (name, tensor.data().to_vec())).collect::<Vec<_>>()
-    };
     assert!(tensors(&checkpoint("whole")) == tensors(&checkpoint("parts")), "a resumed run has other bits");
+}
+
+#[test]
+fn two_gpus_give_the_losses_of_one_and_share_out_the_moments_without_another_bit() {
+    let Some(gpu) = gpu() else { return };
+    let dir = scratch();
+    let variables: Vec<(&str, &str)> = gpu.iter().map(|(name, value)| (*name, value.as_str())).collect();
+    let train = |out: &str, arguments: &[&str]| {
+        let run = [
+            "pretrain",
+            "small.yaml",
+            "--data",
+            "scenes:16",
+            "--out",
+            out,
+            "--steps",
+            "3",
+            "--set",
+            "mask.truncate_over=global",
+        ];
+        let said = ijepa_in(dir.path(), &variables, &[&run[..], arguments].concat());
+        assert_eq!(said.code, Some(0), "{said:?}");
+        metrics(&dir.path().join(out)).iter().map(|row| row["loss"].as_f64().expect("a number")).collect::<Vec<f64>>()
+    };
+    let one = train("one", &["--device", "cuda", "--set", "data.batch_size=8"]);
+    let two = train("two", &["--gpus", "0,1", "--set", "data.batch_size=4"]);
+    let shared =
+        train("shared", &["--gpus", "0-1", "--set", "data.batch_size=4", "--set", "distributed.shard_optimizer=true"]);
+    assert_eq!((one.len(), two.len()), (3, 3));
+    for (one, two) in one.iter().zip(&two) {
+        assert!((two / one - 1.0).abs() < 1e-4, "{two} is far from {one}");
+    }
+    assert_eq!(two, shared);
+    let bytes = |run: &str| std::fs::read(latest(&dir.path().join(run))).expect("the run left a checkpoint");
+    assert!(tensors(&bytes("two")) == tensors(&bytes("shared")), "sharded moments give other bits");
+}
+
+/// Names and bytes of all tensors of a checkpoint.
+fn tensors(bytes: &[u8]) -> BTreeMap<String, Vec<u8>> {
+    let file = safetensors::SafeTensors::deserialize(bytes).expect("it is a safetensors file");
+    file.tensors().into_iter().map(|(name, tensor)| (name, tensor.data().to_vec())).collect()
 }
 
 #[test]
 fn a_run_on_a_gpu_needs_a_driver_cublaslt_and_heads_that_kernels_know_and_says_so_before_it_begins() {
     let dir = scratch();
     let arguments = ["pretrain", "small.yaml", "--data", "scenes:100", "--out", "run"];
+    let run = dir.path().join("run");
     let nowhere = vec![("IJEPA_CUDA_DRIVER", "/nowhere/libcuda.so".to_owned())];
     on_gpu(&nowhere, dir.path(), &arguments).refused(DEVICE, &["NVIDIA driver", "/nowhere/libcuda.so", "--device cpu"]);
     let Some(mut gpu) = gpu() else { return };
+    let wide = [&arguments[..], &["--set", "meta.enc_heads=1", "--set", "meta.enc_emb_dim=128"]].concat();
+    on_gpu(&gpu, dir.path(), &wide).refused(DEVICE, &["attention", "heads", "96"]);
     gpu.retain(|(name, _)| *name != "IJEPA_CUBLASLT");
     gpu.push(("IJEPA_CUBLASLT", "/nowhere/libcublasLt.so".to_owned()));
     on_gpu(&gpu, dir.path(), &arguments).refused(DEVICE, &["cuBLASLt", "/nowhere/libcublasLt.so", "pip install"]);
-    let wide = [&arguments[..], &["--set", "meta.enc_heads=1", "--set", "meta.enc_emb_dim=128"]].concat();
-    on_gpu(&gpu, dir.path(), &wide).refused(DEVICE, &["attention", "heads", "96"]);
-    assert!(!dir.path().join("run").exists(), "a refused run leaves nothing");
+    assert!(!run.exists(), "a refused run leaves nothing");
 }

@@ -1,0 +1,86 @@
+//! Collectives over NCCL, between GPUs. One thread calls them all: the one that trains.
+
+use std::ops::Range;
+use std::rc::Rc;
+use std::time::Duration;
+
+use anyhow::Result;
+use ijepa_tensor::Buf;
+use ijepa_tensor::cuda::Device;
+use ijepa_tensor::cuda::communicator::{Blob, Communicator};
+use ijepa_tensor::cuda::nccl::{self, Id, Nccl};
+
+use super::launch::Launched;
+use super::rendezvous::Meeting;
+use super::watchman::{self, Watchman};
+use crate::exit::{Exit, Failure};
+
+/// How long ranks may take to come together: they start at nearly the same time, and load libraries.
+const TOGETHER: Duration = Duration::from_secs(600);
+/// How much earlier than the watchman a call gives up: it can say more.
+const EARLIER: f64 = 0.95;
+
+/// The ranks of a run, each with a GPU.
+pub(super) struct Gpus {
+    communicator: Communicator,
+    watchman: Watchman,
+}
+
+impl Gpus {
+    /// Joins the others.
+    pub(super) fn join(launched: Launched, device: &Rc<Device>) -> Result<Gpus> {
+        let Launched { rank, size, .. } = launched;
+        let nccl = Nccl::open().map_err(failure)?;
+        let id = Meeting::told(rank, size)?.share(TOGETHER, || Ok(nccl.id().map_err(failure)?.0))?;
+        // Whom it must look after is known only when all are there.
+        let alone = Watchman::start(rank, Vec::new());
+        alone.set_patience(TOGETHER);
+        let joined = alone.waiting(|| {
+            let communicator = Communicator::join(&nccl, device.gpu(), Id(id), rank, size)?;
+            let neighbours = watchman::neighbours(|own| communicator.gather(&own))?;
+            Ok((communicator, neighbours))
+        });
+        let (communicator, neighbours) = joined.map_err(failure)?;
+        Ok(Gpus { communicator, watchman: Watchman::start(rank, neighbours) })
+    }
+
+    /// Waits no longer than that for the others, from now on.
+    pub(super) fn set_patience(&self, patience: Duration) {
+        self.communicator.set_patience(patience.mul_f64(EARLIER));
+        self.watchman.set_patience(patience);
+    }
+
+    /// The values of all ranks, in their order.
+    pub(super) fn gather(&self, own: &[f64]) -> Result<Vec<f64>> {
+        Ok(self.watchman.waiting(|| self.communicator.gather(own)).map_err(failure)?)
+    }
+
+    /// In this rank's shard of the blob, the sums over all ranks; the rest of the blob is unspecified.
+    pub(super) fn reduce_scatter(&self, shards: &[Range<usize>], blob: &mut Buf) -> Result<()> {
+        let blob = Blob::of_view(blob.view_mut());
+        Ok(self.watchman.waiting(|| self.communicator.reduce_scatter(shards, blob)).map_err(failure)?)
+    }
+
+    /// Every rank's shard of the blob, on all ranks.
+    pub(super) fn all_gather(&self, shards: &[Range<usize>], blob: &mut Buf) -> Result<()> {
+        let blob = Blob::of_view(blob.view_mut());
+        Ok(self.watchman.waiting(|| self.communicator.all_gather(shards, blob)).map_err(failure)?)
+    }
+
+    /// Every rank's shard of the blob, on the first rank.
+    pub(super) fn gather_shards(&self, shards: &[Range<usize>], blob: &mut Buf) -> Result<()> {
+        let blob = Blob::of_view(blob.view_mut());
+        Ok(self.watchman.waiting(|| self.communicator.gather_shards(shards, blob)).map_err(failure)?)
+    }
+
+    /// Leaves together with the others.
+    pub(super) fn leave(self) -> Result<()> {
+        self.watchman.end();
+        Ok(self.communicator.leave().map_err(failure)?)
+    }
+}
+
+fn failure(error: nccl::Error) -> Failure {
+    Failure::new(Exit::Device, format!("NCCL: {error}"))
+        .remedy("the output of the other ranks may say more, and NCCL_DEBUG=INFO makes NCCL say more; go on from the last checkpoint with --resume")
+}
