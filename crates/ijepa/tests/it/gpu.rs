@@ -88,27 +88,22 @@ fn two_gpus_give_the_losses_of_one_and_share_out_the_moments_without_another_bit
     let Some(gpu) = gpu() else { return };
     let dir = scratch();
     let variables: Vec<(&str, &str)> = gpu.iter().map(|(name, value)| (*name, value.as_str())).collect();
-    let train = |out: &str, arguments: &[&str]| {
-        let run = [
-            "pretrain",
-            "small.yaml",
-            "--data",
-            "scenes:16",
-            "--out",
-            out,
-            "--steps",
-            "3",
-            "--set",
-            "mask.truncate_over=global",
-        ];
-        let said = ijepa_in(dir.path(), &variables, &[&run[..], arguments].concat());
-        assert_eq!(said.code, Some(0), "{said:?}");
-        metrics(&dir.path().join(out)).iter().map(|row| row["loss"].as_f64().expect("a number")).collect::<Vec<f64>>()
+    let losses = |out: &str| {
+        let rows = metrics(&dir.path().join(out));
+        rows.iter().map(|row| row["loss"].as_f64().expect("a number")).collect::<Vec<f64>>()
     };
-    let one = train("one", &["--device", "cuda", "--set", "data.batch_size=8"]);
-    let two = train("two", &["--gpus", "0,1", "--set", "data.batch_size=4"]);
-    let shared =
-        train("shared", &["--gpus", "0-1", "--set", "data.batch_size=4", "--set", "distributed.shard_optimizer=true"]);
+    let train = |out: &str, steps: &str, arguments: &[&str]| {
+        let run = ["pretrain", "small.yaml", "--data", "scenes:16", "--out", out, "--steps", steps];
+        let masks = ["--set", "mask.truncate_over=global"];
+        let said = ijepa_in(dir.path(), &variables, &[&run[..], &masks, arguments].concat());
+        assert_eq!(said.code, Some(0), "{said:?}");
+        losses(out)
+    };
+    let one = train("one", "3", &["--device", "cuda", "--set", "data.batch_size=8"]);
+    let each = ["--set", "data.batch_size=4"];
+    let two = train("two", "3", &[&["--gpus", "0,1"], &each[..]].concat());
+    let sharded = ["--gpus", "0-1", "--set", "distributed.shard_optimizer=true"];
+    let shared = train("shared", "3", &[&sharded, &each[..]].concat());
     assert_eq!((one.len(), two.len()), (3, 3));
     for (one, two) in one.iter().zip(&two) {
         assert!((two / one - 1.0).abs() < 1e-4, "{two} is far from {one}");
@@ -116,6 +111,54 @@ fn two_gpus_give_the_losses_of_one_and_share_out_the_moments_without_another_bit
     assert_eq!(two, shared);
     let bytes = |run: &str| std::fs::read(latest(&dir.path().join(run))).expect("the run left a checkpoint");
     assert!(tensors(&bytes("two")) == tensors(&bytes("shared")), "sharded moments give other bits");
+
+    // With another number of GPUs steps keep their images.
+    train("fewer", "2", &[&["--gpus", "0,1"], &each[..]].concat());
+    let arguments = ["pretrain", "--resume", "--out", "fewer", "--device", "cuda", "--steps", "3"];
+    let resumed = ijepa_in(dir.path(), &variables, &arguments);
+    assert_eq!(resumed.code, Some(0), "{resumed:?}");
+    let last = losses("fewer")[2];
+    assert!((last / one[2] - 1.0).abs() < 1e-4, "{last} is far from {}", one[2]);
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn a_lost_gpu_ends_all_with_its_name_and_leaves_no_process() {
+    use std::process::{Command, Stdio};
+    use std::time::{Duration, Instant};
+    let Some(gpu) = gpu() else { return };
+    let dir = scratch();
+    let launcher = Command::new(env!("CARGO_BIN_EXE_ijepa"))
+        .args(["pretrain", "small.yaml", "--data", "scenes:64", "--out", "run", "--gpus", "0,1"])
+        .args(["--set", "optimization.epochs=100"])
+        .current_dir(dir.path())
+        .env("NO_COLOR", "1")
+        .envs(gpu)
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("the program starts");
+    let (began, log) = (Instant::now(), dir.path().join("run/metrics.jsonl"));
+    while std::fs::read_to_string(&log).map_or(0, |text| text.lines().count()) < 2 {
+        assert!(began.elapsed() < Duration::from_secs(120), "no step is logged");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    let ranks = children(launcher.id());
+    assert_eq!(ranks.len(), 2);
+    let killed = Command::new("kill").args(["-9", &ranks[1].to_string()]).status().expect("there is kill");
+    assert!(killed.success());
+    let ended = launcher.wait_with_output().expect("it ends");
+    let said = String::from_utf8_lossy(&ended.stderr);
+    assert_eq!(ended.status.code(), Some(DEVICE), "{said}");
+    assert!(said.contains("rank 1") && said.contains("--resume"), "{said}");
+    assert!(!Path::new(&format!("/proc/{}", ranks[0])).exists(), "rank 0 is still there");
+}
+
+/// Processes whose parent is `parent`, in the order in which they were started.
+#[cfg(target_os = "linux")]
+fn children(parent: u32) -> Vec<u32> {
+    let text = std::fs::read_to_string(format!("/proc/{parent}/task/{parent}/children")).unwrap_or_default();
+    text.split_whitespace().filter_map(|number| number.parse().ok()).collect()
 }
 
 /// Names and bytes of all tensors of a checkpoint.
