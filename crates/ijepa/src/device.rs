@@ -74,9 +74,12 @@ pub(crate) fn guarded<T>(device: Option<&Rc<Device>>, work: impl FnOnce() -> Res
 }
 
 pub(crate) fn failure(error: cuda::Error) -> Failure {
+    if error.is_absent() {
+        return Failure::new(Exit::Device, error.to_string());
+    }
     let failure = Failure::new(Exit::Device, format!("the GPU: {error}"));
     if error.is_memory() {
         return failure.remedy("a smaller data.batch_size with a larger optimization.accumulate, meta.recompute: blocks, or a GPU with more memory");
     }
-    failure.remedy("see what is here with `ijepa doctor --device cuda`; a run that had begun goes on from its last checkpoint with --resume")
+    failure.remedy("a run goes on from its last checkpoint with --resume; `ijepa doctor --device cuda` tries the GPU")
 }

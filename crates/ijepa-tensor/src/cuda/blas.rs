@@ -6,6 +6,7 @@
 
 use super::driver::Gpu;
 use super::launch::{Bf16, Pointer};
+use super::words;
 use crate::gemm::{Gemm, Layout};
 use libloading::Library;
 use std::cell::RefCell;
@@ -82,7 +83,7 @@ macro_rules! functions {
                         let name = stringify!($name);
                         // SAFETY: the signature is that of cublasLt.h.
                         let found = unsafe { library.get(name) };
-                        *found.map_err(|error| Error::Function { name, reason: error.to_string() })?
+                        *found.map_err(|error| Error::Function { name, reason: words(&error) })?
                     },)*
                 })
             }
@@ -204,7 +205,7 @@ impl Blas {
             // SAFETY: cuBLASLt's initialisers have no conditions.
             match unsafe { Library::new(&name) } {
                 Ok(library) => return Blas::of(library),
-                Err(error) => tried.push(format!("{}: {error}", name.display())),
+                Err(error) => tried.push(super::tried(&name, &error)),
             }
         }
         Err(Error::Absent { tried })
@@ -220,7 +221,7 @@ impl Blas {
     pub(super) unsafe fn open_at(path: &Path) -> Result<Blas, Error> {
         // SAFETY: the caller's.
         let library = unsafe { Library::new(path) };
-        Blas::of(library.map_err(|error| Error::Absent { tried: vec![format!("{}: {error}", path.display())] })?)
+        Blas::of(library.map_err(|error| Error::Absent { tried: vec![super::tried(path, &error)] })?)
     }
 
     fn of(library: Library) -> Result<Blas, Error> {

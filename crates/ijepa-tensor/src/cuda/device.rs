@@ -96,7 +96,7 @@ impl Device {
         &self.gpu
     }
 
-    /// Bytes that were ever taken from the GPU for buffers.
+    /// Bytes that this process has of the GPU for buffers.
     pub fn allocated_bytes(&self) -> usize {
         self.allocated.get()
     }
@@ -116,7 +116,13 @@ impl Device {
             let bytes = (least + least / 8).next_multiple_of(ALIGNED);
             self.allocated.set(self.allocated.get() + bytes);
             self.allocations.set(self.allocations.get() + 1);
-            or_throw(self.gpu.memory(bytes))
+            self.gpu.memory(bytes).unwrap_or_else(|_| {
+                // What waits is of other lengths: it may make room.
+                let waiting: usize = free.values().flatten().map(Memory::bytes).sum();
+                self.allocated.set(self.allocated.get() - waiting);
+                free.clear();
+                or_throw(self.gpu.memory(bytes))
+            })
         });
         Loan { memory: Some(memory), device: Rc::clone(self) }
     }

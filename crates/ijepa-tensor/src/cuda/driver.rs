@@ -4,6 +4,7 @@
 //! One thread has a [`Gpu`] and all that was made on it. Everything runs on one stream, in the order in which it was asked for.
 
 use super::launch::{Launch, Pointer};
+use super::words;
 use libloading::Library;
 use std::ffi::{CStr, CString, OsString, c_char, c_int, c_uint, c_void};
 use std::fmt;
@@ -98,7 +99,7 @@ macro_rules! functions {
                         let name = stringify!($name);
                         // SAFETY: the signature is that of cuda.h.
                         let found = unsafe { library.get(name) };
-                        *found.map_err(|error| Error::Function { name, reason: error.to_string() })?
+                        *found.map_err(|error| Error::Function { name, reason: words(&error) })?
                     },)*
                 })
             }
@@ -162,7 +163,7 @@ impl Driver {
             // SAFETY: the driver's initialisers have no conditions.
             match unsafe { Library::new(&name) } {
                 Ok(library) => return Driver::of(library),
-                Err(error) => tried.push(format!("{}: {error}", name.display())),
+                Err(error) => tried.push(super::tried(&name, &error)),
             }
         }
         Err(Error::Absent { tried })
@@ -178,7 +179,7 @@ impl Driver {
     pub unsafe fn open_at(path: &Path) -> Result<Rc<Driver>, Error> {
         // SAFETY: the caller's.
         let library = unsafe { Library::new(path) };
-        Driver::of(library.map_err(|error| Error::Absent { tried: vec![format!("{}: {error}", path.display())] })?)
+        Driver::of(library.map_err(|error| Error::Absent { tried: vec![super::tried(path, &error)] })?)
     }
 
     fn of(library: Library) -> Result<Rc<Driver>, Error> {

@@ -20,6 +20,7 @@ pub use array::{Slice, rounded};
 pub(crate) use blas::{Out, Product};
 pub use device::{Device, guarded};
 use std::fmt;
+use std::path::Path;
 
 /// Why a GPU cannot be used, or why it has stopped.
 #[derive(Clone, Debug)]
@@ -67,10 +68,33 @@ impl fmt::Display for Error {
 impl std::error::Error for Error {}
 
 impl Error {
+    /// Whether something that is needed is not on this machine; the words say how to get it.
+    pub fn is_absent(&self) -> bool {
+        use {blas::Error as Blas, driver::Error as Driver};
+        let driver =
+            |error: &Driver| matches!(error, Driver::Absent { .. } | Driver::Function { .. } | Driver::Device { .. });
+        match self {
+            Error::Driver(error) => driver(error),
+            Error::Blas(error) => matches!(error, Blas::Absent { .. } | Blas::Function { .. }),
+            Error::Code { .. } => true,
+        }
+    }
+
     /// Whether the GPU has too little memory.
     pub fn is_memory(&self) -> bool {
         matches!(self, Error::Driver(driver::Error::Call { code: driver::OUT_OF_MEMORY, .. }))
     }
+}
+
+/// What the system said of a library: the error's cause, where it has one.
+fn words(error: &libloading::Error) -> String {
+    std::error::Error::source(error).map_or_else(|| error.to_string(), ToString::to_string)
+}
+
+/// The same with the library's name in front, which not all systems say.
+fn tried(name: impl AsRef<Path>, error: &libloading::Error) -> String {
+    let (name, words) = (name.as_ref().display().to_string(), words(error));
+    if words.starts_with(&name) { words } else { format!("{name}: {words}") }
 }
 
 /// Files that kernels include, by name.

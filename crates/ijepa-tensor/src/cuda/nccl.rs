@@ -2,6 +2,7 @@
 //! needs nothing of it, and neither does a process that is alone. What is done with it is in `communicator.rs`.
 
 use super::driver;
+use super::words;
 use libloading::Library;
 use std::ffi::{CStr, OsString, c_char, c_int, c_void};
 use std::fmt;
@@ -129,7 +130,7 @@ macro_rules! functions {
         impl Functions {
             fn of(library: &Library, path: &str) -> Result<Functions, Error> {
                 let missing = |name: &'static str| {
-                    move |error: libloading::Error| Error::Function { library: path.to_owned(), name, reason: error.to_string() }
+                    move |error: libloading::Error| Error::Function { library: path.to_owned(), name, reason: words(&error) }
                 };
                 // SAFETY: the signatures are those of nccl.h.
                 unsafe {
@@ -191,7 +192,7 @@ impl Nccl {
             // SAFETY: NCCL's initialisers have no conditions.
             match unsafe { Library::new(&name) } {
                 Ok(library) => return Nccl::of(library, &name.to_string_lossy()),
-                Err(error) => tried.push(format!("{}: {error}", name.display())),
+                Err(error) => tried.push(super::tried(&name, &error)),
             }
         }
         Err(Error::Absent { tried })
@@ -208,7 +209,7 @@ impl Nccl {
         let name = path.display().to_string();
         // SAFETY: the caller's.
         let library = unsafe { Library::new(path) };
-        Nccl::of(library.map_err(|error| Error::Absent { tried: vec![format!("{name}: {error}")] })?, &name)
+        Nccl::of(library.map_err(|error| Error::Absent { tried: vec![super::tried(&name, &error)] })?, &name)
     }
 
     fn of(library: Library, path: &str) -> Result<Rc<Nccl>, Error> {

@@ -1,6 +1,7 @@
 //! How does the text of a kernel become code for a card? By NVIDIA's run-time compiler, a library that is opened when it is
 //! needed: a build needs no toolkit, and a machine without the library computes on the CPU.
 
+use super::words;
 use super::{HEADERS, Source};
 use libloading::{Library, Symbol};
 use std::ffi::{CStr, CString, OsString, c_char, c_int, c_void};
@@ -89,7 +90,7 @@ impl Nvrtc {
             // SAFETY: NVRTC's initialisers have no conditions.
             match unsafe { Library::new(&name) } {
                 Ok(library) => return Ok(Nvrtc { library, _beside }),
-                Err(error) => tried.push(format!("{}: {error}", name.display())),
+                Err(error) => tried.push(super::tried(&name, &error)),
             }
         }
         Err(Error::Absent { tried })
@@ -115,7 +116,7 @@ impl Nvrtc {
     unsafe fn function<T>(&self, name: &'static str) -> Result<Symbol<'_, T>, Error> {
         // SAFETY: the caller's.
         let found = unsafe { self.library.get(name) };
-        found.map_err(|error| Error::Function { name, reason: error.to_string() })
+        found.map_err(|error| Error::Function { name, reason: words(&error) })
     }
 
     /// Compiles a file of kernels for `target`, such as `sm_90` or `compute_80`.
