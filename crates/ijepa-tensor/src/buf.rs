@@ -4,7 +4,7 @@
 //! CPU follows.
 
 use crate::cuda::launch::{Bf16, Pointer};
-use crate::cuda::{Array, Device, Kind, Slice};
+use crate::cuda::{Array, Device, Kind, Slice, calls};
 use memmap2::MmapMut;
 use std::ops::Range;
 use std::rc::Rc;
@@ -90,11 +90,18 @@ impl Buf {
         Buf { memory: Memory::Cuda(array), len: values.len() }
     }
 
+    /// A buffer of `len` zeros on a GPU.
+    pub fn zeros_on(device: &Rc<Device>, len: usize) -> Buf {
+        let array = Array::keep(device, len, false);
+        device.run(calls::fill_f32(array.slice(len).f32(), 0.0, len));
+        Buf { memory: Memory::Cuda(array), len }
+    }
+
     /// As many zeros on the same device.
     pub fn zeros_beside(&self) -> Buf {
         match self.device() {
             None => Buf::zeros(self.len),
-            Some(device) => Buf::on(device, &vec![0.0; self.len]),
+            Some(device) => Buf::zeros_on(device, self.len),
         }
     }
 
@@ -193,7 +200,7 @@ impl Clone for Buf {
     fn clone(&self) -> Buf {
         match &self.memory {
             Memory::Cpu(_) => Buf::from_slice(self.as_slice()),
-            Memory::Cuda(array) => Buf::kept_on(array.device(), &self.to_vec(), array.is_parameters()),
+            Memory::Cuda(array) => Buf { memory: Memory::Cuda(array.duplicate(self.len)), len: self.len },
         }
     }
 }

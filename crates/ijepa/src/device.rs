@@ -4,7 +4,8 @@ use std::rc::Rc;
 
 use anyhow::Result;
 use ijepa_model::jepa::Jepa;
-use ijepa_tensor::cuda::calls::WIDEST_HEAD;
+use ijepa_tensor::cuda::calls::{WIDEST_HEAD, WIDEST_ROW};
+use ijepa_tensor::cuda::driver::Driver;
 use ijepa_tensor::cuda::{self, Device};
 
 use crate::cli::PretrainArgs;
@@ -44,6 +45,11 @@ impl Place {
     }
 }
 
+/// Whether this process sees one GPU and no other.
+pub(crate) fn is_only_one() -> bool {
+    Driver::open().and_then(|driver| driver.count()).is_ok_and(|count| count == 1)
+}
+
 /// Refuses a model that kernels cannot compute, before anything is begun.
 pub(crate) fn check(model: &Jepa) -> Result<()> {
     let encoder = model.encoder.config;
@@ -57,8 +63,9 @@ pub(crate) fn check(model: &Jepa) -> Result<()> {
                 .remedy("more heads (meta.enc_heads), or --device cpu")
                 .into());
         }
-        if !width.is_multiple_of(8) {
-            let problem = format!("linear: the {name} is {width} wide, kernels take multiples of 8");
+        if !width.is_multiple_of(8) || width > WIDEST_ROW {
+            let problem =
+                format!("layer_norm: the {name} is {width} wide, kernels take multiples of 8, up to {WIDEST_ROW}");
             return Err(Failure::new(Exit::Device, problem).remedy("another width, or --device cpu").into());
         }
     }

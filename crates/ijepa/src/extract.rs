@@ -133,17 +133,15 @@ impl Encoder {
         let width = self.width(pool);
         let mut tape = Tape::inference(memory, self.params.view()).in_precision(self.precision);
         let index = all_patches(batch, n);
-        let mut outputs = self.vit.forward_last(
-            &mut tape,
-            Patches { images: View::Cpu(images), batch, index: &index, kept: n },
-            layers(pool),
-        );
+        let uploaded = memory.upload(images);
+        let images = uploaded.as_ref().map_or(View::Cpu(images), Buf::view);
+        let mut outputs =
+            self.vit.forward_last(&mut tape, Patches { images, batch, index: &index, kept: n }, layers(pool));
         let mut features = vec![0.0; batch * width];
         for (layer, tokens) in outputs.iter().enumerate() {
             let pooled = tape.mean_tokens(tokens, n);
-            for (features, pooled) in
-                features.chunks_exact_mut(width).zip(pooled.as_slice().chunks_exact(pooled.width()))
-            {
+            let values = pooled.to_vec();
+            for (features, pooled) in features.chunks_exact_mut(width).zip(values.chunks_exact(pooled.width())) {
                 features[layer * pooled.len()..][..pooled.len()].copy_from_slice(pooled);
             }
         }
@@ -152,7 +150,7 @@ impl Encoder {
 
     /// Features of pictures that were cut before.
     pub(crate) fn extract_kept(&self, pictures: &Pictures, batch: usize, pool: Pool) -> Extracted {
-        let memory = ijepa_tensor::Pool::new();
+        let memory = ijepa_tensor::Pool::on(self.params.device());
         let len = 3 * self.vit.config.image.0 * self.vit.config.image.1;
         let of = |images: Vec<f32>| self.forward(&memory, &images, images.len() / len, pool).0;
         let values: Vec<f32> = pictures.batches(batch).flat_map(of).collect();
@@ -161,22 +159,24 @@ impl Encoder {
 
     /// Tokens (n·d) of the last layer of the images that can be read, with progress.
     pub(crate) fn extract_tokens(&self, wanted: &Wanted) -> Result<Extracted> {
-        let memory = ijepa_tensor::Pool::new();
+        let memory = ijepa_tensor::Pool::on(self.params.device());
         let sizes = format!("{:?} tokens", self.vit.config);
         let key = Key::new().with(sizes.as_bytes()).with(bytemuck::cast_slice(self.params.as_slice()));
         let width = self.vit.config.width * self.vit.config.patches();
         extract(wanted, self.transform(wanted.fit), width, Some(key), |images, count| {
-            self.forward(&memory, images, count, Pool::Last).1.as_slice().to_vec()
+            self.forward(&memory, images, count, Pool::Last).1.to_vec()
         })
     }
 
     /// Features of the images that can be read, with progress.
     pub(crate) fn extract(&self, wanted: &Wanted, pool: Pool) -> Result<Extracted> {
-        let memory = ijepa_tensor::Pool::new();
+        let memory = ijepa_tensor::Pool::on(self.params.device());
         let sizes = format!("{:?} {pool:?}", self.vit.config);
-        let key = Key::new().with(sizes.as_bytes()).with(bytemuck::cast_slice(self.params.as_slice()));
+        // Weights on a GPU are those of a run that goes on: nobody asks for the same features again.
+        let weights = self.params.device().is_none().then(|| bytemuck::cast_slice(self.params.as_slice()));
+        let key = weights.map(|weights| Key::new().with(sizes.as_bytes()).with(weights));
         let width = self.width(pool);
-        extract(wanted, self.transform(wanted.fit), width, Some(key), |images, count| {
+        extract(wanted, self.transform(wanted.fit), width, key, |images, count| {
             self.forward(&memory, images, count, pool).0
         })
     }

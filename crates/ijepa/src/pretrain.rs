@@ -67,41 +67,45 @@ pub(crate) fn run(args: &PretrainArgs, world: &World) -> Result<Exit> {
 /// Trains as the settings say; `replay` names a file of batches to take instead of images.
 pub(crate) fn pretrain(settings: &Settings, replay: Option<&Path>, world: &World) -> Result<Done> {
     let ready = ready(settings, replay, settings.storage(), world);
-    let Ready { run, model, mut state, mut batches, mut watch } = world.agree(ready)?;
+    let Ready { run, model, state, mut batches, mut watch } = world.agree(ready)?;
     // Until here the first rank may have listed or fetched all data, for as long as that takes.
     world.set_patience(Duration::from_secs_f64(60.0 * settings.config.distributed.timeout_minutes));
-    let mut exit = Exit::Done;
     if state.step >= run.steps {
         output::note(&format!("{} has done all its {} steps", run.folder.display(), run.steps));
-    } else {
-        let mut log = world.first_alone(|| {
-            if world.is_first() {
-                folder::prepare(&run.folder, &run.config, run.start.goes_on())?;
-            }
-            Log::open(&run, state.step)
-        })?;
-        describe(&run, &model, &state);
-        let stop = Stop::on_signals()?;
-        (exit, state) = device::guarded(world.device.as_ref(), || {
-            let mut moved = match &world.device {
-                Some(device) => state.on(device),
-                None => state,
-            };
-            let exit = train((&run, world), &model, &mut moved, &mut batches, &mut log, &mut watch, &stop)?;
-            Ok((exit, if world.device.is_some() { moved.fetched() } else { moved }))
-        })?;
-        if exit == Exit::Stopped {
-            let folder = run.folder.display();
-            output::note(&match replay {
-                None => format!("stopped and saved; go on with: ijepa pretrain --resume --out {folder}"),
-                Some(file) => format!(
-                    "stopped and saved; go on with: ijepa pretrain --resume --out {folder} --replay {}",
-                    file.display()
-                ),
-            });
-        }
+        return Ok(Done { exit: Exit::Done, run, target: state.target });
     }
-    Ok(Done { exit, run, target: state.target })
+    let mut log = world.first_alone(|| {
+        if world.is_first() {
+            folder::prepare(&run.folder, &run.config, run.start.goes_on())?;
+        }
+        Log::open(&run, state.step)
+    })?;
+    describe(&run, &model, &state);
+    let stop = Stop::on_signals()?;
+    let (exit, target) = device::guarded(world.device.as_ref(), || {
+        let mut state = moved(state, world);
+        let exit = train((&run, world), &model, &mut state, &mut batches, &mut log, &mut watch, &stop)?;
+        Ok((exit, Buf::from_slice(&state.target.to_vec())))
+    })?;
+    if exit == Exit::Stopped {
+        let folder = run.folder.display();
+        output::note(&match replay {
+            None => format!("stopped and saved; go on with: ijepa pretrain --resume --out {folder}"),
+            Some(file) => format!(
+                "stopped and saved; go on with: ijepa pretrain --resume --out {folder} --replay {}",
+                file.display()
+            ),
+        });
+    }
+    Ok(Done { exit, run, target })
+}
+
+/// The state where this rank computes; it is nowhere else from then on.
+fn moved(state: State, world: &World) -> State {
+    match &world.device {
+        Some(device) => state.on(device),
+        None => state,
+    }
 }
 
 /// All that training needs, checked; nothing is written yet.

@@ -12,7 +12,7 @@ use ijepa_eval::Features;
 use ijepa_eval::knn::{self, Knn};
 use ijepa_eval::metrics::{accuracy, effective_rank, rank_me, spread};
 use ijepa_model::jepa::{Jepa, State};
-use ijepa_tensor::{Buf, Var};
+use ijepa_tensor::Var;
 
 use crate::cli::Pool;
 use crate::eval::KNN_TEMPERATURE;
@@ -109,8 +109,8 @@ impl Watch {
         loss: f64,
         targets: &Var,
     ) -> Result<(Seen, Option<String>)> {
-        let target = Buf::from_slice(&state.target.to_vec()[..model.encoder_len]);
-        let encoder = Encoder::new(&run.config, target);
+        debug_assert_eq!(state.target.len(), model.encoder_len, "the target encoder is an encoder");
+        let encoder = Encoder::new(&run.config, state.target.clone());
         let batch = run.config.data.batch_size;
         let some = encoder.extract(&wanted(&self.images, Some(&self.numbers), batch), Pool::Last)?.features;
         let knn = match &mut self.labelled {

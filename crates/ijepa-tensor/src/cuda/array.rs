@@ -71,9 +71,19 @@ impl Array {
         self.values.device()
     }
 
-    /// Whether there is a rounded copy.
-    pub(crate) fn is_parameters(&self) -> bool {
-        self.rounded.is_some()
+    /// Another one with the same first `len` values.
+    pub(crate) fn duplicate(&self, len: usize) -> Array {
+        let device = self.device();
+        let copy = |from: &Loan, bytes: usize| {
+            let to = device.keep(bytes);
+            device.copy(to.at::<u8>().address(), from.at::<u8>().address(), bytes);
+            to
+        };
+        Array {
+            values: copy(&self.values, len * self.kind.bytes()),
+            rounded: self.rounded.as_ref().map(|rounded| copy(rounded, len * Kind::Bf16.bytes())),
+            kind: self.kind,
+        }
     }
 
     /// Its first `len` values.

@@ -14,6 +14,7 @@ use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::ffi::{CStr, OsString, c_char, c_int, c_void};
 use std::fmt;
+use std::mem::ManuallyDrop;
 use std::path::Path;
 
 /// Names under which the library is looked for after the path in the variable `IJEPA_CUBLASLT`.
@@ -53,7 +54,7 @@ impl fmt::Display for Error {
         match self {
             Error::Absent { tried } => write!(
                 f,
-                "cuBLASLt was not found: {}; `pip install nvidia-cublas` or the CUDA toolkit brings it, and IJEPA_CUBLASLT may name the file",
+                "cuBLASLt was not found: {}; the CUDA toolkit brings it, and so does `pip install nvidia-cublas`, whose file IJEPA_CUBLASLT must name",
                 tried.join("; ")
             ),
             Error::Function { name, reason } => {
@@ -121,9 +122,12 @@ const EPILOGUE: c_int = 7;
 const BIAS_POINTER: c_int = 8;
 /// `CUBLASLT_EPILOGUE_BIAS`.
 const EPILOGUE_BIAS: c_int = 4;
-/// `CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES`, and the first of the four least alignments, of A, B, C and D.
+/// `CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES`, `REDUCTION_SCHEME_MASK`, and the first of the four least alignments, of A, B, C and D.
 const MOST_WORKSPACE: c_int = 1;
+const REDUCTIONS: c_int = 3;
 const LEAST_ALIGNMENT: c_int = 5;
+/// `CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE`: parts of a sum are added in f32. Without it, sums have no parts.
+const REDUCE_IN_F32: u32 = 2;
 
 /// `cublasLtMatmulAlgo_t`.
 #[derive(Clone, Copy)]
@@ -187,7 +191,8 @@ pub(super) struct Blas {
     functions: Functions,
     handle: Handle,
     plans: RefCell<HashMap<Key, Plan>>,
-    _library: Library,
+    /// Never closed: it has threads and destructors of its own.
+    library: ManuallyDrop<Library>,
 }
 
 impl Blas {
@@ -204,7 +209,11 @@ impl Blas {
         for name in names {
             // SAFETY: cuBLASLt's initialisers have no conditions.
             match unsafe { Library::new(&name) } {
-                Ok(library) => return Blas::of(library),
+                // One may be too new for the driver, and the next one not.
+                Ok(library) => match Blas::of(library) {
+                    Ok(blas) => return Ok(blas),
+                    Err(error) => tried.push(format!("{}: {error}", name.display())),
+                },
                 Err(error) => tried.push(super::tried(&name, &error)),
             }
         }
@@ -226,7 +235,12 @@ impl Blas {
 
     fn of(library: Library) -> Result<Blas, Error> {
         let functions = Functions::of(&library)?;
-        let mut blas = Blas { functions, handle: std::ptr::null_mut(), plans: RefCell::default(), _library: library };
+        let mut blas = Blas {
+            functions,
+            handle: std::ptr::null_mut(),
+            plans: RefCell::default(),
+            library: ManuallyDrop::new(library),
+        };
         // SAFETY: the pointer is valid for the call.
         let code = unsafe { (blas.functions.cublasLtCreate)(&raw mut blas.handle) };
         blas.check(code, || "cublasLtCreate".into())?;
@@ -240,7 +254,7 @@ impl Blas {
         type Name = unsafe extern "C" fn(c_int) -> *const c_char;
         // SAFETY: the signature is that of cublasLt.h, of version 11.4 and later; the text lives as long as the library.
         let reason = unsafe {
-            self._library.get::<Name>("cublasLtGetStatusString").map_or("unknown".into(), |name| {
+            self.library.get::<Name>("cublasLtGetStatusString").map_or("unknown".into(), |name| {
                 let text = name(code);
                 if text.is_null() { "unknown".into() } else { CStr::from_ptr(text).to_string_lossy().into_owned() }
             })
@@ -280,7 +294,7 @@ impl Blas {
         let mut plans = self.plans.borrow_mut();
         let plan = match plans.entry(key) {
             Entry::Occupied(known) => known.into_mut(),
-            Entry::Vacant(new) => new.insert(self.plan(key)?),
+            Entry::Vacant(new) => new.insert(self.plan(key, bias)?),
         };
         if let Some(bias) = bias {
             self.set(plan.product, BIAS_POINTER, &bias.address())?;
@@ -331,7 +345,7 @@ impl Blas {
         Ok(layout)
     }
 
-    fn plan(&self, key: Key) -> Result<Plan, Error> {
+    fn plan(&self, key: Key, bias: Option<Pointer<Bf16>>) -> Result<Plan, Error> {
         let Key { m, n, k, transposed: [a_transposed, b_transposed], rounded, .. } = key;
         let call = &self.functions;
         let mut product = std::ptr::null_mut();
@@ -341,8 +355,9 @@ impl Blas {
         // b lies as Bᵀ (n rows), or transposed as B.
         self.set(product, TRANSPOSE_A, &c_int::from(b_transposed))?;
         self.set(product, TRANSPOSE_B, &c_int::from(a_transposed))?;
-        if key.bias {
+        if let Some(bias) = bias {
             self.set(product, EPILOGUE, &EPILOGUE_BIAS)?;
+            self.set(product, BIAS_POINTER, &bias.address())?;
         }
         let layouts = [
             self.layout(TYPE_BF16, if b_transposed { (k, n) } else { (n, k) })?,
@@ -366,6 +381,9 @@ impl Blas {
         };
         let most = WORKSPACE_BYTES;
         prefer(MOST_WORKSPACE, size_of::<usize>(), (&raw const most).cast())?;
+        // A rounded result would hold rounded parts.
+        let reductions = if key.rounded { 0 } else { REDUCE_IN_F32 };
+        prefer(REDUCTIONS, size_of::<u32>(), (&raw const reductions).cast())?;
         let [a, b, c, d] = key.alignments;
         for (number, alignment) in (0..).zip([b, a, c, d]) {
             prefer(LEAST_ALIGNMENT + number, size_of::<u32>(), (&raw const alignment).cast())?;
@@ -392,7 +410,7 @@ impl Blas {
         unsafe { (call.cublasLtMatmulPreferenceDestroy)(preference) };
         let Key { m, n, k, .. } = key;
         self.check(code, || format!("cublasLtMatmulAlgoGetHeuristic for ({m}, {k}) by ({k}, {n})"))?;
-        if found == 0 {
+        if found == 0 || choice.state != 0 {
             let call = format!("cublasLtMatmulAlgoGetHeuristic for ({m}, {k}) by ({k}, {n})");
             return Err(Error::Call { call, code: choice.state, reason: "no algorithm was found".into() });
         }

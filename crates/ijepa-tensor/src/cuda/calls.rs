@@ -11,6 +11,10 @@ use crate::ops::{assemble, attention, layer_norm, patchify};
 const TILE: usize = 64;
 /// Blocks among which the rows of a layer norm's backward are shared, at most.
 const NORM_BLOCKS: usize = 512;
+/// Warps of a block that goes over a row of it, at most: more would leave their threads too few registers.
+const NORM_WARPS: usize = 24;
+/// Widest rows, multiples of 8, that a layer norm goes back over.
+pub const WIDEST_ROW: usize = NORM_WARPS * WARP * 8;
 /// Blocks among which the rows of summed columns are shared, at most.
 const COLUMN_BLOCKS: usize = 128;
 /// Values whose squares one block adds.
@@ -68,7 +72,11 @@ pub fn layer_norm_backward(
 ) -> Launch {
     let stripe = norm_stripe(shape.rows);
     let warps = shape.width.div_ceil(lanes(shape.width)).div_ceil(WARP);
-    assert!(warps <= 32, "a layer norm of width {}: at most 1024 values, or 8192 and a multiple of 8", shape.width);
+    assert!(
+        warps <= NORM_WARPS,
+        "a layer norm of width {}: at most 768 values, or 6144 and a multiple of 8",
+        shape.width
+    );
     let arguments = vec![
         dx.into(),
         parts.into(),

@@ -13,6 +13,9 @@ use std::rc::Rc;
 /// [`SOURCES`], each with a zero byte behind it, as the driver wants it.
 static PTX: &[u8] = include_bytes!("kernels.ptx.gz");
 
+/// The first generation of cards whose tensor cores the kernels know: sm_80.
+const OLDEST: i32 = 8;
+
 /// What tells whether PTX was made of these kernels: FNV-1a over names and texts, as 16 hexadecimal digits.
 pub fn fingerprint() -> String {
     let texts = HEADERS.into_iter().chain(SOURCES.iter().map(|source| (source.name, source.text)));
@@ -36,12 +39,15 @@ pub fn embedded() -> (String, Vec<Vec<u8>>) {
 
 /// All kernels, ready to start.
 pub(super) fn load(gpu: &Rc<Gpu>) -> Result<HashMap<&'static str, Function>, Error> {
+    let (major, minor) = gpu.capability();
+    if major < OLDEST {
+        return Err(Error::Old { capability: (major, minor) });
+    }
     let (_, ptx) = embedded();
     let refused = match functions(gpu, &ptx) {
-        Ok(functions) => return Ok(functions),
-        Err(error) => error,
+        Err(error) if error.is_refusal() => error,
+        done => return Ok(done?),
     };
-    let (major, minor) = gpu.capability();
     match compiled(&format!("sm_{major}{minor}")) {
         Ok(code) => Ok(functions(gpu, &code)?),
         Err(error) => Err(Error::Code { refused, error }),

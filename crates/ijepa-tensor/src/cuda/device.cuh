@@ -83,7 +83,20 @@ struct Lanes<1> {
 // Whether rows of this width begin at multiples of 16 bytes.
 DEVICE bool packed(int width) { return width % 8 == 0; }
 
-// f32 parameters beside N values of a row; they may begin anywhere.
+// f32 parameters beside N values of a row; eight begin at a multiple of 16 bytes, as parameters and rows of tables do.
+DEVICE void load_floats(float (&value)[8], const float* from) {
+    const uint4* halves = reinterpret_cast<const uint4*>(from);
+    const uint4 low = halves[0], high = halves[1];
+    value[0] = __uint_as_float(low.x);
+    value[1] = __uint_as_float(low.y);
+    value[2] = __uint_as_float(low.z);
+    value[3] = __uint_as_float(low.w);
+    value[4] = __uint_as_float(high.x);
+    value[5] = __uint_as_float(high.y);
+    value[6] = __uint_as_float(high.z);
+    value[7] = __uint_as_float(high.w);
+}
+
 template <int N>
 DEVICE void load_floats(float (&value)[N], const float* from) {
 #pragma unroll

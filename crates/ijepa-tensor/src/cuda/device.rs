@@ -14,6 +14,8 @@ use std::rc::Rc;
 
 /// Bytes that pinned memory begins with: indices of a step, and images of a small batch.
 const STAGING_BYTES: usize = 16 << 20;
+/// And has at most.
+const MOST_STAGING_BYTES: usize = 512 << 20;
 /// Where copies begin in pinned memory.
 const ALIGNED: usize = 256;
 
@@ -113,25 +115,31 @@ impl Device {
         let found = free.range_mut(least..=2 * least).find_map(|(_, waiting)| waiting.pop());
         let memory = found.unwrap_or_else(|| {
             // Context lengths differ from batch to batch: room for an eighth more lets memory serve again.
-            let bytes = (least + least / 8).next_multiple_of(ALIGNED);
-            self.allocated.set(self.allocated.get() + bytes);
-            self.allocations.set(self.allocations.get() + 1);
-            self.gpu.memory(bytes).unwrap_or_else(|_| {
-                // What waits is of other lengths: it may make room.
-                let waiting: usize = free.values().flatten().map(Memory::bytes).sum();
-                self.allocated.set(self.allocated.get() - waiting);
-                free.clear();
-                or_throw(self.gpu.memory(bytes))
-            })
+            self.allocate(&mut free, (least + least / 8).next_multiple_of(ALIGNED))
         });
         Loan { memory: Some(memory), device: Rc::clone(self) }
     }
 
     /// Memory of exactly `bytes` bytes, for what stays.
     pub(crate) fn keep(self: &Rc<Device>, bytes: usize) -> Loan {
+        let memory = self.allocate(&mut self.free.borrow_mut(), bytes);
+        Loan { memory: Some(memory), device: Rc::clone(self) }
+    }
+
+    fn allocate(&self, free: &mut BTreeMap<usize, Vec<Memory>>, bytes: usize) -> Memory {
+        let memory = match self.gpu.memory(bytes) {
+            Err(error) if error.is_memory() && !free.is_empty() => {
+                // What waits is of other lengths: it may make room.
+                let waiting: usize = free.values().flatten().map(Memory::bytes).sum();
+                self.allocated.set(self.allocated.get() - waiting);
+                free.clear();
+                or_throw(self.gpu.memory(bytes))
+            }
+            memory => or_throw(memory),
+        };
         self.allocated.set(self.allocated.get() + bytes);
         self.allocations.set(self.allocations.get() + 1);
-        Loan { memory: Some(or_throw(self.gpu.memory(bytes))), device: Rc::clone(self) }
+        memory
     }
 
     /// A copy of values for the kernels that are asked for next.
@@ -141,25 +149,30 @@ impl Device {
         loan
     }
 
-    /// Fills the beginning of memory; the values are copied aside, so the call does not wait for the GPU.
+    /// Fills the beginning of memory; the values are copied aside, so the call does not wait for the GPU unless what is copied aside takes up its
+    /// room.
     pub(crate) fn write<T: Copy>(&self, loan: &Loan, values: &[T]) {
-        let bytes = size_of_val(values);
+        // SAFETY: values of numbers are bytes.
+        let bytes = unsafe { std::slice::from_raw_parts(values.as_ptr().cast::<u8>(), size_of_val(values)) };
         let mut staging = self.staging.borrow_mut();
-        if staging.used + bytes > staging.pinned.bytes_mut().len() {
+        // Two batches of images, and no more for a blob of parameters, which goes in pieces.
+        let wanted = (2 * bytes.len()).min(MOST_STAGING_BYTES);
+        if wanted > staging.pinned.bytes_mut().len() {
             or_throw(self.gpu.synchronise());
-            staging.used = 0;
-            if bytes > staging.pinned.bytes_mut().len() {
-                staging.pinned = or_throw(self.gpu.pinned(2 * bytes));
+            *staging = Staging { pinned: or_throw(self.gpu.pinned(wanted)), used: 0 };
+        }
+        let room = staging.pinned.bytes_mut().len();
+        for (number, piece) in bytes.chunks(room / 2).enumerate() {
+            if staging.used + piece.len() > room {
+                or_throw(self.gpu.synchronise());
+                staging.used = 0;
             }
+            let part = staging.used..staging.used + piece.len();
+            // Nothing else is there: the GPU has read what was.
+            staging.pinned.bytes_mut()[part.clone()].copy_from_slice(piece);
+            or_throw(loan.memory().write_later(number * (room / 2), &staging.pinned, part));
+            staging.used = (staging.used + piece.len()).next_multiple_of(ALIGNED);
         }
-        let part = staging.used..staging.used + bytes;
-        // SAFETY: the part has the length of the values, and nothing else is there: the GPU has read what was.
-        unsafe {
-            let to = staging.pinned.bytes_mut()[part.clone()].as_mut_ptr();
-            std::ptr::copy_nonoverlapping(values.as_ptr().cast(), to, bytes);
-        }
-        or_throw(loan.memory().write_later(&staging.pinned, part));
-        staging.used = (staging.used + bytes).next_multiple_of(ALIGNED);
     }
 
     /// What lies `first` bytes after the beginning, once all that was asked for is done.

@@ -8,6 +8,7 @@ use super::words;
 use libloading::Library;
 use std::ffi::{CStr, CString, OsString, c_char, c_int, c_uint, c_void};
 use std::fmt;
+use std::mem::ManuallyDrop;
 use std::ops::Range;
 use std::path::Path;
 use std::rc::Rc;
@@ -19,7 +20,13 @@ const NAMES: [&str; 3] = ["libcuda.so.1", "libcuda.so", "nvcuda.dll"];
 const SHARED_BYTES: u32 = 48 << 10;
 
 /// `CUDA_ERROR_OUT_OF_MEMORY`.
-pub(super) const OUT_OF_MEMORY: i32 = 2;
+const OUT_OF_MEMORY: i32 = 2;
+/// `CUDA_ERROR_NOT_FOUND`.
+const NOT_FOUND: i32 = 500;
+/// `CUDA_ERROR_INVALID_IMAGE`, `NO_BINARY_FOR_GPU`, `INVALID_PTX`, `UNSUPPORTED_PTX_VERSION`.
+const REFUSED: [i32; 4] = [200, 209, 218, 222];
+/// `CU_CTX_SCHED_BLOCKING_SYNC`: who waits for the GPU sleeps, and leaves its core to those who make batches.
+const SLEEP_WHILE_WAITING: c_uint = 4;
 
 /// Why a GPU does not do what it was asked.
 #[derive(Clone, Debug)]
@@ -66,7 +73,7 @@ impl fmt::Display for Error {
                 write!(f, "there is no NVIDIA driver: {}; install one, or compute with --device cpu", tried.join("; "))
             }
             Error::Function { name, reason } => {
-                write!(f, "the NVIDIA driver lacks {name} ({reason}): expected version 525 or later, install it")
+                write!(f, "the NVIDIA driver lacks {name} ({reason}): expected version 530 or later, install it")
             }
             Error::Device { number, count } => {
                 write!(
@@ -81,6 +88,18 @@ impl fmt::Display for Error {
 }
 
 impl std::error::Error for Error {}
+
+impl Error {
+    /// Whether the GPU has too little memory.
+    pub(super) fn is_memory(&self) -> bool {
+        matches!(self, Error::Call { call: "cuMemAlloc", code: OUT_OF_MEMORY, .. })
+    }
+
+    /// Whether the driver, or the GPU, takes no such code.
+    pub(super) fn is_refusal(&self) -> bool {
+        matches!(self, Error::Call { code, .. } if REFUSED.contains(code))
+    }
+}
 
 type Handle = *mut c_void;
 
@@ -115,6 +134,7 @@ functions! {
     cuDeviceGetName(*mut c_char, c_int, c_int);
     cuDeviceGetAttribute(*mut c_int, c_int, c_int);
     cuDeviceTotalMem_v2(*mut usize, c_int);
+    cuDevicePrimaryCtxSetFlags_v2(c_int, c_uint);
     cuDevicePrimaryCtxRetain(*mut Handle, c_int);
     cuDevicePrimaryCtxRelease_v2(c_int);
     cuCtxSetCurrent(Handle);
@@ -145,7 +165,8 @@ const NOT_READY: c_int = 600;
 /// The driver.
 pub struct Driver {
     functions: Functions,
-    _library: Library,
+    /// Never closed: it has threads of its own.
+    _library: ManuallyDrop<Library>,
 }
 
 impl Driver {
@@ -183,7 +204,7 @@ impl Driver {
     }
 
     fn of(library: Library) -> Result<Rc<Driver>, Error> {
-        let driver = Driver { functions: Functions::of(&library)?, _library: library };
+        let driver = Driver { functions: Functions::of(&library)?, _library: ManuallyDrop::new(library) };
         // SAFETY: no conditions.
         driver.check("cuInit", unsafe { (driver.functions.cuInit)(0) })?;
         Ok(Rc::new(driver))
@@ -246,6 +267,8 @@ impl Gpu {
                 driver.check("cuDeviceGetAttribute", (call.cuDeviceGetAttribute)(value, attribute, device))?;
             }
             driver.check("cuDeviceTotalMem", (call.cuDeviceTotalMem_v2)(&raw mut memory_bytes, device))?;
+            // No more than a wish: where the context is there already, it stays as it is.
+            let _ = (call.cuDevicePrimaryCtxSetFlags_v2)(device, SLEEP_WHILE_WAITING);
             driver.check("cuDevicePrimaryCtxRetain", (call.cuDevicePrimaryCtxRetain)(&raw mut context, device))?;
             driver.check("cuCtxSetCurrent", (call.cuCtxSetCurrent)(context))?;
             driver.check("cuStreamCreate", (call.cuStreamCreate)(&raw mut stream, NON_BLOCKING))?;
@@ -427,17 +450,22 @@ impl Memory {
         gpu.synchronise()
     }
 
-    /// Fills its beginning from pinned memory, after all that was asked for before; the call does not wait. That part of the pinned memory
+    /// Fills it from byte `first` on with a part of pinned memory, after all that was asked for before; the call does not wait. That part
     /// must stay as it is until the GPU has been waited for.
     ///
     /// # Errors
     /// When the driver refuses it.
-    pub(super) fn write_later(&self, pinned: &Pinned, part: Range<usize>) -> Result<(), Error> {
+    pub(super) fn write_later(&self, first: usize, pinned: &Pinned, part: Range<usize>) -> Result<(), Error> {
         let (gpu, bytes) = (&self.gpu, &pinned.bytes()[part]);
-        assert!(bytes.len() <= self.bytes, "{} bytes for {} of the GPU", bytes.len(), self.bytes);
+        assert!(first + bytes.len() <= self.bytes, "{} bytes from {first} on of {}", bytes.len(), self.bytes);
         // SAFETY: both ranges have this length; pinned memory is freed after the stream has been waited for.
         let code = unsafe {
-            (gpu.driver.functions.cuMemcpyHtoDAsync_v2)(self.address, bytes.as_ptr().cast(), bytes.len(), gpu.stream)
+            (gpu.driver.functions.cuMemcpyHtoDAsync_v2)(
+                self.address + first as u64,
+                bytes.as_ptr().cast(),
+                bytes.len(),
+                gpu.stream,
+            )
         };
         gpu.driver.check("cuMemcpyHtoDAsync", code)
     }
@@ -525,9 +553,10 @@ impl Module {
         // SAFETY: the module is alive, and the text lives through the call.
         let code =
             unsafe { (self.gpu.driver.functions.cuModuleGetFunction)(&raw mut handle, self.handle, text.as_ptr()) };
-        if code != 0 {
+        if code == NOT_FOUND {
             return Err(Error::Kernel { name: name.to_owned() });
         }
+        self.gpu.driver.check("cuModuleGetFunction", code)?;
         Ok(Function { handle, _module: Rc::clone(self) })
     }
 }

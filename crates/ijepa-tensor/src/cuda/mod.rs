@@ -29,6 +29,11 @@ pub enum Error {
     Driver(driver::Error),
     /// cuBLASLt says so.
     Blas(blas::Error),
+    /// The GPU is older than the kernels.
+    Old {
+        /// Its generation.
+        capability: (i32, i32),
+    },
     /// There is no code that the driver takes.
     Code {
         /// What it said of the program's own.
@@ -55,6 +60,12 @@ impl fmt::Display for Error {
         match self {
             Error::Driver(error) => error.fmt(f),
             Error::Blas(error) => error.fmt(f),
+            Error::Old { capability: (major, minor) } => {
+                write!(
+                    f,
+                    "the GPU is of compute capability {major}.{minor}, kernels need 8.0 (A100) or later; compute with --device cpu"
+                )
+            }
             Error::Code { refused, error } => {
                 write!(
                     f,
@@ -76,13 +87,13 @@ impl Error {
         match self {
             Error::Driver(error) => driver(error),
             Error::Blas(error) => matches!(error, Blas::Absent { .. } | Blas::Function { .. }),
-            Error::Code { .. } => true,
+            Error::Code { .. } | Error::Old { .. } => true,
         }
     }
 
     /// Whether the GPU has too little memory.
     pub fn is_memory(&self) -> bool {
-        matches!(self, Error::Driver(driver::Error::Call { code: driver::OUT_OF_MEMORY, .. }))
+        matches!(self, Error::Driver(error) if error.is_memory())
     }
 }
 

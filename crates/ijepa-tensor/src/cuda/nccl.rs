@@ -6,6 +6,7 @@ use super::words;
 use libloading::Library;
 use std::ffi::{CStr, OsString, c_char, c_int, c_void};
 use std::fmt;
+use std::mem::ManuallyDrop;
 use std::path::Path;
 use std::rc::Rc;
 use std::time::Duration;
@@ -174,7 +175,8 @@ pub(super) const IN_PROGRESS: c_int = 7;
 pub struct Nccl {
     pub(super) functions: Functions,
     version: (i32, i32, i32),
-    _library: Library,
+    /// Never closed: it has threads of its own.
+    _library: ManuallyDrop<Library>,
 }
 
 impl Nccl {
@@ -223,7 +225,7 @@ impl Nccl {
         if version < OLDEST {
             return Err(Error::Version { library: path.to_owned(), version });
         }
-        Ok(Rc::new(Nccl { functions, version, _library: library }))
+        Ok(Rc::new(Nccl { functions, version, _library: ManuallyDrop::new(library) }))
     }
 
     /// Version of the library, such as (2, 27, 3).

@@ -26,7 +26,7 @@ use anyhow::{Error, Result};
 use ijepa_tensor::Buf;
 use ijepa_tensor::cuda::Device;
 
-use crate::device::Place;
+use crate::device::{self, Place};
 use crate::exit::{self, Exit, Failure};
 use crate::output;
 use launch::Launched;
@@ -104,6 +104,8 @@ fn without_link(place: Place) -> Option<Result<Exit>> {
 fn gpu_of(place: Place, Launched { size, variable, .. }: Launched) -> Result<Option<Rc<Device>>> {
     match (place, launch::local_rank()) {
         (Place::Cpu, _) => Ok(None),
+        // Some launchers show each process its own GPU alone.
+        (Place::Cuda(0), Some(_)) if device::is_only_one() => Place::Cuda(0).open(),
         (Place::Cuda(0), Some(local)) => Place::Cuda(local).open(),
         (Place::Cuda(number), Some(_)) => {
             let problem = format!("--device cuda:{number} for each of {size} processes ({variable})");
@@ -297,8 +299,10 @@ impl World {
         output::error(&format!("rank {} of {}: {}", self.rank, self.size, exit::describe(error)));
         let code = exit::code(error) as i32;
         match &self.link {
-            // The launcher ends the others, and so do they themselves: NCCL tells them.
-            Link::Alone | Link::Nccl(_) => std::process::exit(code),
+            Link::Alone => std::process::exit(code),
+            // At once, as libraries that are taken down wait for work that never ends. The others see that this process is gone, or their
+            // launcher does.
+            Link::Nccl(_) => signal_hook::low_level::exit(code),
             #[cfg(feature = "mpi")]
             Link::Mpi(mpi) => mpi.abort(code),
         }

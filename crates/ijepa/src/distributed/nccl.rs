@@ -17,6 +17,8 @@ use crate::exit::{Exit, Failure};
 
 /// How long ranks may take to come together: they start at nearly the same time, and load libraries.
 const TOGETHER: Duration = Duration::from_secs(600);
+/// How long they may take to part.
+const FAREWELL: Duration = Duration::from_secs(60);
 /// How much earlier than the watchman a call gives up: it can say more.
 const EARLIER: f64 = 0.95;
 
@@ -75,8 +77,11 @@ impl Gpus {
 
     /// Leaves together with the others.
     pub(super) fn leave(self) -> Result<()> {
+        // Ranks may go from now on, but NCCL waits for those of this machine.
         self.watchman.end();
-        Ok(self.communicator.leave().map_err(failure)?)
+        let clock = Watchman::start(self.communicator.rank(), Vec::new());
+        clock.set_patience(FAREWELL);
+        Ok(clock.waiting(|| self.communicator.leave()).map_err(failure)?)
     }
 }
 

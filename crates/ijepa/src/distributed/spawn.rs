@@ -19,6 +19,8 @@ use crate::output;
 
 /// Which GPUs there are for a process, and how it counts them.
 const VISIBLE: &str = "CUDA_VISIBLE_DEVICES";
+/// Whether NCCL sums in the switch between GPUs.
+const NVLS: &str = "NCCL_NVLS_ENABLE";
 /// The process that started a rank.
 const LAUNCHER: &str = "IJEPA_LAUNCHER";
 /// The largest number of a GPU: beyond it there is a slip of the keyboard.
@@ -134,6 +136,8 @@ impl Ranks {
                 .envs([("WORLD_SIZE", &size), ("LOCAL_WORLD_SIZE", &size), (launch::JOB, &job), (VISIBLE, &visible)])
                 .env("MASTER_ADDR", Ipv4Addr::LOCALHOST.to_string())
                 .env(LAUNCHER, std::process::id().to_string())
+                // Sums in the switch have no fixed order; who wants them says so.
+                .env(NVLS, std::env::var_os(NVLS).unwrap_or_else(|| "0".into()))
                 .env_remove("TORCHELASTIC_USE_AGENT_STORE")
                 .stdin(Stdio::null())
                 // Ctrl-C reaches this process alone, which passes it on: once, and not twice.

@@ -23,6 +23,7 @@ struct Product {
 
 struct Preference {
     u64 workspace;
+    u32 reductions;
     u32 alignments[4];
 };
 
@@ -105,7 +106,7 @@ int cublasLtMatrixLayoutDestroy(void* layout) {
     return 0;
 }
 int cublasLtMatmulPreferenceCreate(void** preference) {
-    *preference = new Preference{0, {256, 256, 256, 256}};
+    *preference = new Preference{0, 7, {256, 256, 256, 256}};
     return 0;
 }
 int cublasLtMatmulPreferenceDestroy(void* preference) {
@@ -116,6 +117,10 @@ int cublasLtMatmulPreferenceSetAttribute(void* handle, int attribute, const void
     Preference* preference = static_cast<Preference*>(handle);
     if (attribute == 1 && bytes == sizeof(u64)) {
         memcpy(&preference->workspace, value, bytes);
+        return 0;
+    }
+    if (attribute == 3 && bytes == sizeof(u32)) {
+        memcpy(&preference->reductions, value, bytes);
         return 0;
     }
     if (attribute < 5 || attribute > 8 || bytes != sizeof(u32)) return INVALID_VALUE;
@@ -129,6 +134,15 @@ int cublasLtMatmulAlgoGetHeuristic(void* handle, void* product, void* a, void* b
     if (handle != &handles || wanted != 1) return INVALID_VALUE;
     if (!fits(static_cast<Product*>(product), static_cast<Layout*>(a), static_cast<Layout*>(b), static_cast<Layout*>(d))) return INVALID_VALUE;
     if (c != d) return NOT_SUPPORTED;
+    // Some versions look at the bias before they choose, and none likes a matrix of one row or column.
+    const Product* described = static_cast<Product*>(product);
+    if (described->epilogue == 4 && described->bias == 0) return INVALID_VALUE;
+    for (const void* layout : {a, b, d}) {
+        const Layout* matrix = static_cast<const Layout*>(layout);
+        if (matrix->rows == 1 || matrix->columns == 1) return INVALID_VALUE;
+    }
+    // Parts of sums are added in f32, or there are none.
+    if (static_cast<Preference*>(preference)->reductions != (static_cast<Layout*>(d)->type == BF16 ? 0u : 2u)) return INVALID_VALUE;
     const Preference* asked = static_cast<Preference*>(preference);
     choices[0] = Choice{};
     choices[0].algorithm.data[0] = CHOSEN;

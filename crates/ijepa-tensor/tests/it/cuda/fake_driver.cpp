@@ -61,6 +61,7 @@ int cuDeviceTotalMem_v2(size_t* bytes, int) {
     *bytes = DEVICE_BYTES;
     return 0;
 }
+int cuDevicePrimaryCtxSetFlags_v2(int, u32 flags) { return flags == 4 ? 0 : INVALID_VALUE; }
 int cuDevicePrimaryCtxRetain(void** context, int) {
     contexts++;
     *context = &contexts;
