@@ -1,7 +1,8 @@
 """The training step that `ijepa bench step` times, and the features that `ijepa bench embed` times, in PyTorch.
 
 Run by `cargo xtask peers`; prints one JSON object. Modes: eager (attention written out), sdpa, compile (sdpa, torch.compile),
-bf16 (sdpa under CPU autocast). AdamW is fused and the moving average goes through torch._foreach in all of them.
+bf16 (sdpa under CPU autocast). AdamW is fused and the moving average goes through torch._foreach in all of them. On a GPU all modes are under
+bfloat16 autocast, and images come from pinned memory at every step, as ours do.
 """
 
 import argparse
@@ -20,6 +21,8 @@ SHAPES = {
     "S1": (32, 4, 192, 12, 3, 96, 6, 64, 32, 12),
     "S2": (224, 16, 384, 12, 6, 192, 6, 16, 80, 34),
     "S3": (224, 16, 768, 12, 12, 384, 6, 8, 80, 34),
+    "B16": (224, 16, 768, 12, 12, 384, 12, 128, 52, 33),
+    "H14": (224, 14, 1280, 32, 16, 384, 12, 128, 69, 45),
 }
 BLOCKS = 4
 
@@ -109,21 +112,23 @@ def median_ms(call, count):
     return statistics.median(times)
 
 
-def step(shape, mode):
+def step(shape, mode, device):
     image, patch, width, depth, heads, p_width, p_depth, batch, c, t = SHAPES[shape]
     patches, eager = (image // patch) ** 2, mode == "eager"
-    encoder = Encoder(image, patch, width, depth, heads, eager)
-    predictor = Predictor(patches, width, p_width, p_depth, heads, eager)
+    encoder = Encoder(image, patch, width, depth, heads, eager).to(device)
+    predictor = Predictor(patches, width, p_width, p_depth, heads, eager).to(device)
     target = copy.deepcopy(encoder).requires_grad_(False)
     learnt = [*encoder.parameters(), *predictor.parameters()]
     optimiser = torch.optim.AdamW(learnt, lr=1e-3, weight_decay=0.04, fused=True)
-    images = torch.randn(batch, 3, image, image)
-    context = indices(batch, c, patches, 11)
-    targets = [indices(batch, t, patches, stride) for stride in (1, 3, 5, 9)[:BLOCKS]]
+    stored = torch.randn(batch, 3, image, image)
+    if device == "cuda":
+        stored = stored.pin_memory()
+    context = indices(batch, c, patches, 11).to(device)
+    targets = [indices(batch, t, patches, stride).to(device) for stride in (1, 3, 5, 9)[:BLOCKS]]
     slow, fast = list(target.parameters()), list(encoder.parameters())
 
-    def loss_of():
-        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=mode == "bf16"):
+    def loss_of(images):
+        with torch.autocast(device, dtype=torch.bfloat16, enabled=mode == "bf16" or device == "cuda"):
             with torch.no_grad():
                 h = target(images)
                 h = F.layer_norm(h, (width,))
@@ -134,13 +139,17 @@ def step(shape, mode):
     forward = torch.compile(loss_of) if mode == "compile" else loss_of
 
     def call():
-        loss = forward()
+        loss = forward(stored.to(device, non_blocking=True))
         loss.backward()
         optimiser.step()
         optimiser.zero_grad()
         with torch.no_grad():
             torch._foreach_mul_(slow, 0.996)
             torch._foreach_add_(slow, fast, alpha=0.004)
+        # The loss is read at every step, which on a GPU waits for all of it.
+        loss.item()
+        if device == "cuda":
+            torch.cuda.synchronize()
 
     return call
 
@@ -167,12 +176,15 @@ def main():
     parser.add_argument("--threads", type=int)
     parser.add_argument("--repeat", type=int, default=9)
     parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     args = parser.parse_args()
     if args.threads:
         torch.set_num_threads(args.threads)
-    call = step(args.shape, args.mode) if args.what == "step" else embed(args.mode, args.batch)
+    call = step(args.shape, args.mode, args.device) if args.what == "step" else embed(args.mode, args.batch)
     ms = median_ms(call, args.repeat)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    if args.device == "cuda":
+        peak = torch.cuda.max_memory_allocated()
     print(json.dumps({"ms": ms, "peak_bytes": peak, "threads": torch.get_num_threads(), "torch": torch.__version__,
                       "capability": torch.backends.cpu.get_cpu_capability()}))
 

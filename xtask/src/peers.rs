@@ -8,11 +8,12 @@ use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
 const USAGE: &str = "\
-usage: cargo xtask peers [--python PYTHON] [--shapes S1,S2,S3,embed] [--modes eager,sdpa,compile,bf16]
-                         [--rounds 3] [--repeat 9] [--threads N] [--avx2] [--bf16 target|all]
+usage: cargo xtask peers [--python PYTHON] [--shapes S1,S2,S3,embed,B16,H14] [--modes eager,sdpa,compile,bf16]
+                         [--rounds 3] [--repeat 9] [--threads N] [--avx2] [--bf16 target|all] [--device cuda]
 
 PYTHON needs torch and numpy (`pip install torch numpy`). With --avx2 both sides are held to AVX2;
---bf16 lets ours multiply in bfloat16, which PyTorch does in mode bf16.
+--bf16 lets ours multiply in bfloat16, which PyTorch does in mode bf16. B16 and H14 are for a GPU (--device cuda), where both sides
+compute in bfloat16; `embed` is for CPUs.
 Close everything else first: times are medians of rounds, in turn.";
 
 struct Options {
@@ -24,6 +25,7 @@ struct Options {
     threads: Option<String>,
     avx2: bool,
     bf16: Option<String>,
+    device: String,
 }
 
 /// Milliseconds of each round, and the most memory.
@@ -103,6 +105,9 @@ fn our_program(shape: &str, options: &Options) -> Command {
         "embed" => command.args(["bench", "embed", "--json", "--repeat", &options.repeat]),
         shape => command.args(["bench", "step", "--json", "--shape", shape, "--steps", &options.repeat]),
     };
+    if options.device != "cpu" {
+        command.args(["--device", &options.device]);
+    }
     match (&options.bf16, shape) {
         (Some(_), "embed") => drop(command.arg("--bf16")),
         (Some(networks), _) => drop(command.args(["--bf16", networks])),
@@ -122,7 +127,7 @@ fn peer(shape: &str, mode: &str, options: &Options) -> Command {
     command.arg(crate::root().join("peers/pytorch/step.py"));
     match shape {
         "embed" => command.arg("embed"),
-        shape => command.args(["step", "--shape", shape]),
+        shape => command.args(["step", "--shape", shape, "--device", &options.device]),
     };
     command.args(["--mode", mode, "--repeat", &options.repeat]);
     if let Some(threads) = &options.threads {
@@ -158,6 +163,7 @@ fn parse(arguments: &[&str]) -> Result<Options> {
         threads: None,
         avx2: false,
         bf16: None,
+        device: "cpu".to_owned(),
     };
     let mut arguments = arguments.iter();
     while let Some(&name) = arguments.next() {
@@ -173,6 +179,7 @@ fn parse(arguments: &[&str]) -> Result<Options> {
             "--rounds" => options.rounds = value.parse().with_context(|| format!("--rounds {value}"))?,
             "--repeat" => options.repeat = value.to_owned(),
             "--bf16" => options.bf16 = Some(value.to_owned()),
+            "--device" => options.device = value.to_owned(),
             "--threads" => options.threads = Some(value.to_owned()),
             _ => bail!("{name}: no such option\n{USAGE}"),
         }

@@ -476,6 +476,12 @@ pub(crate) enum BenchShape {
     /// 224/16, 768×12×12, 384×6, 8 images, 80 and 4×34 patches.
     #[value(name = "S3", alias = "s3")]
     S3,
+    /// For a GPU: ViT-B/16 as the reference trains it, predictor 384×12, 128 images, 52 and 4×33 patches.
+    #[value(name = "B16", alias = "b16")]
+    B16,
+    /// For a GPU: ViT-H/14 at the reference's settings, predictor 384×12, 128 images, 69 and 4×45 patches.
+    #[value(name = "H14", alias = "h14")]
+    H14,
 }
 
 /// Options of `bench step`.

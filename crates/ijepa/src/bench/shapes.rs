@@ -20,27 +20,24 @@ pub(crate) struct Shape {
 
 impl Shape {
     pub(crate) fn of(shape: BenchShape) -> Shape {
-        let encoder = |image, patch, width, heads| VitConfig {
+        let encoder = |image, patch, (width, depth, heads)| VitConfig {
             image: (image, image),
             patch,
             channels: 3,
             width,
-            depth: 12,
+            depth,
             heads,
             hidden: 4 * width,
         };
-        let (encoder, batch, context, target) = match shape {
-            BenchShape::S1 => (encoder(32, 4, 192, 3), 64, 32, 12),
-            BenchShape::S2 => (encoder(224, 16, 384, 6), 16, 80, 34),
-            BenchShape::S3 => (encoder(224, 16, 768, 12), 8, 80, 34),
+        let predictor = |width, depth| PredictorConfig { width, depth };
+        let (encoder, predictor, batch, context, target) = match shape {
+            BenchShape::S1 => (encoder(32, 4, (192, 12, 3)), predictor(96, 6), 64, 32, 12),
+            BenchShape::S2 => (encoder(224, 16, (384, 12, 6)), predictor(192, 6), 16, 80, 34),
+            BenchShape::S3 => (encoder(224, 16, (768, 12, 12)), predictor(384, 6), 8, 80, 34),
+            BenchShape::B16 => (encoder(224, 16, (768, 12, 12)), predictor(384, 12), 128, 52, 33),
+            BenchShape::H14 => (encoder(224, 14, (1280, 32, 16)), predictor(384, 12), 128, 69, 45),
         };
-        Shape {
-            encoder,
-            predictor: PredictorConfig { width: encoder.width / 2, depth: 6 },
-            batch,
-            context,
-            targets: (4, target),
-        }
+        Shape { encoder, predictor, batch, context, targets: (4, target) }
     }
 
     /// Masks of these sizes, spread over the image.
@@ -55,7 +52,7 @@ impl Shape {
             IndexSet { per_image: count, indices: indices.collect() }
         };
         let (blocks, target) = self.targets;
-        // Strides without a common divisor with 64 and 196, so that no patch comes twice.
+        // Strides without a common divisor with 64, 196 and 256, so that no patch comes twice.
         let targets = [1, 3, 5, 9].into_iter().take(blocks).map(|stride| set(target, stride)).collect();
         Masks { batch: self.batch, context: vec![set(self.context, 11)], targets }
     }
@@ -77,11 +74,13 @@ impl Shape {
 
 #[cfg(test)]
 mod tests {
+    use clap::ValueEnum;
+
     use super::*;
 
     #[test]
     fn masks_name_no_patch_twice() {
-        for shape in [BenchShape::S1, BenchShape::S2, BenchShape::S3] {
+        for shape in BenchShape::value_variants().iter().copied() {
             let masks = Shape::of(shape).masks();
             for set in masks.context.iter().chain(&masks.targets) {
                 for image in set.indices.chunks(set.per_image) {
