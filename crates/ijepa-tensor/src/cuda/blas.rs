@@ -6,13 +6,13 @@
 
 use super::driver::Gpu;
 use super::launch::{Bf16, Pointer};
-use super::words;
+use super::library::{self, functions};
 use crate::gemm::{Gemm, Layout};
 use libloading::Library;
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
-use std::ffi::{CStr, OsString, c_char, c_int, c_void};
+use std::ffi::{CStr, c_char, c_int, c_void};
 use std::fmt;
 use std::mem::ManuallyDrop;
 use std::path::Path;
@@ -69,29 +69,7 @@ impl std::error::Error for Error {}
 
 type Handle = *mut c_void;
 
-macro_rules! functions {
-    ($($name:ident($($argument:ty),*);)*) => {
-        /// Signatures of cublasLt.h.
-        #[allow(non_snake_case)]
-        struct Functions {
-            $($name: unsafe extern "C" fn($($argument),*) -> c_int,)*
-        }
-
-        impl Functions {
-            fn of(library: &Library) -> Result<Functions, Error> {
-                Ok(Functions {
-                    $($name: {
-                        let name = stringify!($name);
-                        // SAFETY: the signature is that of cublasLt.h.
-                        let found = unsafe { library.get(name) };
-                        *found.map_err(|error| Error::Function { name, reason: words(&error) })?
-                    },)*
-                })
-            }
-        }
-    };
-}
-
+// Signatures of cublasLt.h.
 functions! {
     cublasLtCreate(*mut Handle);
     cublasLtDestroy(Handle);
@@ -132,11 +110,11 @@ const REDUCE_IN_F32: u32 = 2;
 /// `cublasLtMatmulAlgo_t`.
 #[derive(Clone, Copy)]
 #[repr(C)]
-struct Algorithm([u64; 8]);
+pub(super) struct Algorithm([u64; 8]);
 
 /// `cublasLtMatmulHeuristicResult_t`.
 #[repr(C)]
-struct Choice {
+pub(super) struct Choice {
     algorithm: Algorithm,
     workspace_bytes: usize,
     state: c_int,
@@ -201,20 +179,16 @@ impl Blas {
     /// # Errors
     /// When it is nowhere, or does not start.
     pub(super) fn open() -> Result<Blas, Error> {
-        let names: Vec<OsString> = match std::env::var_os("IJEPA_CUBLASLT") {
-            Some(name) => vec![name],
-            None => NAMES.iter().map(Into::into).collect(),
-        };
         let mut tried = Vec::new();
-        for name in names {
-            // SAFETY: cuBLASLt's initialisers have no conditions.
-            match unsafe { Library::new(&name) } {
+        for name in library::names("IJEPA_CUBLASLT", &NAMES) {
+            // SAFETY: it is NVIDIA's.
+            match unsafe { library::open(&name) } {
                 // One may be too new for the driver, and the next one not.
                 Ok(library) => match Blas::of(library) {
                     Ok(blas) => return Ok(blas),
                     Err(error) => tried.push(format!("{}: {error}", name.display())),
                 },
-                Err(error) => tried.push(super::tried(&name, &error)),
+                Err(said) => tried.push(said),
             }
         }
         Err(Error::Absent { tried })
@@ -229,12 +203,13 @@ impl Blas {
     /// Its functions do what cuBLASLt's do.
     pub(super) unsafe fn open_at(path: &Path) -> Result<Blas, Error> {
         // SAFETY: the caller's.
-        let library = unsafe { Library::new(path) };
-        Blas::of(library.map_err(|error| Error::Absent { tried: vec![super::tried(path, &error)] })?)
+        let library = unsafe { library::open(path.as_os_str()) };
+        Blas::of(library.map_err(|said| Error::Absent { tried: vec![said] })?)
     }
 
     fn of(library: Library) -> Result<Blas, Error> {
-        let functions = Functions::of(&library)?;
+        // SAFETY: the signatures are those of cublasLt.h.
+        let functions = unsafe { Functions::of(&library, |name, reason| Error::Function { name, reason }) }?;
         let mut blas = Blas {
             functions,
             handle: std::ptr::null_mut(),

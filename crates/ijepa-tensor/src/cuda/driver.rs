@@ -4,9 +4,9 @@
 //! One thread has a [`Gpu`] and all that was made on it. Everything runs on one stream, in the order in which it was asked for.
 
 use super::launch::{Launch, Pointer};
-use super::words;
+use super::library::{self, functions};
 use libloading::Library;
-use std::ffi::{CStr, CString, OsString, c_char, c_int, c_uint, c_void};
+use std::ffi::{CStr, CString, c_char, c_int, c_uint, c_void};
 use std::fmt;
 use std::mem::ManuallyDrop;
 use std::ops::Range;
@@ -103,29 +103,7 @@ impl Error {
 
 type Handle = *mut c_void;
 
-macro_rules! functions {
-    ($($name:ident($($argument:ty),*);)*) => {
-        /// Signatures of cuda.h. Names with a version are those that its macros stand for.
-        #[allow(non_snake_case)]
-        struct Functions {
-            $($name: unsafe extern "C" fn($($argument),*) -> c_int,)*
-        }
-
-        impl Functions {
-            fn of(library: &Library) -> Result<Functions, Error> {
-                Ok(Functions {
-                    $($name: {
-                        let name = stringify!($name);
-                        // SAFETY: the signature is that of cuda.h.
-                        let found = unsafe { library.get(name) };
-                        *found.map_err(|error| Error::Function { name, reason: words(&error) })?
-                    },)*
-                })
-            }
-        }
-    };
-}
-
+// Signatures of cuda.h. Names with a version are those that its macros stand for.
 functions! {
     cuInit(c_uint);
     cuGetErrorString(c_int, *mut *const c_char);
@@ -175,16 +153,12 @@ impl Driver {
     /// # Errors
     /// When there is none, or it does not start.
     pub fn open() -> Result<Rc<Driver>, Error> {
-        let names: Vec<OsString> = match std::env::var_os("IJEPA_CUDA_DRIVER") {
-            Some(name) => vec![name],
-            None => NAMES.iter().map(Into::into).collect(),
-        };
         let mut tried = Vec::new();
-        for name in names {
-            // SAFETY: the driver's initialisers have no conditions.
-            match unsafe { Library::new(&name) } {
+        for name in library::names("IJEPA_CUDA_DRIVER", &NAMES) {
+            // SAFETY: it is NVIDIA's.
+            match unsafe { library::open(&name) } {
                 Ok(library) => return Driver::of(library),
-                Err(error) => tried.push(super::tried(&name, &error)),
+                Err(said) => tried.push(said),
             }
         }
         Err(Error::Absent { tried })
@@ -199,12 +173,14 @@ impl Driver {
     /// Its functions do what the driver's do.
     pub unsafe fn open_at(path: &Path) -> Result<Rc<Driver>, Error> {
         // SAFETY: the caller's.
-        let library = unsafe { Library::new(path) };
-        Driver::of(library.map_err(|error| Error::Absent { tried: vec![super::tried(path, &error)] })?)
+        let library = unsafe { library::open(path.as_os_str()) };
+        Driver::of(library.map_err(|said| Error::Absent { tried: vec![said] })?)
     }
 
     fn of(library: Library) -> Result<Rc<Driver>, Error> {
-        let driver = Driver { functions: Functions::of(&library)?, _library: ManuallyDrop::new(library) };
+        // SAFETY: the signatures are those of cuda.h.
+        let functions = unsafe { Functions::of(&library, |name, reason| Error::Function { name, reason }) }?;
+        let driver = Driver { functions, _library: ManuallyDrop::new(library) };
         // SAFETY: no conditions.
         driver.check("cuInit", unsafe { (driver.functions.cuInit)(0) })?;
         Ok(Rc::new(driver))

@@ -12,6 +12,7 @@ pub mod communicator;
 mod device;
 pub mod driver;
 pub mod launch;
+mod library;
 pub mod nccl;
 pub mod nvrtc;
 
@@ -20,7 +21,6 @@ pub use array::{Slice, rounded};
 pub(crate) use blas::{Out, Product};
 pub use device::{Device, guarded};
 use std::fmt;
-use std::path::Path;
 
 /// Why a GPU cannot be used, or why it has stopped.
 #[derive(Clone, Debug)]
@@ -95,17 +95,6 @@ impl Error {
     pub fn is_memory(&self) -> bool {
         matches!(self, Error::Driver(error) if error.is_memory())
     }
-}
-
-/// What the system said of a library: the error's cause, where it has one.
-fn words(error: &libloading::Error) -> String {
-    std::error::Error::source(error).map_or_else(|| error.to_string(), ToString::to_string)
-}
-
-/// The same with the library's name in front, which not all systems say.
-fn tried(name: impl AsRef<Path>, error: &libloading::Error) -> String {
-    let (name, words) = (name.as_ref().display().to_string(), words(error));
-    if words.starts_with(&name) { words } else { format!("{name}: {words}") }
 }
 
 /// Files that kernels include, by name.

@@ -2,9 +2,9 @@
 //! needs nothing of it, and neither does a process that is alone. What is done with it is in `communicator.rs`.
 
 use super::driver;
-use super::words;
+use super::library::{self, functions};
 use libloading::Library;
-use std::ffi::{CStr, OsString, c_char, c_int, c_void};
+use std::ffi::{CStr, c_char, c_int, c_void};
 use std::fmt;
 use std::mem::ManuallyDrop;
 use std::path::Path;
@@ -118,35 +118,10 @@ pub struct Id(pub [u8; 128]);
 /// What NCCL and the driver give names to, and addresses on the device.
 pub(super) type Handle = *mut c_void;
 
-macro_rules! functions {
-    ($($name:ident($($argument:ty),*);)*) => {
-        /// Signatures of nccl.h.
-        #[allow(non_snake_case)]
-        pub(super) struct Functions {
-            $(pub(super) $name: unsafe extern "C" fn($($argument),*) -> c_int,)*
-            ncclGetErrorString: unsafe extern "C" fn(c_int) -> *const c_char,
-            ncclGetLastError: unsafe extern "C" fn(Handle) -> *const c_char,
-        }
-
-        impl Functions {
-            fn of(library: &Library, path: &str) -> Result<Functions, Error> {
-                let missing = |name: &'static str| {
-                    move |error: libloading::Error| Error::Function { library: path.to_owned(), name, reason: words(&error) }
-                };
-                // SAFETY: the signatures are those of nccl.h.
-                unsafe {
-                    Ok(Functions {
-                        $($name: *library.get(stringify!($name)).map_err(missing(stringify!($name)))?,)*
-                        ncclGetErrorString: *library.get("ncclGetErrorString").map_err(missing("ncclGetErrorString"))?,
-                        ncclGetLastError: *library.get("ncclGetLastError").map_err(missing("ncclGetLastError"))?,
-                    })
-                }
-            }
-        }
-    };
-}
-
+// Signatures of nccl.h.
 functions! {
+    ncclGetErrorString(c_int) -> *const c_char;
+    ncclGetLastError(Handle) -> *const c_char;
     ncclGetVersion(*mut c_int);
     ncclGetUniqueId(*mut Id);
     ncclCommInitRank(*mut Handle, c_int, Id, c_int);
@@ -185,16 +160,12 @@ impl Nccl {
     /// # Errors
     /// When it is nowhere, too old, or not what its name says.
     pub fn open() -> Result<Rc<Nccl>, Error> {
-        let names: Vec<OsString> = match std::env::var_os("IJEPA_NCCL_LIB") {
-            Some(name) => vec![name],
-            None => NAMES.iter().map(Into::into).collect(),
-        };
         let mut tried = Vec::new();
-        for name in names {
-            // SAFETY: NCCL's initialisers have no conditions.
-            match unsafe { Library::new(&name) } {
+        for name in library::names("IJEPA_NCCL_LIB", &NAMES) {
+            // SAFETY: it is NVIDIA's.
+            match unsafe { library::open(&name) } {
                 Ok(library) => return Nccl::of(library, &name.to_string_lossy()),
-                Err(error) => tried.push(super::tried(&name, &error)),
+                Err(said) => tried.push(said),
             }
         }
         Err(Error::Absent { tried })
@@ -210,12 +181,14 @@ impl Nccl {
     pub unsafe fn open_at(path: &Path) -> Result<Rc<Nccl>, Error> {
         let name = path.display().to_string();
         // SAFETY: the caller's.
-        let library = unsafe { Library::new(path) };
-        Nccl::of(library.map_err(|error| Error::Absent { tried: vec![super::tried(&name, &error)] })?, &name)
+        let library = unsafe { library::open(path.as_os_str()) };
+        Nccl::of(library.map_err(|said| Error::Absent { tried: vec![said] })?, &name)
     }
 
     fn of(library: Library, path: &str) -> Result<Rc<Nccl>, Error> {
-        let functions = Functions::of(&library, path)?;
+        let missing = |name, reason| Error::Function { library: path.to_owned(), name, reason };
+        // SAFETY: the signatures are those of nccl.h.
+        let functions = unsafe { Functions::of(&library, missing) }?;
         let mut code = 0;
         // SAFETY: the pointer is valid for the call.
         unsafe { (functions.ncclGetVersion)(&raw mut code) };

@@ -1,10 +1,9 @@
 //! How does the text of a kernel become code for a card? By NVIDIA's run-time compiler, a library that is opened when it is
 //! needed: a build needs no toolkit, and a machine without the library computes on the CPU.
 
-use super::words;
-use super::{HEADERS, Source};
+use super::{HEADERS, Source, library};
 use libloading::{Library, Symbol};
-use std::ffi::{CStr, CString, OsString, c_char, c_int, c_void};
+use std::ffi::{CStr, CString, c_char, c_int, c_void};
 use std::fmt;
 use std::path::Path;
 
@@ -79,18 +78,13 @@ impl Nvrtc {
     /// # Errors
     /// When it is nowhere.
     pub fn open() -> Result<Nvrtc, Error> {
-        let named = std::env::var_os("IJEPA_NVRTC");
-        let names: Vec<OsString> = match named {
-            Some(name) => vec![name],
-            None => NAMES.iter().map(Into::into).collect(),
-        };
         let mut tried = Vec::new();
-        for name in names {
+        for name in library::names("IJEPA_NVRTC", &NAMES) {
             let _beside = libraries_beside(Path::new(&name));
-            // SAFETY: NVRTC's initialisers have no conditions.
-            match unsafe { Library::new(&name) } {
+            // SAFETY: it is NVIDIA's.
+            match unsafe { library::open(&name) } {
                 Ok(library) => return Ok(Nvrtc { library, _beside }),
-                Err(error) => tried.push(super::tried(&name, &error)),
+                Err(said) => tried.push(said),
             }
         }
         Err(Error::Absent { tried })
@@ -116,7 +110,7 @@ impl Nvrtc {
     unsafe fn function<T>(&self, name: &'static str) -> Result<Symbol<'_, T>, Error> {
         // SAFETY: the caller's.
         let found = unsafe { self.library.get(name) };
-        found.map_err(|error| Error::Function { name, reason: words(&error) })
+        found.map_err(|error| Error::Function { name, reason: library::words(&error) })
     }
 
     /// Compiles a file of kernels for `target`, such as `sm_90` or `compute_80`.
