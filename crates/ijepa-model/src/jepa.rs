@@ -65,7 +65,7 @@ impl State {
 
     /// The same in main memory, from a GPU.
     pub fn fetched(&self) -> State {
-        let fetched = |buf: &Buf| Buf::from_slice(&buf.to_vec());
+        let fetched = |buf: &Buf| buf.to_main_memory();
         State {
             params: fetched(&self.params),
             target: fetched(&self.target),

@@ -171,7 +171,23 @@ impl Buf {
     pub fn to_vec(&self) -> Vec<f32> {
         match &self.memory {
             Memory::Cpu(_) => self.as_slice().to_vec(),
-            Memory::Cuda(array) => array.read(self.len),
+            Memory::Cuda(array) => {
+                let mut values = vec![0.0; self.len];
+                array.read_into(&mut values);
+                values
+            }
+        }
+    }
+
+    /// A copy in main memory.
+    pub fn to_main_memory(&self) -> Buf {
+        match &self.memory {
+            Memory::Cpu(_) => self.clone(),
+            Memory::Cuda(array) => {
+                let mut buf = Buf::zeros(self.len);
+                array.read_into(buf.as_mut_slice());
+                buf
+            }
         }
     }
 

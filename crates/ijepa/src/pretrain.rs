@@ -85,7 +85,7 @@ pub(crate) fn pretrain(settings: &Settings, replay: Option<&Path>, world: &World
     let (exit, target) = device::guarded(world.device.as_ref(), || {
         let mut state = moved(state, world);
         let exit = train((&run, world), &model, &mut state, &mut batches, &mut log, &mut watch, &stop)?;
-        Ok((exit, Buf::from_slice(&state.target.to_vec())))
+        Ok((exit, if world.device.is_some() { state.target.to_main_memory() } else { state.target }))
     })?;
     if exit == Exit::Stopped {
         let folder = run.folder.display();

@@ -106,12 +106,15 @@ impl Array {
         }
     }
 
-    /// Its first `len` values, in main memory.
-    pub(crate) fn read(&self, len: usize) -> Vec<f32> {
+    /// Copies its first values into main memory, as many as fit there.
+    pub(crate) fn read_into(&self, values: &mut [f32]) {
         let device = self.values.device();
         match self.kind {
-            Kind::Bf16 => device.read::<u16>(&self.values, 0, len).into_iter().map(widen).collect(),
-            Kind::F32 => device.read(&self.values, 0, len),
+            Kind::Bf16 => {
+                let halves = device.read::<u16>(&self.values, values.len());
+                values.iter_mut().zip(halves).for_each(|(value, half)| *value = widen(half));
+            }
+            Kind::F32 => device.read_into(&self.values, values),
         }
     }
 }

@@ -591,16 +591,21 @@ pub struct Blobs {
     pub averaged: usize,
 }
 
-/// The moving average and the bf16 copies, for parameters that have moved already: [`crate::ops::adamw::follow`]. Of the blobs, the moments are not
-/// touched.
-pub fn follow(blobs: Blobs, (pieces, count): (Pointer<Piece>, usize), momentum: f64) -> Launch {
+/// The moving average and the bf16 copies, for parameters that have moved already: [`crate::ops::adamw::follow`]. Each with its copy; the average has
+/// `averaged` values.
+pub fn follow(
+    (average, average_bf16, averaged): (Pointer<f32>, Pointer<Bf16>, usize),
+    (params, params_bf16): (Pointer<f32>, Pointer<Bf16>),
+    (pieces, count): (Pointer<Piece>, usize),
+    momentum: f64,
+) -> Launch {
     let arguments = vec![
-        blobs.average.into(),
-        blobs.average_bf16.into(),
-        blobs.params_bf16.into(),
-        blobs.params.into(),
+        average.into(),
+        average_bf16.into(),
+        params_bf16.into(),
+        params.into(),
         pieces.into(),
-        (blobs.averaged as u64).into(),
+        (averaged as u64).into(),
         (momentum as f32).into(),
         ((1.0 - momentum) as f32).into(),
     ];

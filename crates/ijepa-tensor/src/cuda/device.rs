@@ -6,6 +6,7 @@ use super::blas::{self, Blas, Product};
 use super::driver::{Driver, Function, Gpu, Memory, Pinned};
 use super::launch::{Launch, Pointer};
 use super::{Error, code};
+use bytemuck::Pod;
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, HashMap};
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
@@ -175,15 +176,17 @@ impl Device {
         }
     }
 
-    /// What lies `first` bytes after the beginning, once all that was asked for is done.
-    pub(crate) fn read<T: Copy + Default>(&self, loan: &Loan, first: usize, count: usize) -> Vec<T> {
-        let mut values = vec![T::default(); count];
-        // SAFETY: values of numbers are bytes.
-        let bytes =
-            unsafe { std::slice::from_raw_parts_mut(values.as_mut_ptr().cast::<u8>(), size_of_val(&values[..])) };
-        or_throw(loan.memory().read_part(first, bytes));
-        self.staging.borrow_mut().used = 0;
+    /// The first `count` values, once all that was asked for is done.
+    pub(crate) fn read<T: Pod>(&self, loan: &Loan, count: usize) -> Vec<T> {
+        let mut values = vec![T::zeroed(); count];
+        self.read_into(loan, &mut values);
         values
+    }
+
+    /// As [`Device::read`], into memory that is there.
+    pub(crate) fn read_into<T: Pod>(&self, loan: &Loan, values: &mut [T]) {
+        or_throw(loan.memory().read_part(bytemuck::cast_slice_mut(values)));
+        self.staging.borrow_mut().used = 0;
     }
 
     /// Waits until all that was asked for is done.

@@ -452,21 +452,21 @@ impl Memory {
     /// When the driver fails, or a kernel before did.
     pub fn read(&self) -> Result<Vec<u8>, Error> {
         let mut bytes = vec![0u8; self.bytes];
-        self.read_part(0, &mut bytes)?;
+        self.read_part(&mut bytes)?;
         Ok(bytes)
     }
 
-    /// Its bytes from `first` on, once all that was asked for before is done.
+    /// Its first bytes, as many as fit, once all that was asked for before is done.
     ///
     /// # Errors
     /// When the driver fails, or a kernel before did.
-    pub(super) fn read_part(&self, first: usize, bytes: &mut [u8]) -> Result<(), Error> {
-        assert!(first + bytes.len() <= self.bytes, "{} bytes from {first} on of {}", bytes.len(), self.bytes);
+    pub(super) fn read_part(&self, bytes: &mut [u8]) -> Result<(), Error> {
+        assert!(bytes.len() <= self.bytes, "{} bytes of {}", bytes.len(), self.bytes);
         let gpu = &self.gpu;
         // SAFETY: both ranges have this length, and the bytes live until the stream has been waited for.
         let code = unsafe {
-            let from = self.address + first as u64;
-            (gpu.driver.functions.cuMemcpyDtoHAsync_v2)(bytes.as_mut_ptr().cast(), from, bytes.len(), gpu.stream)
+            let to = bytes.as_mut_ptr().cast();
+            (gpu.driver.functions.cuMemcpyDtoHAsync_v2)(to, self.address, bytes.len(), gpu.stream)
         };
         gpu.driver.check("cuMemcpyDtoHAsync", code)?;
         gpu.synchronise()

@@ -5,7 +5,6 @@
 
 use crate::buf::{View, ViewMut};
 use crate::cuda::calls;
-use crate::cuda::launch::Pointer;
 use crate::tape::Slot;
 use crate::threads;
 use crate::vector::vectorised;
@@ -131,18 +130,11 @@ pub fn forward(blobs: Blobs, grads: View, segments: &[Segment], step: Step) {
 /// segments, as far as the average goes. On a GPU the parameters' rounded copies follow too.
 pub fn follow(average: ViewMut, params: View, segments: &[Segment], momentum: f64) {
     if let Some(device) = params.device() {
-        let blobs = calls::Blobs {
-            params: params.f32(),
-            m: Pointer::NULL,
-            v: Pointer::NULL,
-            average: average.f32(),
-            params_bf16: params.bf16(),
-            average_bf16: average.bf16(),
-            averaged: average.len(),
-        };
         let pieces = calls::pieces(segments);
         let at = device.upload(&pieces);
-        return device.run(calls::follow(blobs, (at.at(), pieces.len()), momentum));
+        let average = (average.f32(), average.bf16(), average.len());
+        let params = (params.f32(), params.bf16());
+        return device.run(calls::follow(average, params, (at.at(), pieces.len()), momentum));
     }
     let (average, params) = (average.cpu(), params.cpu());
     let mut average = Rest::of(average);

@@ -14,7 +14,7 @@ pub fn norm(x: View) -> f64 {
         let (sum, parts) =
             (device.take(size_of::<f64>()), device.take(calls::square_parts(x.len()) * size_of::<f64>()));
         device.run_all(calls::sum_of_squares(sum.at(), parts.at(), x.f32(), x.len()));
-        return device.read::<f64>(&sum, 0, 1)[0].sqrt();
+        return device.read::<f64>(&sum, 1)[0].sqrt();
     }
     let x = x.cpu();
     let sums: Vec<f64> =
@@ -33,7 +33,7 @@ pub fn mean_column_deviation(x: View, width: usize) -> f64 {
     if let Some(device) = x.device() {
         let deviations = device.take(width * size_of::<f32>());
         device.run(calls::column_deviations(deviations.at(), x.bf16(), (x.len() / width.max(1), width)));
-        let deviations = device.read::<f32>(&deviations, 0, width);
+        let deviations = device.read::<f32>(&deviations, width);
         return deviations.iter().map(|&deviation| f64::from(deviation)).sum::<f64>() / width.max(1) as f64;
     }
     let x = x.cpu();

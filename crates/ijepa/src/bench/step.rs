@@ -56,10 +56,26 @@ struct Subject {
 pub(super) fn run(args: &BenchStepArgs) -> Result<Exit> {
     let subject = subject(args)?;
     let asked = if args.bf16.is_some() { "--bf16" } else { "meta.bfloat16_on_cpu" };
-    let place = Place::of(&args.device)?;
-    let report = match place.open()? {
-        Some(device) => on_gpu(subject, args.steps, &device)?,
-        None => on_cpu(subject, args.steps, asked)?,
+    let timed = match Place::of(&args.device)?.open()? {
+        Some(device) => on_gpu(&subject, args.steps, &device)?,
+        None => on_cpu(&subject, args.steps, asked)?,
+    };
+    let Timed { ms, peak_bytes, peak_gflops, planned, gpu } = timed;
+    let gflops = Work::of(&subject.sizes.0).total() / ms / 1e6;
+    let report = Report {
+        recompute: subject.manner.recompute,
+        img_per_s: subject.sizes.0.batch as f64 / ms * 1e3,
+        shape: subject.name,
+        ms,
+        gflops,
+        peak_gflops,
+        peak_share: gflops / peak_gflops,
+        peak_bytes,
+        planned_ms: planned.map(|(seconds, _)| 1e3 * seconds),
+        planned_bytes: planned.map(|(_, bytes)| bytes),
+        threads: threads::count(),
+        instructions: instruction_set().unwrap_or("unknown"),
+        gpu,
     };
     if args.json {
         output::json(&report)?;
@@ -67,6 +83,16 @@ pub(super) fn run(args: &BenchStepArgs) -> Result<Exit> {
         output::result(&line(&report))?;
     }
     Ok(Exit::Done)
+}
+
+/// What a device gave.
+struct Timed {
+    ms: f64,
+    peak_bytes: Option<u64>,
+    peak_gflops: f64,
+    /// Seconds and bytes, as `plan` has them.
+    planned: Option<(f64, f64)>,
+    gpu: Option<String>,
 }
 
 fn line(report: &Report) -> String {
@@ -86,57 +112,33 @@ fn line(report: &Report) -> String {
     }
 }
 
-fn on_gpu(subject: Subject, steps: usize, device: &Rc<Device>) -> Result<Report> {
+fn on_gpu(subject: &Subject, steps: usize, device: &Rc<Device>) -> Result<Timed> {
     let sizes = &subject.sizes.0;
     device::check(&Jepa::new(sizes.encoder, sizes.predictor))?;
-    let ms =
-        device::guarded(Some(device), || Ok(step_ms(&subject, steps, (Precision::F32, Precision::F32), Some(device))))?;
-    let peak_bytes = device.allocated_bytes() as u64;
-    let peak_gflops = roof::product_gflops(device).map_err(device::failure)?;
-    let gflops = Work::of(sizes).total() / ms / 1e6;
-    Ok(Report {
-        shape: subject.name,
-        recompute: subject.manner.recompute,
+    let precisions = (Precision::F32, Precision::F32); // of a CPU's products
+    let ms = device::guarded(Some(device), || Ok(step_ms(subject, steps, precisions, Some(device))))?;
+    Ok(Timed {
         ms,
-        img_per_s: sizes.batch as f64 / ms * 1e3,
-        gflops,
-        peak_gflops,
-        peak_share: gflops / peak_gflops,
-        peak_bytes: Some(peak_bytes),
-        planned_ms: None,
-        planned_bytes: None,
-        threads: threads::count(),
-        instructions: instruction_set().unwrap_or("unknown"),
+        peak_bytes: Some(device.allocated_bytes() as u64),
+        peak_gflops: roof::product_gflops(device).map_err(device::failure)?,
+        planned: None,
         gpu: Some(device.gpu().name().to_owned()),
     })
 }
 
-fn on_cpu(subject: Subject, steps: usize, asked: &str) -> Result<Report> {
+fn on_cpu(subject: &Subject, steps: usize, asked: &str) -> Result<Timed> {
     let precisions = precision::of_networks(subject.manner.bfloat16, asked)?;
-    let ms = step_ms(&subject, steps, precisions, None);
+    let ms = step_ms(subject, steps, precisions, None);
     let peak_bytes = peak_bytes();
-    let threads = threads::count();
-    let gflops = Work::of(&subject.sizes.0).total() / ms / 1e6;
     let cpu = Cpu::measure();
-    let peak_gflops =
-        if precisions.1 == Precision::F32 { cpu.peak_gflops } else { roof::peak_gflops(precisions.1, threads) };
-    let (planned_seconds, planned_bytes) = plan::of_step(subject.sizes, subject.manner, cpu);
-    Ok(Report {
-        shape: subject.name,
-        recompute: subject.manner.recompute,
-        ms,
-        img_per_s: subject.sizes.0.batch as f64 / ms * 1e3,
-        gflops,
-        peak_gflops,
-        peak_share: gflops / peak_gflops,
-        peak_bytes,
-        planned_ms: Some(1e3 * planned_seconds),
-        planned_bytes: Some(planned_bytes),
-        threads,
-        instructions: instruction_set().unwrap_or("unknown"),
-        gpu: None,
-    })
+    let peak_gflops = match precisions.1 {
+        Precision::F32 => cpu.peak_gflops,
+        precision => roof::peak_gflops(precision, threads::count()),
+    };
+    let planned = Some(plan::of_step(subject.sizes, subject.manner, cpu));
+    Ok(Timed { ms, peak_bytes, peak_gflops, planned, gpu: None })
 }
+
 fn subject(args: &BenchStepArgs) -> Result<Subject> {
     if args.config.is_none() && args.set.is_empty() {
         let shape = Shape::of(args.shape);

@@ -114,6 +114,8 @@ fn two_gpus_give_the_losses_of_one_and_share_out_the_moments_without_another_bit
     // The first one also looks at its features, on the GPU.
     let looks = ["--set", "eval.every=2 steps", "--set", "eval.images=8"];
     let one = train("one", "3", &[&["--device", "cuda", "--set", "data.batch_size=8"], &looks[..]].concat());
+    let rows = metrics(&dir.path().join("one"));
+    assert!(rows.iter().any(|row| row["rank_me"].is_number()), "nothing was looked at: {rows:?}");
     let each = ["--set", "data.batch_size=4"];
     let two = train("two", "3", &[&["--gpus", "0,1"], &each[..]].concat());
     let sharded = ["--gpus", "0-1", "--set", "distributed.shard_optimizer=true"];
@@ -133,6 +135,18 @@ fn two_gpus_give_the_losses_of_one_and_share_out_the_moments_without_another_bit
     assert_eq!(resumed.code, Some(0), "{resumed:?}");
     let last = losses("fewer")[2];
     assert!((last / one[2] - 1.0).abs() < 1e-4, "{last} is far from {}", one[2]);
+}
+
+#[test]
+fn doctor_judges_every_op_on_a_gpu_and_a_step_is_timed_there() {
+    let Some(gpu) = gpu() else { return };
+    let dir = scratch();
+    let found = on_gpu(&gpu, dir.path(), &["doctor", "--json"]).json();
+    assert!(found["gpu"]["ops"].as_u64().is_some_and(|ops| ops > 20), "{found}");
+    assert_eq!(found["gpu"]["wrong"], serde_json::json!([]), "{found}");
+    let timed = on_gpu(&gpu, dir.path(), &["bench", "step", "--json", "--config", "small.yaml", "--steps", "1"]).json();
+    assert_eq!(timed["gpu"], found["gpu"]["name"], "{timed}");
+    assert!(timed["ms"].as_f64().is_some_and(|ms| ms > 0.0) && timed["planned_ms"].is_null(), "{timed}");
 }
 
 #[test]

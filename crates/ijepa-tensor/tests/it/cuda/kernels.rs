@@ -3,7 +3,6 @@
 use super::machine::{machine, narrow, rounded, widen};
 use crate::values;
 use ijepa_tensor::cuda::calls::{self, Blobs, Images, Targets};
-use ijepa_tensor::cuda::launch::Pointer;
 use ijepa_tensor::ops::{adamw, gelu, layer_norm, patchify, statistics};
 use ijepa_tensor::scalar::Dual;
 use ijepa_tensor::{Buf, Index, Pool, Slot, Tape, View};
@@ -150,19 +149,11 @@ fn adamw_follows_its_statement_for_ten_steps_and_leaves_the_copies_that_products
             }
         }
     }
-    let at = Blobs {
-        params: params.at(),
-        m: Pointer::NULL,
-        v: Pointer::NULL,
-        average: average.at(),
-        params_bf16: params_bf16.at(),
-        average_bf16: average_bf16.at(),
-        averaged,
-    };
     let (moved, before) = (params.read(), average.read());
     // As after an exchange: the copies are stale.
     let stale = machine.bf16(&vec![0.0; len]);
-    machine.run([calls::follow(Blobs { params_bf16: stale.at(), ..at }, (pieces.at(), count), 0.75)]);
+    let average_at = (average.at(), average_bf16.at(), averaged);
+    machine.run([calls::follow(average_at, (params.at(), stale.at()), (pieces.at(), count), 0.75)]);
     let (stale, followed) = (stale.floats(), average.read());
     for i in segments.iter().flat_map(|segment| segment.slot.range()) {
         assert_eq!(stale[i], rounded(&moved[i..=i])[0]);
