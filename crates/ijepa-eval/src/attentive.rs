@@ -249,7 +249,7 @@ impl Probe {
     fn segments(&self, decay: f64) -> [Segment; 5] {
         let Places { queries, values, shifts, classifier, bias } = self.places;
         [(queries, decay), (values, decay), (shifts, 0.0), (classifier, decay), (bias, 0.0)]
-            .map(|(slot, weight_decay)| Segment { slot, weight_decay, rate: 1.0 })
+            .map(|(slot, weight_decay)| Segment::of(slot, weight_decay))
     }
 
     /// (m) classes of some rows.

@@ -217,9 +217,8 @@ impl Classifier {
     pub fn step(&self, state: &mut State, grads: &Buf, rates: Rates) {
         let depth = self.encoder.config.depth;
         let segment = |entry: &Entry| Segment {
-            slot: entry.slot,
-            weight_decay: if entry.decays() { rates.weight_decay } else { 0.0 },
             rate: layer_rate(&entry.name, depth, rates.layer_decay),
+            ..Segment::of(entry.slot, if entry.decays() { rates.weight_decay } else { 0.0 })
         };
         let segments: Vec<_> = self.layout.entries.iter().filter(|entry| entry.learnt()).map(segment).collect();
         let blobs = Blobs {

@@ -10,7 +10,7 @@ use crate::variants::{PredictorConfig, VitConfig};
 use crate::vit::{Patches, Vit, all_patches};
 use ijepa_data::{IndexSet, Masks};
 use ijepa_tensor::cuda::Device;
-use ijepa_tensor::{Buf, Index, Pool, Precision, Tape, Var, View};
+use ijepa_tensor::{Buf, Index, Pool, Precision, Tape, Var, View, ViewMut};
 use std::rc::Rc;
 
 /// Added to variances when targets are normalised; the reference leaves PyTorch's default here (quirk Q15).
@@ -167,13 +167,27 @@ impl Jepa {
         targets: &Var,
         share: f32,
     ) -> f32 {
+        self.begin_gradients(pool, (params, grads), batch, targets, share, |_, _| {}).to_vec()[0]
+    }
+
+    /// As [`Jepa::loss_and_gradients`], without waiting for a GPU: the loss is (1, 1). `complete` is told from where on gradients are complete,
+    /// as in [`Tape::backward_from`].
+    pub fn begin_gradients(
+        &self,
+        pool: &Pool,
+        (params, grads): (&Buf, &mut Buf),
+        batch: Batch,
+        targets: &Var,
+        share: f32,
+        complete: impl FnMut(ViewMut, usize),
+    ) -> Var {
         let mut tape = Tape::training(pool, params.view(), grads.view_mut())
             .in_precision(self.precision)
             .recomputing(self.recompute);
         let predictions = self.predict(&mut tape, batch);
         let loss = tape.smooth_l1(&predictions, targets);
         drop(predictions);
-        tape.backward_from(&loss, &[share]);
-        loss.to_vec()[0]
+        tape.backward_from(&loss, &[share], complete);
+        loss
     }
 }

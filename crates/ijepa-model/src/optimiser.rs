@@ -14,7 +14,7 @@ pub const EPS: f64 = 1e-8;
 
 /// Moves the parameters by their gradients, the target encoder towards the encoder, and the step by one.
 pub fn step(model: &Jepa, state: &mut State, grads: &Buf, schedule: &Schedule) {
-    let segments = segments(model, state, schedule, 0..model.layout.len);
+    let segments = segments(model, state, schedule, &[0..model.layout.len]);
     let blobs = Blobs {
         params: state.params.view_mut(),
         m: state.exp_avg.view_mut(),
@@ -26,9 +26,10 @@ pub fn step(model: &Jepa, state: &mut State, grads: &Buf, schedule: &Schedule) {
     state.step += 1;
 }
 
-/// The first half of [`step`]: moves the parameters in a part of the blob, and nothing else.
-pub fn move_part(model: &Jepa, state: &mut State, grads: &Buf, schedule: &Schedule, part: Range<usize>) {
-    let segments = segments(model, state, schedule, part);
+/// The first half of [`step`]: moves the parameters in parts of the blob, and nothing else. `state` has the moments of these parts alone, one part
+/// behind the other.
+pub fn move_parts(model: &Jepa, state: &mut State, grads: &Buf, schedule: &Schedule, parts: &[Range<usize>]) {
+    let segments = segments(model, state, schedule, parts);
     let blobs = Blobs {
         params: state.params.view_mut(),
         m: state.exp_avg.view_mut(),
@@ -40,23 +41,28 @@ pub fn move_part(model: &Jepa, state: &mut State, grads: &Buf, schedule: &Schedu
 
 /// The second half, once all parts have moved: the target encoder and the step. Both halves together give the bits of [`step`].
 pub fn follow(model: &Jepa, state: &mut State, schedule: &Schedule) {
-    let segments = segments(model, state, schedule, 0..model.layout.len);
+    let segments = segments(model, state, schedule, &[0..model.layout.len]);
     adamw::follow(state.target.view_mut(), state.params.view(), &segments, schedule.momentum(state.step));
     state.step += 1;
 }
 
-/// What is learnt in a part of the blob.
-fn segments(model: &Jepa, state: &State, schedule: &Schedule, part: Range<usize>) -> Vec<Segment> {
+/// What is learnt in parts of the blob.
+fn segments(model: &Jepa, state: &State, schedule: &Schedule, parts: &[Range<usize>]) -> Vec<Segment> {
     let decay = schedule.weight_decay(state.step);
-    let entries = model.layout.entries.iter().filter(|entry| entry.learnt());
-    entries
-        .filter_map(|entry| {
+    let (mut segments, mut before) = (Vec::new(), 0);
+    for part in parts {
+        for entry in model.layout.entries.iter().filter(|entry| entry.learnt()) {
             let slot = entry.slot.range();
             let (offset, end) = (slot.start.max(part.start), slot.end.min(part.end));
-            let slot = Slot { offset, len: end.checked_sub(offset).filter(|len| *len > 0)? };
-            Some(Segment { slot, weight_decay: if entry.decays() { decay } else { 0.0 }, rate: 1.0 })
-        })
-        .collect()
+            if offset < end {
+                let slot = Slot { offset, len: end - offset };
+                let moments = before + (offset - part.start);
+                segments.push(Segment { moments, ..Segment::of(slot, if entry.decays() { decay } else { 0.0 }) });
+            }
+        }
+        before += part.len();
+    }
+    segments
 }
 
 fn rates(step: u64, schedule: &Schedule) -> Step {

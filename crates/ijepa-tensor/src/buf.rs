@@ -99,9 +99,14 @@ impl Buf {
 
     /// As many zeros on the same device.
     pub fn zeros_beside(&self) -> Buf {
+        self.zeros_beside_of(self.len)
+    }
+
+    /// `len` zeros on the same device.
+    pub fn zeros_beside_of(&self, len: usize) -> Buf {
         match self.device() {
-            None => Buf::zeros(self.len),
-            Some(device) => Buf::zeros_on(device, self.len),
+            None => Buf::zeros(len),
+            Some(device) => Buf::zeros_on(device, len),
         }
     }
 
@@ -183,11 +188,23 @@ impl Buf {
     pub fn to_main_memory(&self) -> Buf {
         match &self.memory {
             Memory::Cpu(_) => self.clone(),
-            Memory::Cuda(array) => {
+            Memory::Cuda(_) => {
                 let mut buf = Buf::zeros(self.len);
-                array.read_into(buf.as_mut_slice());
+                self.read_first(buf.as_mut_slice());
                 buf
             }
+        }
+    }
+
+    /// Copies its first values into main memory, as many as fit there.
+    ///
+    /// # Panics
+    /// When there are not as many.
+    pub fn read_first(&self, values: &mut [f32]) {
+        assert!(values.len() <= self.len, "{} values of {}", values.len(), self.len);
+        match &self.memory {
+            Memory::Cpu(_) => values.copy_from_slice(&self.as_slice()[..values.len()]),
+            Memory::Cuda(array) => array.read_into(values),
         }
     }
 
@@ -309,6 +326,17 @@ impl<'a> ViewMut<'a> {
     /// A part of it.
     pub fn range(&mut self, range: Range<usize>) -> ViewMut<'_> {
         self.reborrow().part(range)
+    }
+
+    /// Takes as many values of the same kind from the same device.
+    ///
+    /// # Panics
+    /// When they are not.
+    pub fn copy_from(self, other: View) {
+        match (self, other) {
+            (ViewMut::Cuda(to), View::Cuda(from)) => to.copy_from(from),
+            (to, from) => to.cpu().copy_from_slice(from.cpu()),
+        }
     }
 
     /// As [`ViewMut::range`], borrowed for as long as the whole was.

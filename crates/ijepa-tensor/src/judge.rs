@@ -88,7 +88,7 @@ pub fn run_on(
         let y = case.call(&mut tape, &operands);
         output = y.to_vec();
         if let Some(direction) = direction {
-            tape.backward_from(&y, direction);
+            tape.backward_from(&y, direction, |_, _| {});
         }
     }
     let activations: Vec<Option<Vec<f32>>> = operands

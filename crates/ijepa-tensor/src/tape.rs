@@ -204,14 +204,23 @@ pub(crate) struct Key {
     pub(crate) tracked: bool,
 }
 
-type Backward<'p> = Box<dyn FnOnce(&mut Tape<'p>) + 'p>;
+/// What an op leaves behind.
+struct Record<'p> {
+    backward: Box<dyn FnOnce(&mut Tape<'p>) + 'p>,
+    /// Ops up to this one use parameters up to here.
+    reach: usize,
+}
 
 /// One forward pass over a network's parameters, and its way back.
 pub struct Tape<'p> {
     pool: Pool,
     params: View<'p>,
     grads: Option<ViewMut<'p>>,
-    records: Vec<Backward<'p>>,
+    records: Vec<Record<'p>>,
+    /// End of the parameters that were read since the last record.
+    read: Cell<usize>,
+    /// From here on gradients of parameters are complete.
+    complete_from: usize,
     gradients: Vec<Option<Buf>>, // by Var
     precision: Precision,
     /// Whether segments keep nothing but their input.
@@ -234,9 +243,10 @@ impl<'p> Tape<'p> {
     }
 
     fn new(pool: &Pool, params: View<'p>, grads: Option<ViewMut<'p>>) -> Tape<'p> {
-        let (records, gradients) = (Vec::new(), Vec::new());
+        let (records, read, gradients) = (Vec::new(), Cell::new(0), Vec::new());
         let (precision, recompute) = (Precision::F32, false);
-        Tape { pool: pool.clone(), params, grads, records, gradients, precision, recompute }
+        let complete_from = params.len();
+        Tape { pool: pool.clone(), params, grads, records, read, complete_from, gradients, precision, recompute }
     }
 
     /// The same tape, its linear layers multiplying in `precision`, forward and backward.
@@ -304,14 +314,16 @@ impl<'p> Tape<'p> {
 
     /// Runs every backward, last op first, with gradient 1 for each value of `output`.
     pub fn backward(&mut self, output: &Var) {
-        self.backward_from(output, &vec![1.0; output.len()]);
+        self.backward_from(output, &vec![1.0; output.len()], |_, _| {});
     }
 
-    /// Runs every backward, last op first, from a given gradient of `output`.
+    /// Runs every backward, last op first, from a given gradient of `output`. As parameters are laid out in the order in which they are used, the
+    /// gradients at the end of the blob are complete first: `complete` is told from where on they are, each time that changes, and
+    /// gets the blob. On a GPU they are once all is done that was asked for until then.
     ///
     /// # Panics
     /// When the gradient's length is not `output`'s.
-    pub fn backward_from(&mut self, output: &Var, values: &[f32]) {
+    pub fn backward_from(&mut self, output: &Var, values: &[f32], mut complete: impl FnMut(ViewMut, usize)) {
         assert_eq!(values.len(), output.len(), "the gradient of the output");
         let mut gradient = match output.view() {
             View::Cuda(slice) if slice.kind() == Kind::F32 => self.take_f32(values.len()),
@@ -319,8 +331,14 @@ impl<'p> Tape<'p> {
         };
         gradient.write(values);
         self.gradients[output.0.id] = Some(gradient);
-        while let Some(backward) = self.records.pop() {
-            backward(self);
+        self.complete_from = self.params.len();
+        while let Some(record) = self.records.pop() {
+            (record.backward)(self);
+            let reach = self.records.last().map_or(0, |record| record.reach);
+            if let Some(grads) = self.grads.as_mut().filter(|_| reach < self.complete_from) {
+                complete(grads.reborrow(), reach);
+                self.complete_from = reach;
+            }
         }
     }
 
@@ -352,6 +370,7 @@ impl<'p> Tape<'p> {
     }
 
     pub(crate) fn param(&self, slot: Slot) -> View<'p> {
+        self.read.set(self.read.get().max(slot.range().end));
         self.params.range(slot.range())
     }
 
@@ -362,10 +381,7 @@ impl<'p> Tape<'p> {
             Err(shared) => {
                 let var = Var(shared);
                 let mut copy = self.take(var.len());
-                match (copy.view_mut(), var.view()) {
-                    (ViewMut::Cuda(to), View::Cuda(from)) => to.copy_from(from),
-                    (to, from) => to.cpu().copy_from_slice(from.cpu()),
-                }
+                copy.view_mut().copy_from(var.view());
                 copy
             }
         }
@@ -373,7 +389,9 @@ impl<'p> Tape<'p> {
 
     /// The gradient of a parameter, to be added to.
     pub(crate) fn param_grad(&mut self, slot: Slot) -> ViewMut<'_> {
-        self.grads.as_mut().expect("backward runs on a training tape").range(slot.range())
+        let (range, complete_from) = (slot.range(), self.complete_from);
+        assert!(range.end <= complete_from, "a gradient at {range:?} is added to, those from {complete_from} on were complete");
+        self.grads.as_mut().expect("backward runs on a training tape").range(range)
     }
 
     /// Hands an op's result to the caller.
@@ -385,7 +403,8 @@ impl<'p> Tape<'p> {
     }
 
     pub(crate) fn record(&mut self, backward: impl FnOnce(&mut Tape<'p>) + 'p) {
-        self.records.push(Box::new(backward));
+        let reach = self.read.take().max(self.records.last().map_or(0, |record| record.reach));
+        self.records.push(Record { backward: Box::new(backward), reach });
     }
 
     /// Takes the finished gradient of an op's result; `None` when nothing depends on it.

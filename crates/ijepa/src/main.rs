@@ -18,6 +18,7 @@ mod embed;
 mod eval;
 mod exit;
 mod extract;
+mod feed;
 mod hub;
 mod inspect;
 mod labelled;

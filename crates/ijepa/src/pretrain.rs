@@ -124,7 +124,6 @@ fn ready(settings: &Settings, replay: Option<&Path>, storage: Storage, world: &W
     let mut model = Jepa { recompute, ..Jepa::new(run.encoder, run.predictor) };
     (model.target_precision, model.precision) =
         precision::of_networks(run.config.meta.bfloat16_on_cpu, "meta.bfloat16_on_cpu")?;
-    world.check(model.layout.len)?;
     if world.device.is_some() {
         device::check(&model)?;
     }

@@ -381,6 +381,7 @@ fn refuse_changes(config: &Config, folder: &Path) -> Result<()> {
                     | "data.path"
                     | "data.root_path"
                     | "data.image_folder"
+                    | "distributed.bucket_mb"
                     | "distributed.shard_optimizer"
                     | "distributed.timeout_minutes"
                     | "meta.copy_data"

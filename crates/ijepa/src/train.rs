@@ -1,5 +1,6 @@
 //! The training loop, in the order in which things happen.
 
+use std::mem::replace;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -9,11 +10,12 @@ use ijepa_model::checkpoint::{Meta, Source};
 use ijepa_model::jepa::{Batch, Jepa, State};
 use ijepa_model::optimiser;
 use ijepa_tensor::ops::{adamw, statistics};
-use ijepa_tensor::{Buf, Pool, Var, View};
+use ijepa_tensor::{Buf, Pool, Var, ViewMut};
 
 use crate::batches::Batches;
-use crate::distributed::World;
+use crate::distributed::{Buckets, World};
 use crate::exit::{Exit, Failure};
+use crate::feed::Feed;
 use crate::log::{Log, Row, folder};
 use crate::output;
 use crate::run::{IMAGES_PER_STEP, Run};
@@ -36,13 +38,16 @@ pub(crate) fn train(
 ) -> Result<Exit> {
     let pool = Pool::on(state.params.device()); // every activation and gradient, used again from step to step
     let mut grads = state.params.zeros_beside();
-    let mut saved = state.step;
+    let buckets = buckets(run, world, grads.len());
+    let mut feed = Feed::of(batches, world);
+    let first = state.step;
+    let mut saved = first;
     let mut waits = Waits::begin();
 
-    for step in state.step..run.steps {
+    for step in first..run.steps {
         let began = Instant::now();
-        // 1. and 2. what this rank's images say
-        let own = match gradients((run, world), model, state, (&pool, &mut grads), batches, log) {
+        // 1. and 2. what the images say, summed over the ranks
+        let own = match gradients((run, world), model, state, (&pool, &mut grads, &buckets), &mut feed, log) {
             Ok(Some(own)) => own,
             Ok(None) => break,
             Err(error) => {
@@ -53,13 +58,12 @@ pub(crate) fn train(
             }
         };
         waits.add(own.waited);
-        world.reduce_scatter(&mut grads);
-        let all = Sums::over(world, &own, &grads, stop.asked());
+        let all = Sums::over(world, &own, (&grads, &buckets), stop.asked());
         if !all.loss.is_finite() || !all.grad_norm.is_finite() {
             return world.agree(Err(not_finite(run, step, all, saved).into()));
         }
         // 3. move the encoder and the predictor, then the target encoder
-        move_on((run, world), model, state, &mut grads);
+        move_on((run, world), model, state, (&mut grads, &buckets));
 
         let (elapsed, waited) = (began.elapsed().as_secs_f64(), own.waited.as_secs_f64());
         log.step(&Row {
@@ -92,7 +96,11 @@ pub(crate) fn train(
         }
     }
     log.progress.finish();
+    let batches = feed.source();
     output::note(&waits.said(batches.spent(), run.loader_threads));
+    if let Some(said) = waits.exchanged(world.exchanged(), state.step - first) {
+        output::note(&said);
+    }
     if let Some(Dataset::Shards(shards)) = batches.dataset()
         && let Some(said) = fetched_again(shards.fetched(), shards.copied(), run.config.data.download_gb)
     {
@@ -114,47 +122,46 @@ struct Own {
     targets: Var,
 }
 
-/// The gradients of this rank's images of a step, one batch after the other; nothing after the last step. An error that one rank meets
-/// is an error on all.
+/// The gradients of this rank's images of a step, one batch after the other, and in its shards their sums over the ranks; nothing after the last
+/// step.
 fn gradients(
     (run, world): (&Run, &World),
     model: &Jepa,
     state: &State,
-    (pool, grads): (&Pool, &mut Buf),
-    batches: &mut Batches,
+    (pool, grads, buckets): (&Pool, &mut Buf, &Buckets),
+    feed: &mut Feed,
     log: &mut Log,
 ) -> Result<Option<Own>> {
     adamw::clear(grads.view_mut());
-    let (mut own, mut loss, mut waited) = (None, 0.0, Duration::ZERO);
-    for _ in 0..run.shares.accumulate {
+    let mut reduction = world.reduction(buckets);
+    let (mut own, mut loss) = (None, 0.0);
+    for batch in 0..run.shares.accumulate {
         drop(own.take()); // its targets make room
-        let asked = Instant::now();
-        let data = batches.next();
-        waited += asked.elapsed();
-        let noted = log.unreadable(match &data {
-            Ok(data) => data.as_ref().map_or(&[], |data| &data.unreadable),
-            Err(error) => error.unreadable(),
-        });
-        let Some(data) = world.agree(noted.and(data.map_err(Into::into)))? else { return Ok(None) };
-        let uploaded = pool.upload(&data.images);
-        let images = uploaded.as_ref().map_or(View::Cpu(&data.images), Buf::view);
-        let batch = Batch { images, masks: &data.masks };
+        let Some(data) = feed.next(world, log)? else { return Ok(None) };
         let share = data.masks.batch as f32 / data.together as f32;
+        let seen = Batch { images: feed.images(&data), masks: &data.masks };
+        let sum = |grads: ViewMut, from: usize| {
+            if batch + 1 == run.shares.accumulate {
+                reduction.complete(grads, from);
+            }
+        };
 
-        let targets = model.targets(pool, state.target.view(), batch); // 1. what the target encoder sees, no gradient
-        let part = model.loss_and_gradients(pool, (&state.params, grads), batch, &targets, share); // 2. guess it from the context
-        loss += f64::from(share) * f64::from(part);
+        let targets = model.targets(pool, state.target.view(), seen); // 1. what the target encoder sees, no gradient
+        let part = model.begin_gradients(pool, (&state.params, grads), seen, &targets, share, sum); // 2. guess it from the context
+        feed.look_ahead(world);
+        loss += f64::from(share) * f64::from(part.to_vec()[0]);
         own = Some(Own {
             loss,
             together: data.together,
-            waited,
+            waited: Duration::ZERO,
             context_patches: data.masks.context[0].per_image as f64,
             target_patches: data.masks.targets[0].per_image as f64,
             targets,
         });
-        batches.recycle(data);
+        feed.recycle(data);
     }
-    Ok(own)
+    reduction.finish(grads);
+    Ok(own.map(|own| Own { waited: feed.waited(), ..own }))
 }
 
 /// What all ranks know of a step, once gradients are summed.
@@ -168,9 +175,9 @@ struct Sums {
 }
 
 impl Sums {
-    /// `grads` holds the sums in this rank's shard.
-    fn over(world: &World, own: &Own, grads: &Buf, stop: bool) -> Sums {
-        let norm = statistics::norm(grads.view().range(world.shard(grads.len())));
+    /// `grads` holds the sums in this rank's shards.
+    fn over(world: &World, own: &Own, (grads, buckets): (&Buf, &Buckets), stop: bool) -> Sums {
+        let norm = statistics::norm_of_parts(grads.view(), &buckets.own());
         if world.is_alone() {
             return Sums { loss: own.loss, grad_norm: norm, stop };
         }
@@ -185,33 +192,41 @@ impl Sums {
 
 /// The step of the optimiser and of the target encoder, the same on all ranks. Where the moments are shared out (ZeRO-1: Rajbhandari et
 /// al., arXiv 1910.02054), each rank moves the parameters of its shard; else each moves them all.
-fn move_on((run, world): (&Run, &World), model: &Jepa, state: &mut State, grads: &mut Buf) {
+fn move_on(
+    (run, world): (&Run, &World),
+    model: &Jepa,
+    state: &mut State,
+    (grads, buckets): (&mut Buf, &Buckets),
+) {
     if is_sharded(run, world) {
-        let shard = world.shard(grads.len());
-        optimiser::move_part(model, state, grads, &run.schedule, shard);
-        world.all_gather(&mut state.params);
+        optimiser::move_parts(model, state, grads, &run.schedule, &buckets.own());
+        world.all_gather(&mut state.params, buckets);
         optimiser::follow(model, state, &run.schedule);
     } else {
-        world.all_gather(grads);
+        world.all_gather(grads, buckets);
         optimiser::step(model, state, grads, &run.schedule);
     }
 }
 
-/// Whether each rank holds the optimiser's moments of its own shard alone.
+/// How gradients, parameters and moments are shared out.
+fn buckets(run: &Run, world: &World, len: usize) -> Buckets {
+    world.buckets(len, 1e6 * run.config.distributed.bucket_mb)
+}
+
+/// Whether each rank holds the optimiser's moments of its own shards alone.
 fn is_sharded(run: &Run, world: &World) -> bool {
     run.config.distributed.shard_optimizer && !world.is_alone()
 }
 
-/// Gives back the memory of moments that other ranks hold: pages that were never written take none. A GPU has no such pages.
+/// Gives back the memory of moments that other ranks hold, before anything is trained.
 pub(crate) fn keep_own_moments(run: &Run, world: &World, state: &mut State) {
-    if !is_sharded(run, world) || state.exp_avg.device().is_some() {
-        return;
-    }
-    for moments in [&mut state.exp_avg, &mut state.exp_avg_sq] {
-        let shard = world.shard(moments.len());
-        let mut own = Buf::zeros(moments.len());
-        own.as_mut_slice()[shard.clone()].copy_from_slice(&moments.as_slice()[shard]);
-        *moments = own;
+    if is_sharded(run, world) {
+        let parts = buckets(run, world, state.params.len()).own();
+        for moments in [&mut state.exp_avg, &mut state.exp_avg_sq] {
+            let whole = moments.as_slice();
+            let own: Vec<f32> = parts.iter().flat_map(|part| &whole[part.clone()]).copied().collect();
+            *moments = Buf::from_slice(&own);
+        }
     }
 }
 
@@ -222,18 +237,30 @@ pub(crate) fn latest(run: &Run) -> PathBuf {
 
 /// Writes the newest checkpoint, whole or not at all: the first rank does, with what the others hold. All ranks must call it.
 fn save((run, world): (&Run, &World), model: &Jepa, state: &mut State) -> Result<()> {
-    if is_sharded(run, world) {
-        world.gather_shards(&mut state.exp_avg);
-        world.gather_shards(&mut state.exp_avg_sq);
+    if !is_sharded(run, world) {
+        let written = match (world.is_first(), state.params.device()) {
+            (false, _) => Ok(()),
+            (true, None) => write(run, model, state),
+            (true, Some(_)) => write(run, model, &state.fetched()),
+        };
+        return world.agree(written);
     }
-    let written = match (world.is_first(), state.params.device()) {
-        (false, _) => Ok(()),
-        (true, None) => write(run, model, state),
-        (true, Some(_)) => write(run, model, &state.fetched()),
+    let buckets = buckets(run, world, state.params.len());
+    let gather = |own: &Buf| world.gather_owned(own, &buckets);
+    let written = match (gather(&state.exp_avg), gather(&state.exp_avg_sq)) {
+        (Some(exp_avg), Some(exp_avg_sq)) => {
+            if state.params.device().is_some() {
+                let (params, target) = (state.params.to_main_memory(), state.target.to_main_memory());
+                let fetched = State { params, target, exp_avg, exp_avg_sq, step: state.step };
+                return world.agree(write(run, model, &fetched));
+            }
+            let own = [replace(&mut state.exp_avg, exp_avg), replace(&mut state.exp_avg_sq, exp_avg_sq)];
+            let written = write(run, model, state);
+            [state.exp_avg, state.exp_avg_sq] = own;
+            written
+        }
+        _ => Ok(()),
     };
-    if world.is_first() {
-        keep_own_moments(run, world, state);
-    }
     world.agree(written)
 }
 

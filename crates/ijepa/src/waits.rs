@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use ijepa_data::Spent;
 
+use crate::distributed::Exchanged;
 use crate::inspect::bytes;
 use crate::log::progress::duration;
 
@@ -30,6 +31,18 @@ impl Waits {
             None => self.first = Some(wait),
             Some(_) => self.others += wait,
         }
+    }
+
+    /// A line at the end of a run of `steps` steps with several ranks.
+    pub(crate) fn exchanged(&self, exchanged: Exchanged, steps: u64) -> Option<String> {
+        let each = exchanged.bytes.checked_div(steps).filter(|bytes| *bytes > 0)?;
+        let share = exchanged.waited.as_secs_f64() / self.began.elapsed().as_secs_f64().max(f64::MIN_POSITIVE);
+        Some(format!(
+            "ranks: {} a step into each and out of it, {} in which nothing else was done ({:.1} %)",
+            bytes(each),
+            short(exchanged.waited),
+            100.0 * share
+        ))
     }
 
     /// A line at the end of a run, whose loader has `threads` threads and `spent` its time so.

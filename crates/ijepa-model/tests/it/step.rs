@@ -216,6 +216,29 @@ fn parts_of_a_batch_with_their_shares_add_up_to_its_gradient() {
 }
 
 #[test]
+fn what_is_said_to_be_complete_on_the_way_back_does_not_change_any_more() {
+    let (masks, images, pool) = (masks(), images(), Pool::new());
+    let batch = Batch { images: View::Cpu(&images), masks: &masks };
+    for recompute in [false, true] {
+        let model = Jepa { recompute, ..model() };
+        let state = model.init(3, 0.2);
+        let targets = model.targets(&pool, state.target.view(), batch);
+        let mut grads = Buf::zeros(model.layout.len);
+        let mut seen: Vec<(usize, Vec<f32>)> = Vec::new();
+        let look = |grads: ijepa_tensor::ViewMut, from: usize| seen.push((from, grads.cpu()[from..].to_vec()));
+        let _loss = model.begin_gradients(&pool, (&state.params, &mut grads), batch, &targets, 1.0, look);
+        assert!(seen.windows(2).all(|pair| pair[0].0 > pair[1].0), "it goes towards the beginning");
+        assert_eq!(seen.last().expect("it was told").0, 0, "in the end all are complete");
+        // At least a place for each block, and one within the first tenth of the way.
+        assert!(seen.len() > model.encoder.config.depth + model.predictor.config.depth, "{} places", seen.len());
+        assert!(seen[0].0 > 9 * model.layout.len / 10 || recompute, "the first is {} of {}", seen[0].0, model.layout.len);
+        for (from, values) in &seen {
+            assert!(grads.as_slice()[*from..] == values[..], "gradients from {from} on have changed");
+        }
+    }
+}
+
+#[test]
 fn a_step_in_parts_has_the_bits_of_a_step_at_once() {
     let model = model();
     let schedule = Schedule {
@@ -229,24 +252,37 @@ fn a_step_in_parts_has_the_bits_of_a_step_at_once() {
         final_weight_decay: 0.4,
         ema: (0.9, 1.0),
     };
-    let (mut once, mut parts) = (model.init(3, 0.2), model.init(3, 0.2));
+    let (mut once, mut moved) = (model.init(3, 0.2), model.init(3, 0.2));
     let len = model.layout.len;
+    // Two ranks: each moves some parts, and has their moments alone.
+    let cuts = [0, len / 3, len / 2, 3 * len / 4, len];
+    let part = |number: usize| cuts[number]..cuts[number + 1];
+    let ranks = [[part(0), part(2)], [part(1), part(3)]];
+    let zeros = || ranks.each_ref().map(|parts| Buf::zeros(parts.iter().map(std::ops::Range::len).sum()));
+    let mut moments = [zeros(), zeros()];
     for step in 0..4 {
         let values: Vec<f32> = (0..len).map(|i| ((i * 31 + step * 7) % 89) as f32 / 44.0 - 1.0).collect();
         let grads = Buf::from_slice(&values);
         optimiser::step(&model, &mut once, &grads, &schedule);
-        for part in [0..len / 3, len / 3..len / 2, len / 2..len] {
-            optimiser::move_part(&model, &mut parts, &grads, &schedule, part);
+        for (rank, parts) in ranks.iter().enumerate() {
+            let [first, second] = &mut moments;
+            let mut swap = |state: &mut ijepa_model::jepa::State| {
+                std::mem::swap(&mut state.exp_avg, &mut first[rank]);
+                std::mem::swap(&mut state.exp_avg_sq, &mut second[rank]);
+            };
+            swap(&mut moved);
+            optimiser::move_parts(&model, &mut moved, &grads, &schedule, parts);
+            swap(&mut moved);
         }
-        optimiser::follow(&model, &mut parts, &schedule);
+        optimiser::follow(&model, &mut moved, &schedule);
     }
-    assert_eq!(once.step, parts.step);
-    for (once, parts) in [
-        (&once.params, &parts.params),
-        (&once.target, &parts.target),
-        (&once.exp_avg, &parts.exp_avg),
-        (&once.exp_avg_sq, &parts.exp_avg_sq),
-    ] {
-        assert_eq!(once.as_slice(), parts.as_slice());
+    assert_eq!(once.step, moved.step);
+    assert_eq!(once.params.as_slice(), moved.params.as_slice());
+    assert_eq!(once.target.as_slice(), moved.target.as_slice());
+    for (once, moments) in [&once.exp_avg, &once.exp_avg_sq].into_iter().zip(&moments) {
+        for (parts, moments) in ranks.iter().zip(moments) {
+            let own: Vec<f32> = parts.iter().flat_map(|part| &once.as_slice()[part.clone()]).copied().collect();
+            assert_eq!(own, moments.as_slice());
+        }
     }
 }

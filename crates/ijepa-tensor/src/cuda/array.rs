@@ -2,6 +2,7 @@
 
 use super::calls;
 use super::device::{Device, Loan};
+use super::driver::Memory;
 use super::launch::{Bf16, Pointer};
 use std::ops::Range;
 use std::rc::Rc;
@@ -69,6 +70,11 @@ impl Array {
 
     pub(crate) fn device(&self) -> &Rc<Device> {
         self.values.device()
+    }
+
+    /// Where the values are.
+    pub(super) fn memory(&self) -> &Memory {
+        self.values.memory()
     }
 
     /// Another one with the same first `len` values.

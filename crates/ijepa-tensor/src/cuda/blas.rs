@@ -294,7 +294,7 @@ impl Blas {
                 &raw const plan.algorithm,
                 workspace.address() as *mut c_void,
                 WORKSPACE_BYTES,
-                gpu.stream(),
+                gpu.stream().handle(),
             )
         };
         self.check(code, || format!("cublasLtMatmul of {shape:?}"))

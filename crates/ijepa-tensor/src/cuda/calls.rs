@@ -476,20 +476,21 @@ pub fn sum_values(out: Pointer<f32>, values: Pointer<f32>, len: usize, factor: f
     summing(plain("sum_values", (1, 1, 1), WARPS * WARP, arguments))
 }
 
-/// f64 values of scratch that [`sum_of_squares`] needs.
+/// f64 values that [`sums_of_squares`] writes.
 pub fn square_parts(len: usize) -> usize {
     len.div_ceil(SQUARES)
 }
 
-/// out (1) = Σx²: [`crate::ops::statistics::norm`] is its root.
-pub fn sum_of_squares(out: Pointer<f64>, parts: Pointer<f64>, x: Pointer<f32>, len: usize) -> [Launch; 2] {
-    let count = square_parts(len);
-    let arguments = vec![parts.into(), x.into(), (len as u64).into(), (SQUARES as u64).into()];
-    let total = vec![out.into(), parts.into(), (count as u64).into()];
-    [
-        summing(plain("square_parts", (count, 1, 1), WARPS * WARP, arguments)),
-        summing(plain("sum_parts", (1, 1, 1), WARPS * WARP, total)),
-    ]
+/// sums = Σx² of equally long parts of x; their sum is the square of [`crate::ops::statistics::norm`].
+pub fn sums_of_squares(sums: Pointer<f64>, x: Pointer<f32>, len: usize) -> Launch {
+    let arguments = vec![sums.into(), x.into(), (len as u64).into(), (SQUARES as u64).into()];
+    summing(plain("square_parts", (square_parts(len), 1, 1), WARPS * WARP, arguments))
+}
+
+/// out (1) = the sum of parts (count).
+pub fn sum_parts(out: Pointer<f64>, parts: Pointer<f64>, count: usize) -> Launch {
+    let arguments = vec![out.into(), parts.into(), (count as u64).into()];
+    summing(plain("sum_parts", (1, 1, 1), WARPS * WARP, arguments))
 }
 
 /// deviations (width) =; their mean is [`crate::ops::statistics::mean_column_deviation`].
@@ -556,6 +557,7 @@ impl Element for Piece {
 pub struct Piece {
     first: u64,
     len: u64,
+    moments: u64,
     weight_decay: f64,
     rate: f64,
 }
@@ -563,10 +565,12 @@ pub struct Piece {
 /// The table of pieces that [`adamw`] walks over; it does not change from step to step.
 pub fn pieces(segments: &[Segment]) -> Vec<Piece> {
     let mut pieces = Vec::new();
-    for &Segment { slot, weight_decay, rate } in segments {
+    for &Segment { slot, moments, weight_decay, rate } in segments {
         for first in slot.range().step_by(PIECE) {
             let len = PIECE.min(slot.range().end - first);
-            pieces.push(Piece { first: first as u64, len: len as u64, weight_decay, rate });
+            let moments = moments + (first - slot.offset);
+            let [first, len, moments] = [first, len, moments].map(|number| number as u64);
+            pieces.push(Piece { first, len, moments, weight_decay, rate });
         }
     }
     pieces
@@ -577,9 +581,9 @@ pub fn pieces(segments: &[Segment]) -> Vec<Piece> {
 pub struct Blobs {
     /// Parameters.
     pub params: Pointer<f32>,
-    /// First moments.
+    /// First moments, where segments say.
     pub m: Pointer<f32>,
-    /// Second moments.
+    /// Second moments likewise.
     pub v: Pointer<f32>,
     /// Moving average of the first parameters.
     pub average: Pointer<f32>,

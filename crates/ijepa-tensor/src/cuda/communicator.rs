@@ -4,8 +4,11 @@
 //! all-gather want parts of one length; they are used where the memory behind the blob has room for as much, and a group of
 //! reductions or broadcasts, one a shard, takes their place where it has not. As many bytes travel either way.
 //!
-//! **Waiting.** NCCL puts its work on the GPU's stream and returns, and that work waits for the other ranks without an end. So
-//! every call here stays until its work is done: it asks NCCL again and again whether a rank is lost, and looks at the clock.
+//! **Beside the ops.** NCCL's work has a stream of its own, and begins when all that ops were asked for before is done. So
+//! [`Communicator::begin_reduce_scatter`] sums gradients while ops compute others.
+//!
+//! **Waiting.** NCCL puts its work on the stream and returns, and that work waits for the other ranks without an end. So
+//! every other call here stays until all work is done: it asks NCCL again and again whether a rank is lost, and looks at the clock.
 //! After an error, or [`Communicator::set_patience`]'s time, it takes the work off the GPU (`ncclCommAbort`), fails, and the
 //! communicator is of no more use. What this cannot see is NCCL itself not returning, while ranks connect: the caller must
 //! guard [`Communicator::join`] and the first calls with a clock of its own.
@@ -16,6 +19,7 @@
 use super::driver::{Gpu, Memory};
 use super::launch::Pointer;
 use super::nccl::{Error, FLOAT32, FLOAT64, Handle, IN_PROGRESS, Id, Nccl, SUM};
+use super::stream::{Event, Stream};
 use crate::buf::ViewMut;
 use std::cell::{Cell, RefCell};
 use std::ffi::c_int;
@@ -70,6 +74,11 @@ impl<'a> Blob<'a> {
 pub struct Communicator {
     nccl: Rc<Nccl>,
     gpu: Rc<Gpu>,
+    stream: Stream,
+    /// The end of what ops were asked for.
+    ready: Event,
+    /// The last call.
+    begun: Cell<&'static str>,
     /// Null once it has ended.
     handle: Cell<Handle>,
     rank: usize,
@@ -90,6 +99,7 @@ impl Communicator {
     pub fn join(nccl: &Rc<Nccl>, gpu: &Rc<Gpu>, id: Id, rank: usize, size: usize) -> Result<Communicator, Error> {
         assert!(rank < size, "rank {rank} of {size}");
         let gathered = gpu.memory(size * MOST_GATHERED * size_of::<f64>())?;
+        let (stream, ready) = (gpu.stream_beside()?, gpu.event()?);
         let mut handle = std::ptr::null_mut();
         // SAFETY: the pointer is valid for the call; the GPU's context is this thread's.
         let code = unsafe { (nccl.functions.ncclCommInitRank)(&raw mut handle, size as c_int, id, rank as c_int) };
@@ -97,13 +107,16 @@ impl Communicator {
         let communicator = Communicator {
             nccl: Rc::clone(nccl),
             gpu: Rc::clone(gpu),
+            stream,
+            ready,
+            begun: Cell::new("join"),
             handle: Cell::new(handle),
             rank,
             size,
             patience: Cell::new(Duration::MAX),
             gathered: RefCell::new(gathered),
         };
-        communicator.wait("join")?;
+        communicator.wait()?;
         Ok(communicator)
     }
 
@@ -130,8 +143,20 @@ impl Communicator {
     /// # Panics
     /// When shards do not follow one another, one for each rank, within the blob.
     pub fn reduce_scatter(&self, shards: &[Range<usize>], blob: Blob) -> Result<(), Error> {
+        self.begin_reduce_scatter(shards, blob)?;
+        self.finish()
+    }
+
+    /// As [`Communicator::reduce_scatter`], without waiting for it: ops that are asked for until [`Communicator::finish`] must not use the blob.
+    ///
+    /// # Errors
+    /// As [`Communicator::reduce_scatter`].
+    ///
+    /// # Panics
+    /// As [`Communicator::reduce_scatter`].
+    pub fn begin_reduce_scatter(&self, shards: &[Range<usize>], blob: Blob) -> Result<(), Error> {
         self.expect(shards, &blob);
-        self.together("reduce_scatter", |nccl, handle, stream| {
+        self.begin("reduce_scatter", |nccl, handle, stream| {
             if let Some(each) = length_of_each(shards, blob.room) {
                 let own = blob.at(self.rank * each);
                 // SAFETY: the blob has room for `each` values of every rank; in place, the result begins where the rank's part does.
@@ -151,6 +176,14 @@ impl Communicator {
         })
     }
 
+    /// Waits for all that was begun.
+    ///
+    /// # Errors
+    /// As [`Communicator::reduce_scatter`].
+    pub fn finish(&self) -> Result<(), Error> {
+        self.or_give_up(self.wait())
+    }
+
     /// Puts a blob together from every rank's shard, on all ranks.
     ///
     /// # Errors
@@ -159,8 +192,20 @@ impl Communicator {
     /// # Panics
     /// As [`Communicator::reduce_scatter`].
     pub fn all_gather(&self, shards: &[Range<usize>], blob: Blob) -> Result<(), Error> {
+        self.begin_all_gather(shards, blob)?;
+        self.finish()
+    }
+
+    /// As [`Communicator::all_gather`], without waiting for it: ops that are asked for until [`Communicator::finish`] must not use the blob.
+    ///
+    /// # Errors
+    /// As [`Communicator::reduce_scatter`].
+    ///
+    /// # Panics
+    /// As [`Communicator::reduce_scatter`].
+    pub fn begin_all_gather(&self, shards: &[Range<usize>], blob: Blob) -> Result<(), Error> {
         self.expect(shards, &blob);
-        self.together("all_gather", |nccl, handle, stream| {
+        self.begin("all_gather", |nccl, handle, stream| {
             if let Some(each) = length_of_each(shards, blob.room) {
                 let own = blob.at(self.rank * each);
                 // SAFETY: the blob has room for `each` values of every rank; in place, the rank's part lies where it will.
@@ -188,7 +233,7 @@ impl Communicator {
     /// As [`Communicator::reduce_scatter`].
     pub fn gather_shards(&self, shards: &[Range<usize>], blob: Blob) -> Result<(), Error> {
         self.expect(shards, &blob);
-        self.together("gather_shards", |nccl, handle, stream| {
+        self.begin("gather_shards", |nccl, handle, stream| {
             for (rank, shard) in shards.iter().enumerate().skip(1).filter(|(_, shard)| !shard.is_empty()) {
                 let (at, len) = (blob.at(shard.start), shard.len());
                 if self.rank == 0 {
@@ -202,7 +247,8 @@ impl Communicator {
                 }
             }
             Ok(())
-        })
+        })?;
+        self.finish()
     }
 
     /// The values of all ranks, in their order: as many of each.
@@ -218,7 +264,7 @@ impl Communicator {
         let mut sent = vec![0.0; self.size * MOST_GATHERED];
         sent[self.rank * MOST_GATHERED..][..own.len()].copy_from_slice(own);
         memory.write(bytemuck::cast_slice(&sent))?;
-        self.together("gather", |nccl, handle, stream| {
+        self.begin("gather", |nccl, handle, stream| {
             let all: Pointer<f64> = memory.at(0);
             let own = all.bytes(self.rank * MOST_GATHERED * size_of::<f64>());
             // SAFETY: the memory has room for all ranks' values; in place, the rank's part lies where it will.
@@ -226,6 +272,7 @@ impl Communicator {
                 unsafe { (nccl.functions.ncclAllGather)(own.raw(), all.raw(), MOST_GATHERED, FLOAT64, handle, stream) };
             nccl.check("ncclAllGather", code)
         })?;
+        self.finish()?;
         let bytes = memory.read()?;
         let ranks = bytes.chunks_exact(MOST_GATHERED * size_of::<f64>());
         Ok(ranks.flat_map(|values| values.chunks_exact(8).take(own.len()).map(bytemuck::pod_read_unaligned)).collect())
@@ -253,8 +300,8 @@ impl Communicator {
         assert!(blob.gpu.is_none_or(|gpu| std::ptr::eq(gpu, &*self.gpu)), "a blob of another GPU");
     }
 
-    /// Makes calls that all ranks make, as one, and stays until what they started is done.
-    fn together(
+    /// Makes calls that all ranks make, as one; what they start begins after all that ops were asked for.
+    fn begin(
         &self,
         call: &'static str,
         calls: impl FnOnce(&Nccl, Handle, Handle) -> Result<(), Error>,
@@ -263,29 +310,43 @@ impl Communicator {
         if handle.is_null() {
             return Err(Error::Ended { call });
         }
-        // SAFETY: no conditions. A group that was begun is ended, whatever happens in between.
-        let begun = nccl.check("ncclGroupStart", unsafe { (nccl.functions.ncclGroupStart)() });
-        let done = begun.and_then(|()| {
-            let called = calls(nccl, handle, self.gpu.stream());
+        self.begun.set(call);
+        let begun = || {
+            self.gpu.stream().record(&self.ready)?;
+            self.stream.wait_for(&self.ready)?;
+            // SAFETY: no conditions. A group that was begun is ended, whatever happens in between.
+            nccl.check("ncclGroupStart", unsafe { (nccl.functions.ncclGroupStart)() })?;
+            let called = calls(nccl, handle, self.stream.handle());
             // SAFETY: no conditions.
             let ended = nccl.check("ncclGroupEnd", unsafe { (nccl.functions.ncclGroupEnd)() });
-            called.and(ended)
-        });
-        let done = done.and_then(|()| self.wait(call));
+            called.and(ended)?;
+            // Until then NCCL takes no other call.
+            self.wait_until(call, || self.is_well(call))
+        };
+        self.or_give_up(begun())
+    }
+
+    fn or_give_up(&self, done: Result<(), Error>) -> Result<(), Error> {
         if done.is_err() {
             self.give_up();
         }
         done
     }
 
-    fn wait(&self, call: &'static str) -> Result<(), Error> {
+    /// Waits for all that is on the stream.
+    fn wait(&self) -> Result<(), Error> {
+        let call = self.begun.get();
+        if self.handle.get().is_null() {
+            return Err(Error::Ended { call });
+        }
+        // Once before, so that the work is on the stream, and once after: work that ended because a rank was lost is no result.
+        self.wait_until(call, || Ok(self.is_well(call)? && self.stream.is_done()? && self.is_well(call)?))
+    }
+
+    fn wait_until(&self, call: &'static str, done: impl Fn() -> Result<bool, Error>) -> Result<(), Error> {
         let began = Instant::now();
         let [mut pause, longest] = PAUSE;
-        loop {
-            // Once before, so that the work is on the stream, and once after: work that ended because a rank was lost is no result.
-            if self.is_well(call)? && self.gpu.is_done()? && self.is_well(call)? {
-                return Ok(());
-            }
+        while !done()? {
             let waited = began.elapsed();
             if waited > self.patience.get() {
                 return Err(Error::Waited { call, rank: self.rank, size: self.size, waited });
@@ -293,6 +354,7 @@ impl Communicator {
             std::thread::sleep(pause);
             pause = longest.min(2 * pause);
         }
+        Ok(())
     }
 
     /// Whether NCCL has put on the stream what it was asked for; an error where a rank is lost.

@@ -13,7 +13,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::path::Path;
 use std::rc::Rc;
 
-/// Bytes that pinned memory begins with: indices of a step, and images of a small batch.
+/// Bytes that pinned memory begins with: indices of a step.
 const STAGING_BYTES: usize = 16 << 20;
 /// And has at most.
 const MOST_STAGING_BYTES: usize = 512 << 20;
@@ -33,7 +33,7 @@ pub fn guarded<T>(work: impl FnOnce() -> T) -> Result<T, Error> {
 }
 
 /// The result, or the way up to [`guarded`].
-fn or_throw<T, E: Into<Error>>(result: Result<T, E>) -> T {
+pub(super) fn or_throw<T, E: Into<Error>>(result: Result<T, E>) -> T {
     result.unwrap_or_else(|error| resume_unwind(Box::new(error.into())))
 }
 
@@ -156,7 +156,7 @@ impl Device {
         // SAFETY: values of numbers are bytes.
         let bytes = unsafe { std::slice::from_raw_parts(values.as_ptr().cast::<u8>(), size_of_val(values)) };
         let mut staging = self.staging.borrow_mut();
-        // Two batches of images, and no more for a blob of parameters, which goes in pieces.
+        // A blob of parameters goes in pieces.
         let wanted = (2 * bytes.len()).min(MOST_STAGING_BYTES);
         if wanted > staging.pinned.bytes_mut().len() {
             or_throw(self.gpu.synchronise());
@@ -171,7 +171,7 @@ impl Device {
             let part = staging.used..staging.used + piece.len();
             // Nothing else is there: the GPU has read what was.
             staging.pinned.bytes_mut()[part.clone()].copy_from_slice(piece);
-            or_throw(loan.memory().write_later(number * (room / 2), &staging.pinned, part));
+            or_throw(loan.memory().write_later(number * (room / 2), (&staging.pinned, part), self.gpu.stream()));
             staging.used = (staging.used + piece.len()).next_multiple_of(ALIGNED);
         }
     }
@@ -192,6 +192,11 @@ impl Device {
     /// Waits until all that was asked for is done.
     pub(crate) fn wait(&self) {
         or_throw(self.gpu.synchronise());
+    }
+
+    /// Whether all that was asked for is done.
+    pub fn is_idle(&self) -> bool {
+        or_throw(self.gpu.is_done())
     }
 
     /// Copies within the GPU.
@@ -235,7 +240,7 @@ impl Drop for Device {
 }
 
 impl Loan {
-    fn memory(&self) -> &Memory {
+    pub(super) fn memory(&self) -> &Memory {
         self.memory.as_ref().expect("it goes back when it is dropped")
     }
 

@@ -1,10 +1,11 @@
 //! How does a process use a GPU? Through the driver's own library, which is opened when it is needed and is on every machine
 //! with a driver; a build needs nothing of it.
 //!
-//! One thread has a [`Gpu`] and all that was made on it. Everything runs on one stream, in the order in which it was asked for.
+//! One thread has a [`Gpu`] and all that was made on it. What is asked for here runs on one stream, in the order in which it was asked for.
 
 use super::launch::{Launch, Pointer};
 use super::library::{self, functions};
+use super::stream::{Context, Event, Stream};
 use libloading::Library;
 use std::ffi::{CStr, CString, c_char, c_int, c_uint, c_void};
 use std::fmt;
@@ -25,8 +26,6 @@ const OUT_OF_MEMORY: i32 = 2;
 const NOT_FOUND: i32 = 500;
 /// `CUDA_ERROR_INVALID_IMAGE`, `NO_BINARY_FOR_GPU`, `INVALID_PTX`, `UNSUPPORTED_PTX_VERSION`.
 const REFUSED: [i32; 4] = [200, 209, 218, 222];
-/// `CU_CTX_SCHED_BLOCKING_SYNC`: who waits for the GPU sleeps, and leaves its core to those who make batches.
-const SLEEP_WHILE_WAITING: c_uint = 4;
 
 /// Why a GPU does not do what it was asked.
 #[derive(Clone, Debug)]
@@ -101,7 +100,7 @@ impl Error {
     }
 }
 
-type Handle = *mut c_void;
+pub(super) type Handle = *mut c_void;
 
 // Signatures of cuda.h. Names with a version are those that its macros stand for.
 functions! {
@@ -119,7 +118,12 @@ functions! {
     cuStreamCreate(*mut Handle, c_uint);
     cuStreamSynchronize(Handle);
     cuStreamQuery(Handle);
+    cuStreamWaitEvent(Handle, Handle, c_uint);
     cuStreamDestroy_v2(Handle);
+    cuEventCreate(*mut Handle, c_uint);
+    cuEventRecord(Handle, Handle);
+    cuEventSynchronize(Handle);
+    cuEventDestroy_v2(Handle);
     cuMemAlloc_v2(*mut u64, usize);
     cuMemFree_v2(u64);
     cuMemAllocHost_v2(*mut Handle, usize);
@@ -135,14 +139,10 @@ functions! {
 
 /// `CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR` and `_MINOR`.
 const CAPABILITY: [c_int; 2] = [75, 76];
-/// `CU_STREAM_NON_BLOCKING`: the stream does not wait for the default stream.
-const NON_BLOCKING: c_uint = 1;
-/// `CUDA_ERROR_NOT_READY`: there is work on the stream.
-const NOT_READY: c_int = 600;
 
 /// The driver.
 pub struct Driver {
-    functions: Functions,
+    pub(super) functions: Functions,
     /// Never closed: it has threads of its own.
     _library: ManuallyDrop<Library>,
 }
@@ -186,7 +186,7 @@ impl Driver {
         Ok(Rc::new(driver))
     }
 
-    fn check(&self, call: &'static str, code: c_int) -> Result<(), Error> {
+    pub(super) fn check(&self, call: &'static str, code: c_int) -> Result<(), Error> {
         if code == 0 {
             return Ok(());
         }
@@ -213,9 +213,8 @@ impl Driver {
 
 /// A GPU that this process uses.
 pub struct Gpu {
-    driver: Rc<Driver>,
-    device: c_int,
-    stream: Handle,
+    context: Rc<Context>,
+    stream: Stream,
     name: String,
     capability: (i32, i32),
     memory_bytes: usize,
@@ -232,7 +231,7 @@ impl Gpu {
             return Err(Error::Device { number, count });
         }
         let call = &driver.functions;
-        let (mut device, mut context, mut stream) = (0, std::ptr::null_mut(), std::ptr::null_mut());
+        let mut device = 0;
         let (mut name, mut capability, mut memory_bytes) = ([0; 128], [0; 2], 0);
         // SAFETY: all pointers are valid for their calls; the name has the length that is told, and ends in zeros.
         unsafe {
@@ -243,15 +242,16 @@ impl Gpu {
                 driver.check("cuDeviceGetAttribute", (call.cuDeviceGetAttribute)(value, attribute, device))?;
             }
             driver.check("cuDeviceTotalMem", (call.cuDeviceTotalMem_v2)(&raw mut memory_bytes, device))?;
-            // No more than a wish: where the context is there already, it stays as it is.
-            let _ = (call.cuDevicePrimaryCtxSetFlags_v2)(device, SLEEP_WHILE_WAITING);
-            driver.check("cuDevicePrimaryCtxRetain", (call.cuDevicePrimaryCtxRetain)(&raw mut context, device))?;
-            driver.check("cuCtxSetCurrent", (call.cuCtxSetCurrent)(context))?;
-            driver.check("cuStreamCreate", (call.cuStreamCreate)(&raw mut stream, NON_BLOCKING))?;
-            let name = CStr::from_ptr(name.as_ptr()).to_string_lossy().into_owned();
-            let capability = (capability[0], capability[1]);
-            Ok(Rc::new(Gpu { driver: Rc::clone(driver), device, stream, name, capability, memory_bytes }))
         }
+        let name = name.iter().map(|letter| *letter as u8).take_while(|letter| *letter != 0).collect::<Vec<u8>>();
+        let context = Context::of(driver, device)?;
+        Ok(Rc::new(Gpu {
+            stream: Stream::of(&context)?,
+            context,
+            name: String::from_utf8_lossy(&name).into_owned(),
+            capability: (capability[0], capability[1]),
+            memory_bytes,
+        }))
     }
 
     /// Its name, such as `NVIDIA H100 80GB HBM3`.
@@ -274,8 +274,7 @@ impl Gpu {
     /// # Errors
     /// When something that was asked for failed.
     pub fn synchronise(&self) -> Result<(), Error> {
-        // SAFETY: the stream lives as long as `self`.
-        self.driver.check("cuStreamSynchronize", unsafe { (self.driver.functions.cuStreamSynchronize)(self.stream) })
+        self.stream.synchronise()
     }
 
     /// Memory of unspecified content.
@@ -285,8 +284,8 @@ impl Gpu {
     pub fn memory(self: &Rc<Gpu>, bytes: usize) -> Result<Memory, Error> {
         let mut address = 0;
         // SAFETY: the pointer is valid for the call. The driver refuses a length of 0.
-        let code = unsafe { (self.driver.functions.cuMemAlloc_v2)(&raw mut address, bytes.max(1)) };
-        self.driver.check("cuMemAlloc", code)?;
+        let code = unsafe { (self.context.driver.functions.cuMemAlloc_v2)(&raw mut address, bytes.max(1)) };
+        self.context.driver.check("cuMemAlloc", code)?;
         Ok(Memory { gpu: Rc::clone(self), address, bytes })
     }
 
@@ -297,8 +296,8 @@ impl Gpu {
     pub(super) fn pinned(self: &Rc<Gpu>, bytes: usize) -> Result<Pinned, Error> {
         let mut pointer = std::ptr::null_mut();
         // SAFETY: the pointer is valid for the call.
-        let code = unsafe { (self.driver.functions.cuMemAllocHost_v2)(&raw mut pointer, bytes.max(1)) };
-        self.driver.check("cuMemAllocHost", code)?;
+        let code = unsafe { (self.context.driver.functions.cuMemAllocHost_v2)(&raw mut pointer, bytes.max(1)) };
+        self.context.driver.check("cuMemAllocHost", code)?;
         Ok(Pinned { gpu: Rc::clone(self), pointer: pointer.cast(), bytes })
     }
 
@@ -311,13 +310,29 @@ impl Gpu {
     /// Both ranges are memory of this GPU.
     pub(super) unsafe fn copy(&self, to: u64, from: u64, bytes: usize) -> Result<(), Error> {
         // SAFETY: the caller's.
-        let code = unsafe { (self.driver.functions.cuMemcpyDtoDAsync_v2)(to, from, bytes, self.stream) };
-        self.driver.check("cuMemcpyDtoDAsync", code)
+        let code = unsafe { (self.context.driver.functions.cuMemcpyDtoDAsync_v2)(to, from, bytes, self.stream.handle()) };
+        self.context.driver.check("cuMemcpyDtoDAsync", code)
     }
 
-    /// What other libraries of NVIDIA's are told to work on.
-    pub(super) fn stream(&self) -> Handle {
-        self.stream
+    /// What all this runs on, and other libraries of NVIDIA's are told to work on.
+    pub(super) fn stream(&self) -> &Stream {
+        &self.stream
+    }
+
+    /// A stream beside it.
+    ///
+    /// # Errors
+    /// When the driver fails.
+    pub(super) fn stream_beside(&self) -> Result<Stream, Error> {
+        Stream::of(&self.context)
+    }
+
+    /// An event that has not been recorded, and so is not waited for.
+    ///
+    /// # Errors
+    /// When the driver fails.
+    pub(super) fn event(&self) -> Result<Event, Error> {
+        Event::of(&self.context)
     }
 
     /// Loads compiled code: a cubin for this GPU, or PTX that ends in a zero byte.
@@ -327,8 +342,8 @@ impl Gpu {
     pub fn module(self: &Rc<Gpu>, code: &[u8]) -> Result<Rc<Module>, Error> {
         let mut handle = std::ptr::null_mut();
         // SAFETY: the driver reads as far as the code says that it reaches; NVRTC's outputs are whole.
-        let result = unsafe { (self.driver.functions.cuModuleLoadData)(&raw mut handle, code.as_ptr().cast()) };
-        self.driver.check("cuModuleLoadData", result)?;
+        let result = unsafe { (self.context.driver.functions.cuModuleLoadData)(&raw mut handle, code.as_ptr().cast()) };
+        self.context.driver.check("cuModuleLoadData", result)?;
         Ok(Rc::new(Module { gpu: Rc::clone(self), handle }))
     }
 
@@ -349,7 +364,7 @@ impl Gpu {
         let [x, y, z] = launch.grid;
         // SAFETY: the driver copies the arguments before it returns; the rest is the caller's.
         let code = unsafe {
-            (self.driver.functions.cuLaunchKernel)(
+            (self.context.driver.functions.cuLaunchKernel)(
                 function.handle,
                 x,
                 y,
@@ -358,12 +373,12 @@ impl Gpu {
                 1,
                 1,
                 launch.shared,
-                self.stream,
+                self.stream.handle(),
                 arguments.as_mut_ptr(),
                 std::ptr::null_mut(),
             )
         };
-        self.driver.check("cuLaunchKernel", code)
+        self.context.driver.check("cuLaunchKernel", code)
     }
 
     /// Whether all that was asked for is done.
@@ -371,21 +386,7 @@ impl Gpu {
     /// # Errors
     /// When something that was asked for failed.
     pub fn is_done(&self) -> Result<bool, Error> {
-        // SAFETY: the stream lives as long as `self`.
-        match unsafe { (self.driver.functions.cuStreamQuery)(self.stream) } {
-            NOT_READY => Ok(false),
-            code => self.driver.check("cuStreamQuery", code).map(|()| true),
-        }
-    }
-}
-
-impl Drop for Gpu {
-    fn drop(&mut self) {
-        // SAFETY: what was made on this GPU holds it, so nothing uses stream and context any more.
-        unsafe {
-            (self.driver.functions.cuStreamDestroy_v2)(self.stream);
-            (self.driver.functions.cuDevicePrimaryCtxRelease_v2)(self.device);
-        }
+        self.stream.is_done()
     }
 }
 
@@ -420,30 +421,35 @@ impl Memory {
         let gpu = &self.gpu;
         // SAFETY: both ranges have this length, and the bytes live until the stream has been waited for.
         let code = unsafe {
-            (gpu.driver.functions.cuMemcpyHtoDAsync_v2)(self.address, bytes.as_ptr().cast(), bytes.len(), gpu.stream)
+            (gpu.context.driver.functions.cuMemcpyHtoDAsync_v2)(self.address, bytes.as_ptr().cast(), bytes.len(), gpu.stream.handle())
         };
-        gpu.driver.check("cuMemcpyHtoDAsync", code)?;
+        gpu.context.driver.check("cuMemcpyHtoDAsync", code)?;
         gpu.synchronise()
     }
 
-    /// Fills it from byte `first` on with a part of pinned memory, after all that was asked for before; the call does not wait. That part
-    /// must stay as it is until the GPU has been waited for.
+    /// Fills it from byte `first` on with a part of pinned memory, after all that was asked for on the stream; the call does not wait. That part
+    /// must stay as it is until the stream has been waited for.
     ///
     /// # Errors
     /// When the driver refuses it.
-    pub(super) fn write_later(&self, first: usize, pinned: &Pinned, part: Range<usize>) -> Result<(), Error> {
+    pub(super) fn write_later(
+        &self,
+        first: usize,
+        (pinned, part): (&Pinned, Range<usize>),
+        stream: &Stream,
+    ) -> Result<(), Error> {
         let (gpu, bytes) = (&self.gpu, &pinned.bytes()[part]);
         assert!(first + bytes.len() <= self.bytes, "{} bytes from {first} on of {}", bytes.len(), self.bytes);
         // SAFETY: both ranges have this length; pinned memory is freed after the stream has been waited for.
         let code = unsafe {
-            (gpu.driver.functions.cuMemcpyHtoDAsync_v2)(
+            (gpu.context.driver.functions.cuMemcpyHtoDAsync_v2)(
                 self.address + first as u64,
                 bytes.as_ptr().cast(),
                 bytes.len(),
-                gpu.stream,
+                stream.handle(),
             )
         };
-        gpu.driver.check("cuMemcpyHtoDAsync", code)
+        gpu.context.driver.check("cuMemcpyHtoDAsync", code)
     }
 
     /// What it holds, once all that was asked for before is done.
@@ -466,9 +472,9 @@ impl Memory {
         // SAFETY: both ranges have this length, and the bytes live until the stream has been waited for.
         let code = unsafe {
             let to = bytes.as_mut_ptr().cast();
-            (gpu.driver.functions.cuMemcpyDtoHAsync_v2)(to, self.address, bytes.len(), gpu.stream)
+            (gpu.context.driver.functions.cuMemcpyDtoHAsync_v2)(to, self.address, bytes.len(), gpu.stream.handle())
         };
-        gpu.driver.check("cuMemcpyDtoHAsync", code)?;
+        gpu.context.driver.check("cuMemcpyDtoHAsync", code)?;
         gpu.synchronise()
     }
 
@@ -481,7 +487,7 @@ impl Memory {
 impl Drop for Memory {
     fn drop(&mut self) {
         // SAFETY: the address came from the driver, and is freed once; the driver waits for kernels that use it.
-        unsafe { (self.gpu.driver.functions.cuMemFree_v2)(self.address) };
+        unsafe { (self.gpu.context.driver.functions.cuMemFree_v2)(self.address) };
     }
 }
 
@@ -508,7 +514,7 @@ impl Pinned {
 impl Drop for Pinned {
     fn drop(&mut self) {
         // SAFETY: the driver gave it, and it is freed once, when nothing reads it any more: its owner waits first.
-        unsafe { (self.gpu.driver.functions.cuMemFreeHost)(self.pointer.cast()) };
+        unsafe { (self.gpu.context.driver.functions.cuMemFreeHost)(self.pointer.cast()) };
     }
 }
 
@@ -528,11 +534,11 @@ impl Module {
         let mut handle = std::ptr::null_mut();
         // SAFETY: the module is alive, and the text lives through the call.
         let code =
-            unsafe { (self.gpu.driver.functions.cuModuleGetFunction)(&raw mut handle, self.handle, text.as_ptr()) };
+            unsafe { (self.gpu.context.driver.functions.cuModuleGetFunction)(&raw mut handle, self.handle, text.as_ptr()) };
         if code == NOT_FOUND {
             return Err(Error::Kernel { name: name.to_owned() });
         }
-        self.gpu.driver.check("cuModuleGetFunction", code)?;
+        self.gpu.context.driver.check("cuModuleGetFunction", code)?;
         Ok(Function { handle, _module: Rc::clone(self) })
     }
 }
@@ -540,7 +546,7 @@ impl Module {
 impl Drop for Module {
     fn drop(&mut self) {
         // SAFETY: functions hold their module, so none is used any more.
-        unsafe { (self.gpu.driver.functions.cuModuleUnload)(self.handle) };
+        unsafe { (self.gpu.context.driver.functions.cuModuleUnload)(self.handle) };
     }
 }
 

@@ -15,11 +15,14 @@ pub mod launch;
 mod library;
 pub mod nccl;
 pub mod nvrtc;
+mod stream;
+mod upload;
 
 pub(crate) use array::{Array, Kind, narrow};
 pub use array::{Slice, rounded};
 pub(crate) use blas::{Out, Product};
 pub use device::{Device, guarded};
+pub use upload::Uploads;
 use std::fmt;
 
 /// Why a GPU cannot be used, or why it has stopped.

@@ -5,11 +5,12 @@
 struct Piece {
     u64 first;
     u64 len;
+    u64 moments;  // where the first one's lie
     double weight_decay;
     double rate;
 };
 
-// params, m, v (len) and average (averaged) are updated; params_bf16 (len) and average_bf16 (averaged) become their copies.
+// params (len), their moments m and v, and average (averaged) are updated; params_bf16 (len) and average_bf16 (averaged) become their copies.
 // unbiased1 = 1 − β₁ᵏ, inverse_root = 1/√(1 − β₂ᵏ). A block a piece.
 KERNEL adamw(float* params, float* m, float* v, float* average, bf16* params_bf16, bf16* average_bf16, const float* grads,
              const Piece* pieces, u64 averaged, double learning_rate, double unbiased1, float new1, float old2, float new2,
@@ -18,15 +19,15 @@ KERNEL adamw(float* params, float* m, float* v, float* average, bf16* params_bf1
     const double rate = learning_rate * piece.rate;
     const float keep = static_cast<float>(1.0 - rate * piece.weight_decay);
     const float step_size = static_cast<float>(rate / unbiased1);
-    const u64 last = piece.first + piece.len;
 #pragma unroll 4
-    for (u64 at = piece.first + threadIdx.x; at < last; at += blockDim.x) {
+    for (u64 i = threadIdx.x; i < piece.len; i += blockDim.x) {
+        const u64 at = piece.first + i, moments = piece.moments + i;
         const float g = grads[at];
-        const float first_moment = m[at] + (g - m[at]) * new1;
-        const float second_moment = v[at] * old2 + new2 * g * g;
+        const float first_moment = m[moments] + (g - m[moments]) * new1;
+        const float second_moment = v[moments] * old2 + new2 * g * g;
         const float param = params[at] * keep - step_size * (first_moment / (sqrtf(second_moment) * inverse_root + eps));
-        m[at] = first_moment;
-        v[at] = second_moment;
+        m[moments] = first_moment;
+        v[moments] = second_moment;
         params[at] = param;
         params_bf16[at] = narrow(param);
         if (at < averaged) {

@@ -32,10 +32,19 @@ pub struct Step {
 pub struct Segment {
     /// Where they lie in the blob.
     pub slot: Slot,
+    /// Where their moments begin among the moments, which may be those of a part of the blob.
+    pub moments: usize,
     /// Their weight decay.
     pub weight_decay: f64,
     /// Their share of the learning rate.
     pub rate: f64,
+}
+
+impl Segment {
+    /// Values whose moments lie where they do, and which move by the learning rate.
+    pub fn of(slot: Slot, weight_decay: f64) -> Segment {
+        Segment { slot, moments: slot.offset, weight_decay, rate: 1.0 }
+    }
 }
 
 /// Values that one thread updates at a time.
@@ -52,13 +61,13 @@ struct Factors {
     new_average: f32,
 }
 
-/// Blobs that are laid out alike, up to the length of the average, which may end earlier.
+/// Blobs that are laid out alike, but for moments, which lie where segments say, and up to the length of the average, which may end earlier.
 pub struct Blobs<'a> {
     /// Parameters.
     pub params: ViewMut<'a>,
     /// First moments.
     pub m: ViewMut<'a>,
-    /// Second moments.
+    /// Second moments, as many.
     pub v: ViewMut<'a>,
     /// Moving average of the first parameters.
     pub average: ViewMut<'a>,
@@ -74,13 +83,15 @@ struct Piece<'a> {
     step_size: f32,
 }
 
-/// One step on the values of all segments, which come in the order of the blob; the values between them stay as they are.
+/// One step on the values of all segments, which come in the order of the blob, as do their moments; the values between them stay as they are.
 ///
 /// # Panics
 /// When blobs and segments do not fit each other.
 pub fn forward(blobs: Blobs, grads: View, segments: &[Segment], step: Step) {
     let Blobs { params, m, v, average } = blobs;
-    assert_eq!((params.len(), m.len(), v.len()), (grads.len(), grads.len(), grads.len()), "adamw");
+    assert_eq!((params.len(), m.len()), (grads.len(), v.len()), "adamw");
+    let last = segments.last().map_or(0, |segment| segment.moments + segment.slot.len);
+    assert!(last <= m.len(), "adamw: moments up to {last} of {}", m.len());
     if let Some(device) = grads.device() {
         let blobs = calls::Blobs {
             params: params.f32(),
@@ -109,14 +120,16 @@ pub fn forward(blobs: Blobs, grads: View, segments: &[Segment], step: Step) {
     let (mut params, mut m, mut v, mut average) = (Rest::of(params), Rest::of(m), Rest::of(v), Rest::of(average));
     let mut pieces = Vec::new();
     let unbiased = 1.0 - step.beta1.powi(exponent);
-    for &Segment { slot, weight_decay, rate } in segments {
+    for &Segment { slot, moments, weight_decay, rate } in segments {
         let learning_rate = step.learning_rate * rate;
         let keep = (1.0 - learning_rate * weight_decay) as f32;
         let step_size = (learning_rate / unbiased) as f32;
         for start in slot.range().step_by(PIECE) {
             let end = slot.range().end.min(start + PIECE);
             let grads = &grads[start..end];
-            let (params, m, v) = (params.take(start, end), m.take(start, end), v.take(start, end));
+            let moments = moments + (start - slot.offset)..moments + (end - slot.offset);
+            let (m, v) = (m.take(moments.start, moments.end), v.take(moments.start, moments.end));
+            let params = params.take(start, end);
             pieces.push(Piece { params, m, v, average: average.take(start, end), grads, keep, step_size });
         }
     }

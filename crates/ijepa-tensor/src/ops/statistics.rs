@@ -4,22 +4,36 @@ use crate::buf::View;
 use crate::cuda::calls;
 use crate::vector::{sum, vectorised};
 use rayon::prelude::*;
+use std::ops::Range;
 
 /// Values summed in f32 before they are added in f64.
 const PIECE: usize = 1024;
 
 /// √Σx².
 pub fn norm(x: View) -> f64 {
+    norm_of_parts(x, std::slice::from_ref(&(0..x.len())))
+}
+
+/// √Σx² over parts of x.
+pub fn norm_of_parts(x: View, parts: &[Range<usize>]) -> f64 {
+    let parts = parts.iter().map(|part| x.range(part.clone()));
     if let Some(device) = x.device() {
-        let (sum, parts) =
-            (device.take(size_of::<f64>()), device.take(calls::square_parts(x.len()) * size_of::<f64>()));
-        device.run_all(calls::sum_of_squares(sum.at(), parts.at(), x.f32(), x.len()));
+        let count: usize = parts.clone().map(|part| calls::square_parts(part.len())).sum();
+        let (sum, sums) = (device.take(size_of::<f64>()), device.take(count * size_of::<f64>()));
+        let mut first = 0;
+        for part in parts {
+            device.run(calls::sums_of_squares(sums.at().bytes(first * size_of::<f64>()), part.f32(), part.len()));
+            first += calls::square_parts(part.len());
+        }
+        device.run(calls::sum_parts(sum.at(), sums.at(), count));
         return device.read::<f64>(&sum, 1)[0].sqrt();
     }
-    let x = x.cpu();
-    let sums: Vec<f64> =
-        x.par_chunks(64 * PIECE).map(|x| x.chunks(PIECE).map(|x| f64::from(squares(x))).sum()).collect();
-    sums.iter().sum::<f64>().sqrt()
+    let of_part = |x: &[f32]| {
+        let sums: Vec<f64> =
+            x.par_chunks(64 * PIECE).map(|x| x.chunks(PIECE).map(|x| f64::from(squares(x))).sum()).collect();
+        sums.iter().sum::<f64>()
+    };
+    parts.map(|part| of_part(part.cpu())).sum::<f64>().sqrt()
 }
 
 vectorised! {

@@ -194,7 +194,7 @@ impl Bench {
     fn optimiser(&mut self, group: &str, len: usize) {
         let (mut params, mut m, mut v) = (Buf::zeros(len), Buf::zeros(len), Buf::zeros(len));
         let (grads, mut average) = (noise(len, 1), Buf::zeros(len));
-        let segments = [adamw::Segment { slot: Slot { offset: 0, len }, weight_decay: 0.04, rate: 1.0 }];
+        let segments = [adamw::Segment::of(Slot { offset: 0, len }, 0.04)];
         let step = adamw::Step { number: 1, learning_rate: 1e-3, beta1: 0.9, beta2: 0.999, eps: 1e-8, momentum: 0.99 };
         self.push(group, format!("adamw and moving average of {len}"), (9 * 4 * len) as f64, Bound::Memory, || {
             let blobs = adamw::Blobs {

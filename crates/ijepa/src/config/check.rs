@@ -93,6 +93,14 @@ fn ranges(config: &Config, origins: &Origins, problems: &mut Vec<String>) {
             config.data.download_gb
         ));
     }
+    // MPI counts the values of a bucket in 31 bits.
+    if !(config.distributed.bucket_mb > 0.0 && config.distributed.bucket_mb <= 8000.0) {
+        problems.push(format!(
+            "{}: expected megabytes, more than 0 and at most 8000, got {}",
+            origins.of("distributed.bucket_mb"),
+            config.distributed.bucket_mb
+        ));
+    }
     // A hundred years; a time that a clock can count.
     if !(config.distributed.timeout_minutes > 0.0 && config.distributed.timeout_minutes <= 5e7) {
         problems.push(format!(

@@ -106,6 +106,8 @@ pub(crate) struct Data {
 pub(crate) struct Distributed {
     /// Keep the optimiser's moments of a parameter on one rank only.
     pub(crate) shard_optimizer: bool,
+    /// Megabytes of gradients that are summed over the ranks at a time. No key of the reference's.
+    pub(crate) bucket_mb: f64,
     /// How long a rank waits for the others before it gives them up.
     pub(crate) timeout_minutes: f64,
 }
@@ -266,7 +268,7 @@ impl Default for Config {
                 use_gaussian_blur: false,
                 use_horizontal_flip: false,
             },
-            distributed: Distributed { shard_optimizer: true, timeout_minutes: 30.0 },
+            distributed: Distributed { bucket_mb: 32.0, shard_optimizer: true, timeout_minutes: 30.0 },
             eval: Eval { every: None, images: 2048, train: None, val: None },
             logging: Logging {
                 folder: String::new(),
@@ -344,6 +346,7 @@ impl Config {
             ("data.use_color_distortion", Field::Flag(&mut data.use_color_distortion)),
             ("data.use_gaussian_blur", Field::Flag(&mut data.use_gaussian_blur)),
             ("data.use_horizontal_flip", Field::Flag(&mut data.use_horizontal_flip)),
+            ("distributed.bucket_mb", Field::Real(&mut distributed.bucket_mb)),
             ("distributed.shard_optimizer", Field::Flag(&mut distributed.shard_optimizer)),
             ("distributed.timeout_minutes", Field::Real(&mut distributed.timeout_minutes)),
             ("eval.every", Field::MaybeEvery(&mut eval.every)),

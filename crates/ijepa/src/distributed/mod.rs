@@ -8,6 +8,7 @@
 //! ranks know of it and end together, or ends the process at once, and with it all others ([`World::leave`]). A rank that is lost is found by
 //! `watchman.rs` or by the launcher.
 
+mod buckets;
 mod launch;
 #[cfg(feature = "mpi")]
 mod mpi;
@@ -20,23 +21,21 @@ mod watchman;
 use std::cell::Cell;
 use std::ops::Range;
 use std::rc::Rc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Error, Result};
-use ijepa_tensor::Buf;
 use ijepa_tensor::cuda::Device;
+use ijepa_tensor::{Buf, ViewMut};
 
 use crate::device::{self, Place};
 use crate::exit::{self, Exit, Failure};
 use crate::output;
+pub(crate) use buckets::Buckets;
 use launch::Launched;
 pub(crate) use launch::threads;
 
 /// Whether this program can train with several processes on CPUs, and how.
 pub(crate) const BUILT_IN: Option<&str> = if cfg!(feature = "mpi") { Some("mpi") } else { None };
-
-/// Shards begin at multiples of so many values, a cache line.
-const ALIGNED: usize = 16;
 
 /// How ranks talk.
 enum Link {
@@ -60,6 +59,24 @@ pub(crate) struct World {
     link: Link,
     /// The rank that says why all have ended, once they have.
     ended: Cell<Option<usize>>,
+    exchanged: Cell<Exchanged>,
+}
+
+/// What a rank has exchanged with the others.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Exchanged {
+    /// Bytes of blobs that it took in; as many went out.
+    pub(crate) bytes: u64,
+    /// How long nothing else was done.
+    pub(crate) waited: Duration,
+}
+
+/// Gradients that are summed over the ranks while others are still computed, where a GPU computes them.
+pub(crate) struct Reduction<'w> {
+    world: &'w World,
+    /// Those that are not being summed yet, from the beginning of the blob.
+    rest: Vec<Range<usize>>,
+    buckets: &'w Buckets,
 }
 
 /// Runs a command that several processes may do together.
@@ -122,7 +139,7 @@ fn gpu_of(place: Place, Launched { size, variable, .. }: Launched) -> Result<Opt
 impl World {
     /// One process.
     pub(crate) fn alone() -> World {
-        World { rank: 0, size: 1, device: None, link: Link::Alone, ended: Cell::new(None) }
+        World { rank: 0, size: 1, device: None, link: Link::Alone, ended: Cell::new(None), exchanged: Cell::default() }
     }
 
     /// The processes that a launcher started; without one, no library is called.
@@ -136,7 +153,7 @@ impl World {
             output::set_verbosity(-1);
         }
         let gpus = nccl::Gpus::join(launched, &device)?;
-        Ok(World { rank, size, device: Some(device), link: Link::Nccl(gpus), ended: Cell::new(None) })
+        Ok(World { rank, size, device: Some(device), link: Link::Nccl(gpus), ended: Cell::new(None), exchanged: Cell::default() })
     }
 
     #[cfg(not(feature = "mpi"))]
@@ -158,7 +175,7 @@ impl World {
         if rank > 0 {
             output::set_verbosity(-1);
         }
-        Ok(World { rank, size, device: None, link: Link::Mpi(mpi), ended: Cell::new(None) })
+        Ok(World { rank, size, device: None, link: Link::Mpi(mpi), ended: Cell::new(None), exchanged: Cell::default() })
     }
 
     /// Whether there are no others.
@@ -179,16 +196,6 @@ impl World {
             #[cfg(feature = "mpi")]
             Link::Mpi(mpi) => mpi.set_patience(patience),
         }
-    }
-
-    /// Refuses blobs that cannot be shared out.
-    pub(crate) fn check(&self, len: usize) -> Result<()> {
-        let counts_in_i32 = !matches!(self.link, Link::Alone | Link::Nccl(_));
-        if !counts_in_i32 || i32::try_from(len).is_ok() {
-            return Ok(());
-        }
-        let problem = format!("the model has {len} values; several processes can train at most {} over MPI", i32::MAX);
-        Err(Failure::new(Exit::Device, problem).remedy("a smaller model, or one process").into())
     }
 
     /// The values of all ranks, in their order. All ranks must call it.
@@ -230,45 +237,80 @@ impl World {
         work()
     }
 
-    /// The parts of a blob of `len` values that ranks own, in their order: equally long but for the last ones.
-    pub(crate) fn shards(&self, len: usize) -> Vec<Range<usize>> {
-        let each = len.div_ceil(self.size).next_multiple_of(ALIGNED);
-        (0..self.size).map(|rank| len.min(rank * each)..len.min((rank + 1) * each)).collect()
+    /// How ranks share out a blob of `len` values, in buckets of so many bytes.
+    pub(crate) fn buckets(&self, len: usize, bytes: f64) -> Buckets {
+        let values = if self.is_alone() { len } else { (bytes / size_of::<f32>() as f64) as usize };
+        Buckets::of(len, values, self.rank, self.size)
     }
 
-    /// The part of a blob that this rank owns.
-    pub(crate) fn shard(&self, len: usize) -> Range<usize> {
-        self.shards(len).swap_remove(self.rank)
+    /// Begins to sum a blob over the ranks. All ranks must do so.
+    pub(crate) fn reduction<'w>(&'w self, buckets: &'w Buckets) -> Reduction<'w> {
+        let rest = if self.is_alone() { Vec::new() } else { buckets.all().collect() };
+        Reduction { world: self, rest, buckets }
     }
 
-    /// Sums blobs over the ranks: each finds the sums in its own shard. All ranks must call it.
-    pub(crate) fn reduce_scatter(&self, blob: &mut Buf) {
-        match &self.link {
-            Link::Alone => debug_assert_eq!(self.shard(blob.len()).len(), blob.len()),
-            Link::Nccl(gpus) => self.or_end(gpus.reduce_scatter(&self.shards(blob.len()), blob)),
-            #[cfg(feature = "mpi")]
-            Link::Mpi(mpi) => mpi.reduce_scatter(&self.shards(blob.len()), blob.view_mut()),
+    /// Puts a blob together from every rank's shards, on all ranks. All ranks must call it.
+    pub(crate) fn all_gather(&self, blob: &mut Buf, buckets: &Buckets) {
+        if self.is_alone() {
+            return;
         }
+        self.timed(|| {
+            for bucket in buckets.all() {
+                let shards = buckets.shards(&bucket);
+                self.took_in(bucket.len() - shards[self.rank].len());
+                let bucket = blob.view_mut().part(bucket);
+                match &self.link {
+                    Link::Alone => unreachable!("there are others"),
+                    Link::Nccl(gpus) => self.or_end(gpus.begin_all_gather(&shards, bucket)),
+                    #[cfg(feature = "mpi")]
+                    Link::Mpi(mpi) => mpi.all_gather(&shards, bucket),
+                }
+            }
+            if let Link::Nccl(gpus) = &self.link {
+                self.or_end(gpus.finish());
+            }
+        });
     }
 
-    /// Puts a blob together from every rank's shard, on all ranks. All ranks must call it.
-    pub(crate) fn all_gather(&self, blob: &mut Buf) {
-        match &self.link {
-            Link::Alone => debug_assert_eq!(self.shard(blob.len()).len(), blob.len()),
-            Link::Nccl(gpus) => self.or_end(gpus.all_gather(&self.shards(blob.len()), blob)),
-            #[cfg(feature = "mpi")]
-            Link::Mpi(mpi) => mpi.all_gather(&self.shards(blob.len()), blob.view_mut()),
+    /// Puts a blob together on the first rank, in main memory, of which each has what it owns alone. All ranks must call it.
+    pub(crate) fn gather_owned(&self, own: &Buf, buckets: &Buckets) -> Option<Buf> {
+        let mut whole = self.is_first().then(|| Buf::zeros(buckets.len()));
+        let mut room = own.zeros_beside_of(buckets.longest());
+        let mut before = 0;
+        for bucket in buckets.all() {
+            let shards = buckets.shards(&bucket);
+            let shard = shards[self.rank].clone();
+            room.view_mut().part(shard.clone()).copy_from(own.view().range(before..before + shard.len()));
+            before += shard.len();
+            let part = room.view_mut().part(0..bucket.len());
+            match &self.link {
+                Link::Alone => {}
+                Link::Nccl(gpus) => self.or_end(gpus.gather_shards(&shards, part)),
+                #[cfg(feature = "mpi")]
+                Link::Mpi(mpi) => mpi.gather_shards(&shards, part),
+            }
+            if let Some(whole) = &mut whole {
+                room.read_first(&mut whole.as_mut_slice()[bucket]);
+            }
         }
+        whole
     }
 
-    /// Puts a blob together from every rank's shard, on the first rank. All ranks must call it.
-    pub(crate) fn gather_shards(&self, blob: &mut Buf) {
-        match &self.link {
-            Link::Alone => debug_assert_eq!(self.shard(blob.len()).len(), blob.len()),
-            Link::Nccl(gpus) => self.or_end(gpus.gather_shards(&self.shards(blob.len()), blob)),
-            #[cfg(feature = "mpi")]
-            Link::Mpi(mpi) => mpi.gather_shards(&self.shards(blob.len()), blob.view_mut()),
-        }
+    /// What this rank has exchanged until now, of blobs.
+    pub(crate) fn exchanged(&self) -> Exchanged {
+        self.exchanged.get()
+    }
+
+    fn took_in(&self, values: usize) {
+        let Exchanged { bytes, waited } = self.exchanged.get();
+        self.exchanged.set(Exchanged { bytes: bytes + (values * size_of::<f32>()) as u64, waited });
+    }
+
+    fn timed(&self, work: impl FnOnce()) {
+        let began = Instant::now();
+        work();
+        let Exchanged { bytes, waited } = self.exchanged.get();
+        self.exchanged.set(Exchanged { bytes, waited: waited + began.elapsed() });
     }
 
     /// Ends this rank's part. A failure that the others do not know of ends them too.
@@ -309,29 +351,58 @@ impl World {
     }
 }
 
+impl Reduction<'_> {
+    /// The gradients from `from` on are complete, or will be once the GPU has done what it was asked for.
+    pub(crate) fn complete(&mut self, mut grads: ViewMut, from: usize) {
+        let Link::Nccl(gpus) = &self.world.link else { return };
+        while let Some(bucket) = self.rest.pop_if(|bucket| bucket.start >= from) {
+            let shards = self.shards(&bucket);
+            self.world.or_end(gpus.begin_reduce_scatter(&shards, grads.range(bucket)));
+        }
+    }
+
+    /// Stays until each rank has the sums of what it owns; the rest of the blob is unspecified.
+    pub(crate) fn finish(mut self, grads: &mut Buf) {
+        let world = self.world;
+        world.timed(|| {
+            self.complete(grads.view_mut(), 0);
+            match &world.link {
+                Link::Alone => {}
+                Link::Nccl(gpus) => world.or_end(gpus.finish()),
+                #[cfg(feature = "mpi")]
+                Link::Mpi(mpi) => {
+                    for bucket in std::mem::take(&mut self.rest) {
+                        mpi.reduce_scatter(&self.shards(&bucket), grads.view_mut().part(bucket));
+                    }
+                }
+            }
+        });
+    }
+
+    /// The shards of a bucket that is going to be summed.
+    fn shards(&self, bucket: &Range<usize>) -> Vec<Range<usize>> {
+        let shards = self.buckets.shards(bucket);
+        self.world.took_in((self.world.size - 1) * shards[self.world.rank].len());
+        shards
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn shards_cover_a_blob_in_the_order_of_the_ranks() {
-        for (size, len) in [(1, 100), (2, 1000), (3, 1000), (5, 33), (4, 0)] {
-            let world = World { size, ..World::alone() };
-            let shards = world.shards(len);
-            assert_eq!(shards.len(), size);
-            assert_eq!((shards[0].start, shards[size - 1].end), (0, len));
-            assert!(shards.windows(2).all(|pair| pair[0].end == pair[1].start && pair[0].len() >= pair[1].len()));
-            assert!(shards.iter().all(|shard| shard.start % ALIGNED == 0 || shard.is_empty()));
-        }
-    }
-
-    #[test]
     fn a_world_of_one_agrees_with_itself_and_changes_nothing() {
         let world = World::alone();
         let mut blob = Buf::from_slice(&[1.0, 2.0, 3.0]);
-        world.reduce_scatter(&mut blob);
-        world.all_gather(&mut blob);
-        assert_eq!((blob.as_slice(), world.shard(3)), (&[1.0, 2.0, 3.0][..], 0..3));
+        let buckets = world.buckets(3, 1.0);
+        let mut reduction = world.reduction(&buckets);
+        reduction.complete(blob.view_mut(), 1);
+        reduction.finish(&mut blob);
+        world.all_gather(&mut blob, &buckets);
+        assert_eq!((blob.as_slice(), buckets.own()), (&[1.0, 2.0, 3.0][..], vec![0..3]));
+        let whole = world.gather_owned(&blob, &buckets).expect("it is the first");
+        assert_eq!((whole.as_slice(), world.exchanged().bytes), (blob.as_slice(), 0));
         assert_eq!(world.agree(Ok(7)).expect("nobody has failed"), 7);
         let error = world.agree::<()>(Err(Failure::usage("so").into())).expect_err("it has failed");
         assert_eq!((exit::code(&error), error.to_string()), (Exit::Usage, "so".to_owned()));

@@ -18,9 +18,6 @@ use mpi::traits::{Communicator, CommunicatorCollectives, Root};
 
 use super::watchman::{self, Watchman};
 
-/// Values that a rank receives at a time: 16 MiB.
-const BUCKET: usize = 1 << 22;
-
 /// The ranks of `MPI_COMM_WORLD`.
 pub(super) struct Mpi {
     /// Not dropped where a run fails: `MPI_Finalize` would wait for ranks that never come.
@@ -58,50 +55,41 @@ impl Mpi {
         self.watchman.waiting(|| gather(&self.ranks, own))
     }
 
-    /// In this rank's shard of the blob, the sums over all ranks; the rest of the blob keeps what it held.
-    pub(super) fn reduce_scatter(&self, shards: &[Range<usize>], blob: ViewMut) {
-        let blob = blob.cpu();
+    /// In this rank's shard of a part of a blob, the sums over all ranks; the rest of the part keeps what it held.
+    pub(super) fn reduce_scatter(&self, shards: &[Range<usize>], part: ViewMut) {
+        let part = part.cpu();
+        let own = shards[self.rank()].clone();
         let mut received = self.received.borrow_mut();
-        let each = (BUCKET / shards.len()).max(1);
-        for start in (0..shards[0].len()).step_by(each) {
-            let part = |shard: &Range<usize>| {
-                let begin = shard.end.min(shard.start + start);
-                begin..shard.end.min(begin + each)
-            };
-            let parts: Vec<Range<usize>> = shards.iter().map(part).collect();
-            let own = parts[self.rank()].clone();
-            received.resize(shards.len() * own.len(), 0.0);
-            let from: Vec<Range<usize>> =
-                (0..shards.len()).map(|rank| rank * own.len()..(rank + 1) * own.len()).collect();
-            let sent = Partition::new(&*blob, counts(&parts), starts(&parts));
-            let mut places = PartitionMut::new(&mut received[..], counts(&from), starts(&from));
-            self.watchman.waiting(|| self.ranks.all_to_all_varcount_into(&sent, &mut places));
-            let sum = &mut blob[own.clone()];
-            sum.copy_from_slice(&received[from[0].clone()]);
-            for from in &from[1..] {
-                add::forward(ViewMut::Cpu(sum), View::Cpu(&received[from.clone()]));
-            }
+        received.resize(shards.len() * own.len(), 0.0);
+        let from: Vec<Range<usize>> = (0..shards.len()).map(|rank| rank * own.len()..(rank + 1) * own.len()).collect();
+        let sent = Partition::new(&*part, counts(shards), starts(shards));
+        let mut places = PartitionMut::new(&mut received[..], counts(&from), starts(&from));
+        self.watchman.waiting(|| self.ranks.all_to_all_varcount_into(&sent, &mut places));
+        let sum = &mut part[own];
+        sum.copy_from_slice(&received[from[0].clone()]);
+        for from in &from[1..] {
+            add::forward(ViewMut::Cpu(sum), View::Cpu(&received[from.clone()]));
         }
     }
 
-    /// Every rank's shard of the blob, on all ranks.
-    pub(super) fn all_gather(&self, shards: &[Range<usize>], blob: ViewMut) {
-        let blob = blob.cpu();
-        let own = blob[shards[self.rank()].clone()].to_vec();
-        let mut places = PartitionMut::new(blob, counts(shards), starts(shards));
+    /// Every rank's shard of the part, on all ranks.
+    pub(super) fn all_gather(&self, shards: &[Range<usize>], part: ViewMut) {
+        let part = part.cpu();
+        let own = part[shards[self.rank()].clone()].to_vec();
+        let mut places = PartitionMut::new(part, counts(shards), starts(shards));
         self.watchman.waiting(|| self.ranks.all_gather_varcount_into(&own[..], &mut places));
     }
 
-    /// Every rank's shard of the blob, on the first rank.
-    pub(super) fn gather_shards(&self, shards: &[Range<usize>], blob: ViewMut) {
-        let blob = blob.cpu();
-        let own = &blob[shards[self.rank()].clone()];
+    /// Every rank's shard of the part, on the first rank.
+    pub(super) fn gather_shards(&self, shards: &[Range<usize>], part: ViewMut) {
+        let part = part.cpu();
+        let own = &part[shards[self.rank()].clone()];
         let first = self.ranks.process_at_rank(0);
         if self.rank() > 0 {
             return self.watchman.waiting(|| first.gather_varcount_into(own));
         }
         let own = own.to_vec();
-        let mut places = PartitionMut::new(blob, counts(shards), starts(shards));
+        let mut places = PartitionMut::new(part, counts(shards), starts(shards));
         self.watchman.waiting(|| first.gather_varcount_into_root(&own[..], &mut places));
     }
 
@@ -130,7 +118,7 @@ fn gather(ranks: &SimpleCommunicator, own: &[f64]) -> Vec<f64> {
     all
 }
 
-/// Lengths as MPI counts them: [`super::World::check`] has seen that they fit.
+/// Lengths as MPI counts them: buckets are short enough (`distributed.bucket_mb`).
 fn counts(parts: &[Range<usize>]) -> Vec<i32> {
     parts.iter().map(|part| part.len() as i32).collect()
 }

@@ -5,7 +5,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use anyhow::Result;
-use ijepa_tensor::Buf;
+use ijepa_tensor::ViewMut;
 use ijepa_tensor::cuda::Device;
 use ijepa_tensor::cuda::communicator::{Blob, Communicator};
 use ijepa_tensor::cuda::nccl::{self, Id, Nccl};
@@ -57,22 +57,27 @@ impl Gpus {
         Ok(self.watchman.waiting(|| self.communicator.gather(own)).map_err(failure)?)
     }
 
-    /// In this rank's shard of the blob, the sums over all ranks; the rest of the blob is unspecified.
-    pub(super) fn reduce_scatter(&self, shards: &[Range<usize>], blob: &mut Buf) -> Result<()> {
-        let blob = Blob::of_view(blob.view_mut());
-        Ok(self.watchman.waiting(|| self.communicator.reduce_scatter(shards, blob)).map_err(failure)?)
+    /// Begins to put the sums over all ranks into this rank's shard of a part of a blob; the rest of the part is unspecified then.
+    pub(super) fn begin_reduce_scatter(&self, shards: &[Range<usize>], part: ViewMut) -> Result<()> {
+        let begin = || self.communicator.begin_reduce_scatter(shards, Blob::of_view(part));
+        Ok(self.watchman.waiting(begin).map_err(failure)?)
     }
 
-    /// Every rank's shard of the blob, on all ranks.
-    pub(super) fn all_gather(&self, shards: &[Range<usize>], blob: &mut Buf) -> Result<()> {
-        let blob = Blob::of_view(blob.view_mut());
-        Ok(self.watchman.waiting(|| self.communicator.all_gather(shards, blob)).map_err(failure)?)
+    /// Begins to put every rank's shard into the part, on all ranks.
+    pub(super) fn begin_all_gather(&self, shards: &[Range<usize>], part: ViewMut) -> Result<()> {
+        let begin = || self.communicator.begin_all_gather(shards, Blob::of_view(part));
+        Ok(self.watchman.waiting(begin).map_err(failure)?)
     }
 
-    /// Every rank's shard of the blob, on the first rank.
-    pub(super) fn gather_shards(&self, shards: &[Range<usize>], blob: &mut Buf) -> Result<()> {
-        let blob = Blob::of_view(blob.view_mut());
-        Ok(self.watchman.waiting(|| self.communicator.gather_shards(shards, blob)).map_err(failure)?)
+    /// Waits for all that was begun.
+    pub(super) fn finish(&self) -> Result<()> {
+        Ok(self.watchman.waiting(|| self.communicator.finish()).map_err(failure)?)
+    }
+
+    /// Every rank's shard of the part, on the first rank.
+    pub(super) fn gather_shards(&self, shards: &[Range<usize>], part: ViewMut) -> Result<()> {
+        let gather = || self.communicator.gather_shards(shards, Blob::of_view(part));
+        Ok(self.watchman.waiting(gather).map_err(failure)?)
     }
 
     /// Leaves together with the others.

@@ -1,8 +1,10 @@
 // The functions of cuBLASLt that the program uses, on main memory: products as its documentation says, column by column, sums in f32.
 // What the program must not ask for is refused.
-#include "shim.h"
+#include "streams.h"
 
 #include <stdlib.h>
+
+#include "shim.h"
 
 namespace {
 
@@ -42,15 +44,15 @@ struct Choice {
 const u64 CHOSEN = 0x1dea;
 int handles;
 
-float get(const void* values, const Layout* layout, u64 row, u64 column) {
-    const u64 at = column * layout->leading + row;
-    if (layout->type == F32) return static_cast<const float*>(values)[at];
+float get(const void* values, const Layout& layout, u64 row, u64 column) {
+    const u64 at = column * layout.leading + row;
+    if (layout.type == F32) return static_cast<const float*>(values)[at];
     return __uint_as_float(static_cast<u32>(static_cast<const unsigned short*>(values)[at]) << 16);
 }
 
-void set(void* values, const Layout* layout, u64 row, u64 column, float value) {
-    const u64 at = column * layout->leading + row;
-    if (layout->type == F32) {
+void set(void* values, const Layout& layout, u64 row, u64 column, float value) {
+    const u64 at = column * layout.leading + row;
+    if (layout.type == F32) {
         static_cast<float*>(values)[at] = value;
     } else {
         static_cast<unsigned short*>(values)[at] = static_cast<unsigned short>(shim_narrow(value));
@@ -62,6 +64,27 @@ bool fits(const Product* product, const Layout* a, const Layout* b, const Layout
     const u64 m = product->transposed[0] ? a->columns : a->rows, k = product->transposed[0] ? a->rows : a->columns;
     const u64 n = product->transposed[1] ? b->rows : b->columns, depth = product->transposed[1] ? b->columns : b->rows;
     return a->type == BF16 && b->type == BF16 && k == depth && d->rows == m && d->columns == n;
+}
+
+void multiply(const Product& product, const void* a, const Layout& of_a, const void* b, const Layout& of_b, const void* c, void* d,
+              const Layout& of_d, float alpha, float beta) {
+    const unsigned short* bias = reinterpret_cast<const unsigned short*>(product.bias);
+    const u64 depth = product.transposed[0] ? of_a.rows : of_a.columns;
+    for (u64 column = 0; column < of_d.columns; column++) {
+        for (u64 row = 0; row < of_d.rows; row++) {
+            float sum = 0.0f;
+            for (u64 i = 0; i < depth; i++) {
+                const float left = product.transposed[0] ? get(a, of_a, i, row) : get(a, of_a, row, i);
+                const float right = product.transposed[1] ? get(b, of_b, column, i) : get(b, of_b, i, column);
+                sum += left * right;
+            }
+            sum *= alpha;
+            // C is not read where its share is 0: it may hold anything.
+            if (beta != 0.0f) sum += beta * get(c, of_d, row, column);
+            if (product.epilogue == 4) sum += __uint_as_float(static_cast<u32>(bias[row]) << 16);
+            set(d, of_d, row, column, sum);
+        }
+    }
 }
 
 }  // namespace
@@ -156,32 +179,20 @@ int cublasLtMatmul(void* handle, void* description, const float* alpha, const vo
                    void* workspace, size_t workspace_bytes, void* stream) {
     const Product* product = static_cast<Product*>(description);
     const Layout *of_a = static_cast<Layout*>(a_layout), *of_b = static_cast<Layout*>(b_layout), *of_d = static_cast<Layout*>(d_layout);
-    if (handle != &handles || stream == nullptr || workspace == nullptr || !fits(product, of_a, of_b, of_d)) return INVALID_VALUE;
+    if (handle != &handles || workspace == nullptr || !fits(product, of_a, of_b, of_d)) return INVALID_VALUE;
     if (algorithm->data[0] != CHOSEN || algorithm->data[1] > workspace_bytes || c_layout != d_layout) return INVALID_VALUE;
     const void* pointers[] = {a, b, c, d};
     for (int i = 0; i < 4; i++) {
         if (reinterpret_cast<u64>(pointers[i]) % algorithm->data[2 + i] != 0) return INVALID_VALUE;
     }
-    const unsigned short* bias = reinterpret_cast<const unsigned short*>(product->bias);
-    if (product->epilogue == 4 && (bias == nullptr || product->bias % 16 != 0 || of_d->type != BF16)) return INVALID_VALUE;
-    // The bottom of memory that was asked for, so that reading it is seen to be wrong.
-    memset(workspace, 0xff, workspace_bytes < 4096 ? workspace_bytes : 4096);
-    const u64 depth = product->transposed[0] ? of_a->rows : of_a->columns;
-    for (u64 column = 0; column < of_d->columns; column++) {
-        for (u64 row = 0; row < of_d->rows; row++) {
-            float sum = 0.0f;
-            for (u64 i = 0; i < depth; i++) {
-                const float left = product->transposed[0] ? get(a, of_a, i, row) : get(a, of_a, row, i);
-                const float right = product->transposed[1] ? get(b, of_b, column, i) : get(b, of_b, i, column);
-                sum += left * right;
-            }
-            sum *= *alpha;
-            // C is not read where its share is 0: it may hold anything.
-            if (*beta != 0.0f) sum += *beta * get(c, of_d, row, column);
-            if (product->epilogue == 4) sum += __uint_as_float(static_cast<u32>(bias[row]) << 16);
-            set(d, of_d, row, column, sum);
-        }
-    }
-    return 0;
+    if (product->epilogue == 4 && (product->bias == 0 || product->bias % 16 != 0 || of_d->type != BF16)) return INVALID_VALUE;
+    // What describes the product is the caller's, and gone when it is computed.
+    const auto work = [=, product = *product, of_a = *of_a, of_b = *of_b, of_d = *of_d, alpha = *alpha, beta = *beta] {
+        // The bottom of memory that was asked for, so that reading it is seen to be wrong.
+        memset(workspace, 0xff, workspace_bytes < 4096 ? workspace_bytes : 4096);
+        multiply(product, a, of_a, b, of_b, c, d, of_d, alpha, beta);
+        return true;
+    };
+    return shim_enqueue(stream, work) ? 0 : INVALID_VALUE;
 }
 }

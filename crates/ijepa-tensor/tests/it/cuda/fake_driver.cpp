@@ -1,15 +1,24 @@
-// The functions of NVIDIA's driver that the program uses, with the CPU in the place of a GPU: memory is main memory, and a launch
-// runs the kernel in shim.cpp before it returns. What a kernel did wrong is the text of the error.
-#include "shim.h"
+// The functions of NVIDIA's driver that the program uses, with the CPU in the place of a GPU: memory is main memory, and kernels run in
+// shim.cpp, when streams.h says. What a kernel did wrong is the text of the error.
+#include "streams.h"
 
 #include <stdio.h>
 #include <stdlib.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <atomic>
+#include <deque>
+#include <memory>
+#include <mutex>
+#include <vector>
+
+#include "shim.h"
 
 extern "C" {
 const char* shim_launch(const char* name, const char* kinds, const u32* grid, u32 threads, u32 shared, void** arguments, u64 seed);
 const char* shim_find(const char* name);
-// Whether something that fake_nccl.cpp has started still works.
-bool shim_works();
+const char* shim_kinds(const char* name);
 }
 
 namespace {
@@ -20,9 +29,80 @@ const char* problem = "";
 // Types of the next launch's arguments, which the driver does not see, or null where nobody has said; the order of threads.
 const char* expected_kinds;
 u64 order_seed;
-int streams, contexts;
+std::atomic<int> contexts;
+
+struct Stream {
+    std::deque<std::function<bool()>> work;
+    // Of work, since the stream was made.
+    u64 asked = 0, done = 0;
+    int failed = 0;
+
+    // Does work up to a place; whether it has come so far.
+    bool reach(u64 place) {
+        for (; done < place; done++) {
+            if (!work.front()()) return false;
+            work.pop_front();
+        }
+        return true;
+    }
+    int error() {
+        const int code = failed;
+        failed = 0;
+        return code;
+    }
+};
+
+struct Event {
+    // The stream may be gone: then it has done all.
+    std::weak_ptr<Stream> stream;
+    u64 place = 0;
+};
+
+// Each thread that uses a GPU does so alone: only the list is common.
+std::mutex listing;
+std::vector<std::shared_ptr<Stream>> streams;
+
+std::shared_ptr<Stream> find(const void* handle) {
+    const std::lock_guard<std::mutex> lock(listing);
+    for (const auto& stream : streams)
+        if (stream.get() == handle) return stream;
+    return nullptr;
+}
+
+bool is_late() {
+    const char* said = getenv("SHIM_STREAMS");
+    return said != nullptr && strcmp(said, "late") == 0;
+}
+
+// Puts work on a stream that is done in one go.
+int put(void* handle, std::function<void()> work) {
+    const bool put = shim_enqueue(handle, [work = std::move(work)] {
+        work();
+        return true;
+    });
+    return put ? find(handle)->error() : INVALID_VALUE;
+}
+
+int copy(void* to, const void* from, size_t bytes, void* stream) {
+    return put(stream, [=] { memmove(to, from, bytes); });
+}
+
+// Waits for a stream, which may wait for other processes.
+int wait(Stream& stream, u64 place) {
+    while (!stream.reach(place)) usleep(50);
+    return stream.error();
+}
 
 }  // namespace
+
+bool shim_enqueue(void* handle, std::function<bool()> work) {
+    const auto stream = find(handle);
+    if (stream == nullptr) return false;
+    stream->work.push_back(std::move(work));
+    stream->asked++;
+    if (!is_late()) stream->reach(stream->asked);
+    return true;
+}
 
 extern "C" {
 
@@ -69,24 +149,70 @@ int cuDevicePrimaryCtxRetain(void** context, int) {
 }
 int cuDevicePrimaryCtxRelease_v2(int) { return --contexts < 0 ? INVALID_VALUE : 0; }
 int cuCtxSetCurrent(void* context) { return context == &contexts ? 0 : INVALID_VALUE; }
-int cuStreamCreate(void** stream, u32 flags) {
-    streams++;
-    *stream = &streams;
+int cuStreamCreate(void** handle, u32 flags) {
+    const auto stream = std::make_shared<Stream>();
+    *handle = stream.get();
+    const std::lock_guard<std::mutex> lock(listing);
+    streams.push_back(stream);
     return flags == 1 ? 0 : INVALID_VALUE;
 }
-int cuStreamSynchronize(void* stream) { return stream == &streams ? 0 : INVALID_VALUE; }
-int cuStreamQuery(void* stream) {
-    if (stream != &streams) return INVALID_VALUE;
-    return shim_works() ? NOT_READY : 0;
+int cuStreamSynchronize(void* handle) {
+    const auto stream = find(handle);
+    return stream == nullptr ? INVALID_VALUE : wait(*stream, stream->asked);
 }
-int cuStreamDestroy_v2(void* stream) { return stream == &streams && --streams >= 0 ? 0 : INVALID_VALUE; }
+int cuStreamQuery(void* handle) {
+    const auto stream = find(handle);
+    if (stream == nullptr) return INVALID_VALUE;
+    return stream->reach(stream->asked) ? stream->error() : NOT_READY;
+}
+int cuStreamWaitEvent(void* handle, Event* event, u32 flags) {
+    const auto other = event->stream.lock();
+    const u64 place = event->place;
+    if (flags != 0) return INVALID_VALUE;
+    return shim_enqueue(handle, [=] { return other == nullptr || other->reach(place); }) ? 0 : INVALID_VALUE;
+}
+int cuStreamDestroy_v2(void* handle) {
+    const auto stream = find(handle);
+    if (stream == nullptr) return INVALID_VALUE;
+    // What waits for others that are gone stays undone.
+    stream->reach(stream->asked);
+    const std::lock_guard<std::mutex> lock(listing);
+    streams.erase(std::find(streams.begin(), streams.end(), stream));
+    return 0;
+}
+int cuEventCreate(Event** event, u32 flags) {
+    *event = new Event();
+    return flags == 3 ? 0 : INVALID_VALUE;
+}
+int cuEventRecord(Event* event, void* handle) {
+    const auto stream = find(handle);
+    if (stream == nullptr) return INVALID_VALUE;
+    event->stream = stream;
+    event->place = stream->asked;
+    return 0;
+}
+int cuEventSynchronize(Event* event) {
+    const auto stream = event->stream.lock();
+    return stream == nullptr ? 0 : wait(*stream, event->place);
+}
+int cuEventDestroy_v2(Event* event) {
+    delete event;
+    return 0;
+}
 int cuMemAlloc_v2(u64* address, size_t bytes) {
     if (bytes == 0) return INVALID_VALUE;
     if (bytes > DEVICE_BYTES) return OUT_OF_MEMORY;
     *address = reinterpret_cast<u64>(aligned_alloc(256, (bytes + 255) / 256 * 256));
     return 0;
 }
+// After all that may use it, as the driver does.
 int cuMemFree_v2(u64 address) {
+    std::vector<std::shared_ptr<Stream>> all;
+    {
+        const std::lock_guard<std::mutex> lock(listing);
+        if (is_late()) all = streams;
+    }
+    for (const auto& stream : all) stream->reach(stream->asked);
     free(reinterpret_cast<void*>(address));
     return 0;
 }
@@ -98,17 +224,14 @@ int cuMemFreeHost(void* pointer) {
     free(pointer);
     return 0;
 }
-int cuMemcpyDtoDAsync_v2(u64 to, u64 from, size_t bytes, void*) {
-    memcpy(reinterpret_cast<void*>(to), reinterpret_cast<const void*>(from), bytes);
-    return 0;
+int cuMemcpyDtoDAsync_v2(u64 to, u64 from, size_t bytes, void* stream) {
+    return copy(reinterpret_cast<void*>(to), reinterpret_cast<const void*>(from), bytes, stream);
 }
-int cuMemcpyHtoDAsync_v2(u64 to, const void* from, size_t bytes, void*) {
-    memcpy(reinterpret_cast<void*>(to), from, bytes);
-    return 0;
+int cuMemcpyHtoDAsync_v2(u64 to, const void* from, size_t bytes, void* stream) {
+    return copy(reinterpret_cast<void*>(to), from, bytes, stream);
 }
-int cuMemcpyDtoHAsync_v2(void* to, u64 from, size_t bytes, void*) {
-    memcpy(to, reinterpret_cast<const void*>(from), bytes);
-    return 0;
+int cuMemcpyDtoHAsync_v2(void* to, u64 from, size_t bytes, void* stream) {
+    return copy(to, reinterpret_cast<const void*>(from), bytes, stream);
 }
 int cuModuleLoadData(void** module, const void*) {
     static int all;
@@ -124,10 +247,26 @@ int cuModuleGetFunction(void** function, void*, const char* name) {
 }
 int cuLaunchKernel(void* function, u32 x, u32 y, u32 z, u32 threads, u32 threads_y, u32 threads_z, u32 shared, void* stream,
                    void** arguments, void** extra) {
-    if (threads_y != 1 || threads_z != 1 || stream != &streams || extra != nullptr) return INVALID_VALUE;
-    const u32 grid[3] = {x, y, z};
-    problem = shim_launch(static_cast<const char*>(function), expected_kinds, grid, threads, shared, arguments, order_seed);
+    if (threads_y != 1 || threads_z != 1 || extra != nullptr) return INVALID_VALUE;
+    const char* name = static_cast<const char*>(function);
+    // The caller's arguments are gone when the kernel runs.
+    std::vector<u64> values;
+    const char* kinds = expected_kinds;
+    for (const char* kind = kinds != nullptr ? kinds : shim_kinds(name); *kind != 0; kind++) {
+        values.push_back(0);
+        memcpy(&values.back(), arguments[values.size() - 1], *kind == 'i' || *kind == 'f' ? 4 : 8);
+    }
+    const u64 seed = order_seed;
     expected_kinds = nullptr;
-    return problem == nullptr ? 0 : LAUNCH_FAILED;
+    const auto asked = find(stream);
+    return put(stream, [=]() mutable {
+        std::vector<void*> places;
+        for (u64& value : values) places.push_back(&value);
+        const u32 grid[3] = {x, y, z};
+        const char* wrong = shim_launch(name, kinds, grid, threads, shared, places.data(), seed);
+        if (wrong == nullptr) return;
+        problem = wrong;
+        asked->failed = LAUNCH_FAILED;
+    });
 }
 }

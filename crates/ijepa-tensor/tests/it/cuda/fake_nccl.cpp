@@ -1,6 +1,8 @@
 // The functions of NCCL that the program uses, between processes of one machine: memory is main memory, and sums are in the order of
-// ranks. What a group asks for is done by a thread, which the fake driver takes for work on the stream. A rank that is gone is an
+// ranks. What a group asks for is done by a thread, when its turn on the stream has come. A rank that is gone is an
 // asynchronous error, and the work stays on the stream until it is aborted; one that does nothing is waited for without an end.
+#include "streams.h"
+
 #include <errno.h>
 #include <fcntl.h>
 #include <signal.h>
@@ -13,7 +15,7 @@
 
 #include <algorithm>
 #include <atomic>
-#include <functional>
+#include <memory>
 #include <thread>
 #include <vector>
 
@@ -38,16 +40,24 @@ struct Shared {
 struct Gone {};
 struct Aborted {};
 
-std::atomic<int> works;
 char last_error[128];
+
+// What a group asks for.
+struct Work {
+    std::vector<std::function<void()>> calls;
+    std::thread thread;
+    std::atomic<bool> done{false};
+};
 
 struct Communicator {
     Shared* shared;
     int rank, size;
-    std::thread thread;
     std::atomic<bool> aborted{false};
     std::atomic<int> error{0};
-    std::vector<std::function<void()>> calls;
+    // The group that is being asked for, and its stream; those that were.
+    std::shared_ptr<Work> next = std::make_shared<Work>();
+    void* stream = nullptr;
+    std::vector<std::shared_ptr<Work>> works;
     // Questions that are still answered with "in progress" before the thread begins.
     int slow = 0;
 
@@ -97,24 +107,33 @@ struct Communicator {
         memmove(to, from, bytes);
     }
 
-    void begin() {
-        if (thread.joinable()) thread.join();
-        works++;
-        thread = std::thread([this, calls = std::move(calls)] {
-            try {
-                for (const auto& call : calls) call();
-            } catch (Gone) {
-                error = REMOTE_ERROR;
-                while (!aborted) usleep(50);
-            } catch (Aborted) {
-            }
-            works--;
+    // Puts the group on its stream.
+    bool begin() {
+        const std::shared_ptr<Work> work = next;
+        works.push_back(work);
+        next = std::make_shared<Work>();
+        return shim_enqueue(stream, [this, work] {
+            if (work->done) return true;
+            if (!work->thread.joinable()) work->thread = std::thread([this, work] { run(*work); });
+            return false;
         });
-        calls.clear();
+    }
+    void run(Work& work) {
+        try {
+            for (const auto& call : work.calls) call();
+        } catch (Gone) {
+            error = REMOTE_ERROR;
+            while (!aborted) usleep(50);
+        } catch (Aborted) {
+        }
+        work.done = true;
     }
     ~Communicator() {
         aborted = true;
-        if (thread.joinable()) thread.join();
+        for (const auto& work : works) {
+            if (work->thread.joinable()) work->thread.join();
+            work->done = true;
+        }
         munmap(shared, sizeof(Shared));
     }
 };
@@ -123,10 +142,13 @@ struct Communicator {
 thread_local int depth;
 thread_local Communicator* grouped;
 
-int add(Communicator* communicator, std::function<void()> call) {
-    if (depth != 1 || (grouped != nullptr && grouped != communicator)) return INVALID_USAGE;
+int add(Communicator* communicator, void* stream, std::function<void()> call) {
+    if (depth != 1 || stream == nullptr || (grouped != nullptr && grouped != communicator)) return INVALID_USAGE;
+    // What is in progress must be waited for.
+    if (communicator->slow > 0) return INVALID_USAGE;
     grouped = communicator;
-    communicator->calls.push_back(std::move(call));
+    communicator->stream = stream;
+    communicator->next->calls.push_back(std::move(call));
     return 0;
 }
 size_t size_of(int type) { return type == 7 ? 4 : type == 8 ? 8 : 0; }
@@ -143,8 +165,6 @@ extern "C" {
 typedef struct {
     char name[128];
 } Id;
-
-bool shim_works() { return works > 0; }
 
 int ncclGetVersion(int* version) {
     const char* told = getenv("FAKE_NCCL_VERSION");
@@ -188,7 +208,7 @@ int ncclCommAbort(Communicator* communicator) { return ncclCommDestroy(communica
 int ncclCommGetAsyncError(Communicator* communicator, int* code) {
     if (communicator->slow > 0) {
         *code = IN_PROGRESS;
-        if (--communicator->slow == 0) communicator->begin();
+        if (--communicator->slow == 0 && !communicator->begin()) return INVALID_ARGUMENT;
     } else {
         *code = communicator->error;
     }
@@ -209,12 +229,11 @@ int ncclGroupEnd() {
         communicator->slow = 3;
         return IN_PROGRESS;
     }
-    communicator->begin();
-    return 0;
+    return communicator->begin() ? 0 : INVALID_ARGUMENT;
 }
-int ncclReduce(const float* from, float* to, size_t count, int type, int sum, int root, Communicator* communicator, void*) {
+int ncclReduce(const float* from, float* to, size_t count, int type, int sum, int root, Communicator* communicator, void* stream) {
     if (type != 7 || sum != 0 || root < 0 || root >= communicator->size) return INVALID_ARGUMENT;
-    return add(communicator, [=] { communicator->reduce(root, from, to, count); });
+    return add(communicator, stream, [=] { communicator->reduce(root, from, to, count); });
 }
 int ncclReduceScatter(const float* from, float* to, size_t count, int type, int sum, Communicator* communicator, void* stream) {
     int code = 0;
@@ -223,9 +242,9 @@ int ncclReduceScatter(const float* from, float* to, size_t count, int type, int 
         code = ncclReduce(from + root * count, to, count, type, sum, root, communicator, stream);
     return code;
 }
-int ncclBroadcast(const char* from, char* to, size_t count, int type, int root, Communicator* communicator, void*) {
+int ncclBroadcast(const char* from, char* to, size_t count, int type, int root, Communicator* communicator, void* stream) {
     if (size_of(type) == 0 || root < 0 || root >= communicator->size) return INVALID_ARGUMENT;
-    return add(communicator, [=] { communicator->broadcast(root, from, to, count * size_of(type)); });
+    return add(communicator, stream, [=] { communicator->broadcast(root, from, to, count * size_of(type)); });
 }
 int ncclAllGather(const char* from, char* to, size_t count, int type, Communicator* communicator, void* stream) {
     int code = 0;
@@ -233,12 +252,12 @@ int ncclAllGather(const char* from, char* to, size_t count, int type, Communicat
         code = ncclBroadcast(from, to + root * count * size_of(type), count, type, root, communicator, stream);
     return code;
 }
-int ncclSend(const char* from, size_t count, int type, int peer, Communicator* communicator, void*) {
+int ncclSend(const char* from, size_t count, int type, int peer, Communicator* communicator, void* stream) {
     if (size_of(type) == 0 || peer < 0 || peer >= communicator->size) return INVALID_ARGUMENT;
-    return add(communicator, [=] { communicator->send(peer, from, count * size_of(type)); });
+    return add(communicator, stream, [=] { communicator->send(peer, from, count * size_of(type)); });
 }
-int ncclRecv(char* to, size_t count, int type, int peer, Communicator* communicator, void*) {
+int ncclRecv(char* to, size_t count, int type, int peer, Communicator* communicator, void* stream) {
     if (size_of(type) == 0 || peer < 0 || peer >= communicator->size) return INVALID_ARGUMENT;
-    return add(communicator, [=] { communicator->receive(peer, to, count * size_of(type)); });
+    return add(communicator, stream, [=] { communicator->receive(peer, to, count * size_of(type)); });
 }
 }

@@ -114,14 +114,15 @@ fn adamw_follows_its_statement_for_ten_steps_and_leaves_the_copies_that_products
     let (len, averaged) = (40_001, 30_000);
     let segment = |range: std::ops::Range<usize>, weight_decay, rate| adamw::Segment {
         slot: Slot { offset: range.start, len: range.len() },
+        moments: range.start - if range.start < 150 { 0 } else { 50 },
         weight_decay,
         rate,
     };
-    // Values 100 to 150 are not learnt; the average ends inside the last segment.
+    // Values 100 to 150 are not learnt, and have no moments; the average ends inside the last segment.
     let segments = [segment(0..100, 0.05, 1.0), segment(150..20_000, 0.0, 0.75), segment(20_000..len, 0.05, 0.1)];
     let start = values(len, 1);
     let params = machine.buffer(&start);
-    let [m, v] = [(); 2].map(|()| machine.buffer(&vec![0.0f32; len]));
+    let [m, v] = [(); 2].map(|()| machine.buffer(&vec![0.0f32; len - 50]));
     let average = machine.buffer(&start[..averaged]);
     let (params_bf16, average_bf16) = (machine.bf16(&start), machine.bf16(&start[..averaged]));
     let (pieces, count) = (calls::pieces(&segments), calls::pieces(&segments).len());
@@ -185,7 +186,10 @@ fn norms_and_deviations_are_those_of_the_cpu() {
             machine.buffer(&vec![f64::NAN; calls::square_parts(len)]),
             machine.buffer(&[f64::NAN]),
         );
-        machine.run(calls::sum_of_squares(out.at(), parts.at(), x_at.at(), len));
+        machine.run([
+            calls::sums_of_squares(parts.at(), x_at.at(), len),
+            calls::sum_parts(out.at(), parts.at(), calls::square_parts(len)),
+        ]);
         let (got, expected) = (out.read()[0].sqrt(), statistics::norm(View::Cpu(&x)));
         assert!((got - expected).abs() < 1e-6 * expected, "{len}: {got} against {expected}");
     }

@@ -367,6 +367,9 @@ const char* shim_find(const char* name) {
     return found == kernels().end() ? nullptr : found->first.c_str();
 }
 
+// The types of a kernel's arguments, a letter each.
+const char* shim_kinds(const char* name) { return kernels().at(name).kinds.c_str(); }
+
 // Runs a kernel; returns what was wrong, or null. Seed 0 lets threads and blocks run in order.
 const char* shim_launch(const char* name, const char* kinds, const u32* grid, u32 threads, u32 shared, void** arguments, u64 seed) {
     make_fibers();

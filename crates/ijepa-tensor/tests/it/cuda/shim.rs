@@ -7,6 +7,7 @@ use std::process::Command;
 
 const SHIM_HEADER: &str = include_str!("shim.h");
 const SHIM: &str = include_str!("shim.cpp");
+const STREAMS: &str = include_str!("streams.h");
 const FAKE_DRIVER: &str = include_str!("fake_driver.cpp");
 const FAKE_CUBLASLT: &str = include_str!("fake_cublaslt.cpp");
 const FAKE_NCCL: &str = include_str!("fake_nccl.cpp");
@@ -27,7 +28,7 @@ pub(super) const FAULTY: [&str; 8] = [
 pub(super) fn build() -> Option<PathBuf> {
     let compiler = compiler()?;
     let mut hasher = DefaultHasher::new();
-    (SHIM_HEADER, SHIM, FAKE_DRIVER, FAKE_CUBLASLT, FAKE_NCCL, FAULTS, FAULTY, &compiler).hash(&mut hasher);
+    (SHIM_HEADER, SHIM, STREAMS, FAKE_DRIVER, FAKE_CUBLASLT, FAKE_NCCL, FAULTS, FAULTY, &compiler).hash(&mut hasher);
     HEADERS.hash(&mut hasher);
     SOURCES.iter().for_each(|source| (source.name, source.text, source.kernels).hash(&mut hasher));
     let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("kernels-{:016x}", hasher.finish()));
@@ -53,6 +54,7 @@ fn compile(compiler: &str, folder: &Path, library: &Path) {
     HEADERS.iter().for_each(|(name, text)| write(name, text));
     write("shim.h", SHIM_HEADER);
     write("shim.cpp", SHIM);
+    write("streams.h", STREAMS);
     write("fake_driver.cpp", FAKE_DRIVER);
     write("fake_cublaslt.cpp", FAKE_CUBLASLT);
     write("fake_nccl.cpp", FAKE_NCCL);
