@@ -7,15 +7,15 @@ use ijepa_data::Masks;
 use ijepa_model::jepa::{Batch, Jepa};
 use ijepa_model::optimiser;
 use ijepa_model::schedule::Schedule;
-use ijepa_tensor::cuda::Device;
+use ijepa_tensor::cuda::{Device, Uploads};
 use ijepa_tensor::ops::adamw;
-use ijepa_tensor::{Buf, Pool, Precision, View, instruction_set, roof, threads};
+use ijepa_tensor::{Pool, Precision, View, instruction_set, roof, threads};
 use serde::Serialize;
 
 use super::shapes::Shape;
 use super::{median_ms, noise, peak_bytes};
 use crate::cli::BenchStepArgs;
-use crate::config::{self, Bfloat16};
+use crate::config::{self, Bfloat16, Config};
 use crate::device::{self, Place};
 use crate::exit::Exit;
 use crate::plan::{self, Cpu, Drawn, Manner, Sizes, Work};
@@ -143,7 +143,8 @@ fn subject(args: &BenchStepArgs) -> Result<Subject> {
     if args.config.is_none() && args.set.is_empty() {
         let shape = Shape::of(args.shape);
         let (name, masks) = (format!("{:?}", args.shape), vec![shape.masks()]);
-        let manner = Manner { recompute: args.recompute, bfloat16: args.bf16.unwrap_or(Bfloat16::None), accumulate: 1 };
+        let bfloat16 = args.bf16.unwrap_or(Bfloat16::None);
+        let manner = Manner { recompute: args.recompute, bfloat16, ..Manner::of(&Config::default()) };
         return Ok(Subject { name, sizes: (shape.sizes(), shape.sizes()), masks, manner });
     }
     let (config, _) = config::load(args.config.as_deref(), &args.set)?;
@@ -157,6 +158,7 @@ fn subject(args: &BenchStepArgs) -> Result<Subject> {
             recompute: args.recompute || of_run.recompute,
             bfloat16: args.bf16.unwrap_or(of_run.bfloat16),
             accumulate: 1,
+            ..of_run
         },
     })
 }
@@ -186,14 +188,17 @@ fn step_ms(subject: &Subject, steps: usize, precisions: (Precision, Precision), 
         ema: (0.996, 1.0),
     };
     let pool = Pool::on(device);
+    let mut uploads = device.map(Uploads::to);
+    let upload = |uploads: &mut Option<Uploads>| uploads.iter_mut().for_each(|uploads| uploads.begin(&images));
+    upload(&mut uploads);
     median_ms(steps, || {
         let masks = masks.next().expect("there are masks, again and again");
-        let uploaded = pool.upload(&images);
-        let images = uploaded.as_ref().map_or(View::Cpu(&images), Buf::view);
-        let batch = Batch { images, masks };
+        let batch = Batch { images: uploads.as_ref().map_or(View::Cpu(&images), Uploads::view), masks };
         let targets = model.targets(&pool, state.target.view(), batch);
         adamw::clear(grads.view_mut());
-        model.loss_and_gradients(&pool, (&state.params, &mut grads), batch, &targets, 1.0);
+        let loss = model.begin_gradients(&pool, (&state.params, &mut grads), batch, &targets, 1.0, |_, _| {});
+        upload(&mut uploads);
+        loss.to_vec();
         optimiser::step(&model, &mut state, &grads, &schedule);
     })
 }

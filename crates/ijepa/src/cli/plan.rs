@@ -11,7 +11,7 @@ use crate::plan::Gpus;
 #[derive(Args, Clone, Debug)]
 #[command(after_help = "\
 Without --gpus the plan is for this machine's CPU, whose peak it measures for a second. With --gpus it is a
-prediction from published peaks and an assumed share of them: this program does not compute on GPUs yet.
+prediction from published peaks and an assumed share of them, which no card has confirmed yet.
 data.batch_size is that of one device.
 
 Example:

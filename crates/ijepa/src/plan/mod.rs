@@ -84,8 +84,6 @@ struct Parameters {
 #[derive(Serialize)]
 struct Variation {
     setting: String,
-    /// Whether this program can do it today.
-    built: bool,
     memory_total_bytes: f64,
     img_per_s: f64,
     fits: Option<bool>,
@@ -105,7 +103,6 @@ struct Estimate {
 struct How<'a> {
     device: &'a Device,
     share: Share,
-    shards: usize,
 }
 
 /// How the steps of a run are computed.
@@ -117,6 +114,10 @@ pub(crate) struct Manner {
     pub(crate) bfloat16: Bfloat16,
     /// Batches of a device in a step.
     pub(crate) accumulate: usize,
+    /// Whether each of several devices moves its part of the parameters alone.
+    pub(crate) shard_optimizer: bool,
+    /// Bytes of gradients that are summed over devices at a time.
+    pub(crate) bucket_bytes: f64,
 }
 
 impl Manner {
@@ -125,6 +126,8 @@ impl Manner {
             recompute: config.meta.recompute == Recompute::Blocks,
             bfloat16: config.meta.bfloat16_on_cpu,
             accumulate: config.optimization.accumulate,
+            shard_optimizer: config.distributed.shard_optimizer,
+            bucket_bytes: 1e6 * config.distributed.bucket_mb,
         }
     }
 }
@@ -140,7 +143,7 @@ pub(crate) fn run(args: &PlanArgs) -> Result<Exit> {
         Some(gpus) => (Device::Gpus(gpus), Share::Assumed(GPU_SHARE)),
         None => (Device::Cpu(Cpu::measure()), Share::ByWidth),
     };
-    let how = How { device: &device, share: args.share.map_or(share, Share::Given), shards: 1 };
+    let how = How { device: &device, share: args.share.map_or(share, Share::Given) };
     let plan = plan(&config, how, (images, images_from))?;
     if args.json {
         output::json(&plan)?;
@@ -222,7 +225,8 @@ fn estimate_of((sizes, longest): (Sizes, Sizes), manner: Manner, how: How, batch
         Device::Gpus(_) => (Precision::Mixed, 0),
     };
     let varying = sizes != longest;
-    let setting = Setting { precision, recompute: manner.recompute, shards: how.shards, batches, varying, threads };
+    let shards = if manner.shard_optimizer { how.device.count() } else { 1 };
+    let setting = Setting { precision, recompute: manner.recompute, shards, batches, varying, threads };
     let memory = Memory::of(&longest, &model, &setting);
     let time = Time::of(&sizes, &work, &model, how, manner);
     Estimate { sizes, model, work, memory, time }
@@ -231,7 +235,7 @@ fn estimate_of((sizes, longest): (Sizes, Sizes), manner: Manner, how: How, batch
 /// Seconds and bytes of steps of mean and greatest sizes on one batch that is there already: what `bench step` holds against its
 /// measurement.
 pub(crate) fn of_step(sizes: (Sizes, Sizes), manner: Manner, cpu: Cpu) -> (f64, f64) {
-    let how = How { device: &Device::Cpu(cpu), share: Share::ByWidth, shards: 1 };
+    let how = How { device: &Device::Cpu(cpu), share: Share::ByWidth };
     let Estimate { memory, time, .. } = estimate_of(sizes, manner, how, 1);
     (time.total() - time.images, memory.total())
 }
@@ -306,12 +310,12 @@ fn networks(sizes: &Sizes) -> String {
 
 /// The same run with one setting changed, those that save memory; the largest batch that fits, where it does not.
 fn variations(config: &Config, how: How, too_large: bool) -> Result<Vec<Variation>> {
-    let changed = |setting: String, built: bool, config: &Config, how: How| -> Result<Variation> {
+    let changed = |setting: String, config: &Config| -> Result<Variation> {
         let Estimate { memory, time, sizes, .. } = estimate(config, how)?;
         let total = memory.total();
         let img_per_s = (sizes.batch * how.device.count() * config.optimization.accumulate) as f64 / time.total();
         let fits = how.device.memory().map(|memory| total <= memory);
-        Ok(Variation { setting, built, memory_total_bytes: total, img_per_s, fits })
+        Ok(Variation { setting, memory_total_bytes: total, img_per_s, fits })
     };
     let with = |batch: usize, recompute: Recompute| {
         let mut config = config.clone();
@@ -319,20 +323,19 @@ fn variations(config: &Config, how: How, too_large: bool) -> Result<Vec<Variatio
         config
     };
     let (batch, recompute) = (config.data.batch_size, config.meta.recompute);
-    // What is done on CUDA is not built: only settings of the CPU can be used today.
-    let here = matches!(how.device, Device::Cpu(_));
     let mut settings = Vec::new();
     if recompute == Recompute::Nothing {
-        settings.push(changed("meta.recompute=blocks".to_owned(), here, &with(batch, Recompute::Blocks), how)?);
+        settings.push(changed("meta.recompute=blocks".to_owned(), &with(batch, Recompute::Blocks))?);
     }
     if batch > 1 {
         let half = format!("data.batch_size={}", batch / 2);
-        settings.push(changed(half, here, &with(batch / 2, recompute), how)?);
+        settings.push(changed(half, &with(batch / 2, recompute))?);
     }
-    let shards = how.device.count();
-    if shards > 1 {
-        let name = format!("f32 weights, moments and average in shards over {shards} devices");
-        settings.push(changed(name, false, config, How { shards, ..how })?);
+    if how.device.count() > 1 {
+        let mut other = config.clone();
+        other.distributed.shard_optimizer = !config.distributed.shard_optimizer;
+        let name = format!("distributed.shard_optimizer={}", other.distributed.shard_optimizer);
+        settings.push(changed(name, &other)?);
     }
     for recompute in [recompute, Recompute::Blocks].into_iter().take(if too_large { 2 } else { 0 }) {
         let (mut fits, mut too_many) = (0, batch);
@@ -346,7 +349,7 @@ fn variations(config: &Config, how: How, too_large: bool) -> Result<Vec<Variatio
         }
         if fits > 0 && fits < batch - 1 {
             let also = if recompute == config.meta.recompute { "" } else { " meta.recompute=blocks" };
-            settings.push(changed(format!("data.batch_size={fits}{also}"), here, &with(fits, recompute), how)?);
+            settings.push(changed(format!("data.batch_size={fits}{also}"), &with(fits, recompute))?);
         }
     }
     settings.dedup_by(|a, b| a.setting == b.setting);

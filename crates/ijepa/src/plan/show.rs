@@ -41,16 +41,19 @@ pub(super) fn assumptions(config: &Config, device: &Device, share: Share) -> Vec
         Device::Gpus(gpus) => {
             let card = gpus.card;
             lines.push(format!(
-                "nothing here is measured: CUDA is not in this program yet; {:.0} TFLOP/s of dense bf16, {:.0} GB, {:.0} GB/s ({})",
+                "nothing here is measured: this program has not run on such a card yet; {:.0} TFLOP/s of dense bf16, {:.0} GB, {:.0} GB/s ({})",
                 card.peak_tflops, card.memory_gb, card.bandwidth, card.source
             ));
             lines.push(said);
             if device.count() > 1 {
-                lines.push(
-                    "every device holds all weights and moments: distributed.shard_optimizer is not counted".to_owned(),
-                );
+                let held = match config.distributed.shard_optimizer {
+                    true => "every device holds all weights, and the moments of its shards (distributed.shard_optimizer)",
+                    false => "every device holds all weights and moments",
+                };
+                lines.push(held.to_owned());
                 lines.push(format!(
-                    "links: NVLink {:.0} GB/s in one direction, {:.0} GB/s between nodes of eight cards, {:.0} % of it reached; gradients are exchanged in f32 while the way back goes on",
+                    "links: NVLink {:.0} GB/s in one direction, {:.0} GB/s between nodes of eight cards, {:.0} % of it reached; \
+                     gradients go to their owners in f32 while the way back goes on, parameters or sums come back when it is over",
                     card.link, card.network, 100.0 * LINK_SHARE
                 ));
             }
@@ -169,15 +172,11 @@ fn time(plan: &Plan, device: &Device, lines: &mut Vec<String>) {
         }
     }
     if plan.devices > 1 {
-        lines.push(row("network", &ms(plan.seconds.exchange), "left when the way back is over"));
+        lines.push(row("network", &ms(plan.seconds.exchange), "that the way back does not hide"));
         lines.push(row(
-            "  all-reduce",
-            &inspect::bytes(plan.traffic.all_reduce_bytes as u64),
-            &format!(
-                "sent by each device in {}; {} with sharded state",
-                ms(plan.traffic.seconds),
-                inspect::bytes(plan.traffic.sharded_bytes as u64)
-            ),
+            "  traffic",
+            &inspect::bytes(plan.traffic.bytes as u64),
+            &format!("into each device and out of it, in {}", ms(plan.traffic.seconds)),
         ));
     }
     lines.push(format!(
@@ -192,11 +191,10 @@ fn time(plan: &Plan, device: &Device, lines: &mut Vec<String>) {
 }
 
 fn variation(variation: &Variation) -> String {
-    let Variation { setting, built, memory_total_bytes, img_per_s, fits } = variation;
+    let Variation { setting, memory_total_bytes, img_per_s, fits } = variation;
     let verdict = if *fits == Some(false) { ", does not fit" } else { "" };
-    let built = if *built { "" } else { " (not built yet)" };
     format!(
-        "  {setting}: {}{verdict}, {} images/s{built}",
+        "  {setting}: {}{verdict}, {} images/s",
         inspect::bytes(*memory_total_bytes as u64),
         rate(*img_per_s)
     )

@@ -46,11 +46,19 @@ pub(crate) const LINK_SHARE: f64 = 0.80;
 /// 224), decoded, cut, resized and normalised. Measured by us on Zen 4 (docs/LOG.md).
 pub(crate) const IMAGE_SECONDS: (f64, f64) = (25e-6, 26e-9);
 
-/// Bytes that AdamW and the moving average read and write for a parameter. On the CPU clearing and the norm of gradients go with it.
-fn optimiser_bytes(device: &Device) -> f64 {
+/// Bytes that AdamW and the moving average read and write for a parameter, on a CPU; clearing and the norm of gradients go with it.
+const CPU_OPTIMISER: f64 = 44.0;
+/// On a GPU: AdamW moves parameters and moments (28), the moving average follows, and both have rounded copies (14); clearing and the norm of
+/// gradients (8). Where parameters that others have moved arrive, they are read once more (4).
+const GPU_OPTIMISER: [f64; 4] = [28.0, 14.0, 8.0, 4.0];
+
+/// Bytes for a parameter on one of the devices.
+fn optimiser_bytes(device: &Device, shard_optimizer: bool) -> f64 {
+    let [moved, followed, cleared, read] = GPU_OPTIMISER;
     match device {
-        Device::Cpu(_) => 44.0,
-        Device::Gpus(_) => 38.0,
+        Device::Cpu(_) => CPU_OPTIMISER,
+        Device::Gpus(gpus) if shard_optimizer && gpus.count > 1 => moved / gpus.count as f64 + followed + cleared + read,
+        Device::Gpus(_) => moved + followed + cleared,
     }
 }
 
@@ -63,18 +71,16 @@ pub(crate) struct Time {
     pub(crate) optimiser: f64,
     /// Decoding and cutting images on the cores that compute; nothing where a GPU computes.
     pub(crate) images: f64,
-    /// What remains of exchanging gradients when the way back is over.
+    /// What shows of exchanging gradients and parameters: what the way back does not hide.
     pub(crate) exchange: f64,
 }
 
-/// What a device sends in a step.
+/// What a device sends in a step, and takes in.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub(crate) struct Traffic {
-    /// Gradients in f32: reduced so that every device has the sum.
-    pub(crate) all_reduce_bytes: f64,
-    /// With sharded optimiser state: gradients in f32 to whoever owns them, and new weights in bf16 back.
-    pub(crate) sharded_bytes: f64,
-    /// How long the first takes.
+    /// Gradients in f32 to whoever owns them, and what they make of them, parameters or sums, in f32 back.
+    pub(crate) bytes: f64,
+    /// How long that takes.
     pub(crate) seconds: f64,
 }
 
@@ -82,20 +88,21 @@ impl Traffic {
     /// The traffic of a step, by rings: each device sends (n − 1)/n of all values twice.
     pub(crate) fn of(model: &Jepa, device: &Device) -> Traffic {
         let others = (device.count() - 1) as f64 / device.count() as f64;
-        let values = model.layout.learnt() as f64 * others;
-        let all_reduce_bytes = values * 8.0;
-        Traffic {
-            all_reduce_bytes,
-            sharded_bytes: values * 6.0,
-            seconds: all_reduce_bytes / (device.link() * LINK_SHARE),
-        }
+        let bytes = model.layout.len as f64 * others * 8.0;
+        Traffic { bytes, seconds: bytes / (device.link() * LINK_SHARE) }
+    }
+
+    /// Seconds of it that show: the way back hides the way of gradients to their owners, but for the last bucket's.
+    fn shown(&self, backward: f64, last_bucket: f64) -> f64 {
+        let half = self.seconds / 2.0;
+        (half - backward).max(half * last_bucket) + half
     }
 }
 
 impl Time {
     /// The time of a step, with or without computing blocks again on the way back.
     pub(crate) fn of(sizes: &Sizes, work: &Work, model: &Jepa, how: How, manner: Manner) -> Time {
-        let How { device, share, shards } = how;
+        let How { device, share } = how;
         let seconds = |flop: f64, width: usize| flop / (device.peak() * share.of(width));
         let halved = |half: bool| if half && matches!(device, Device::Cpu(_)) { CPU_BFLOAT16 } else { 1.0 };
         let (target, learnt) = (halved(manner.bfloat16 != Bfloat16::None), halved(manner.bfloat16 == Bfloat16::All));
@@ -106,7 +113,8 @@ impl Time {
             false => 0.0,
         };
         let backward = learning * 2.0 / 3.0 + again;
-        let values = model.layout.len as f64 / shards as f64;
+        let values = model.layout.len as f64;
+        let last_bucket = (manner.bucket_bytes / (4.0 * values)).min(1.0);
         let batches = manner.accumulate as f64;
         let images = match device {
             Device::Cpu(cpu) => batches * sizes.batch as f64 * image_seconds(sizes) / cpu.threads as f64,
@@ -114,9 +122,9 @@ impl Time {
         };
         Time {
             products: batches * (target * seconds(work.target_encoder, encoder) + learning + again),
-            optimiser: values * optimiser_bytes(device) / device.bandwidth(),
+            optimiser: values * optimiser_bytes(device, manner.shard_optimizer) / device.bandwidth(),
             images,
-            exchange: (Traffic::of(model, device).seconds - backward).max(0.0),
+            exchange: Traffic::of(model, device).shown(backward, last_bucket),
         }
     }
 

@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use crate::training::{TINY, golden, latest, metrics};
+use crate::ranks::assert_traffic_is_as_planned;
 use crate::{Said, ijepa_in, scratch};
 
 /// The exit code of devices and ranks.
@@ -112,6 +113,9 @@ fn two_gpus_give_the_losses_of_one_and_share_out_the_moments_without_another_bit
         let shared = ["--set", "mask.truncate_over=global", "--set", "distributed.bucket_mb=0.02"];
         let said = ijepa_in(dir.path(), variables, &[&run[..], &shared, arguments].concat());
         assert_eq!(said.code, Some(0), "{said:?}");
+        if arguments.contains(&"--gpus") {
+            assert_traffic_is_as_planned(dir.path(), "2xH100", &said);
+        }
         losses(out)
     };
     let train = |out: &str, steps: &str, arguments: &[&str]| train_with(&variables, out, steps, arguments);
@@ -154,6 +158,11 @@ fn doctor_judges_every_op_on_a_gpu_and_a_step_is_timed_there() {
     let timed = on_gpu(&gpu, dir.path(), &["bench", "step", "--json", "--config", "small.yaml", "--steps", "1"]).json();
     assert_eq!(timed["gpu"], found["gpu"]["name"], "{timed}");
     assert!(timed["ms"].as_f64().is_some_and(|ms| ms > 0.0) && timed["planned_ms"].is_null(), "{timed}");
+    // The plan assumes something of CUDA's libraries besides.
+    let plan = ijepa_in(dir.path(), &[], &["plan", "small.yaml", "--gpus", "H100", "--json"]).json();
+    let bytes = |value: &serde_json::Value| value.as_f64().expect("a number");
+    let planned = bytes(&plan["memory_total_bytes"]) - bytes(&plan["memory"]["program"]);
+    assert!((bytes(&timed["peak_bytes"]) / planned - 1.0).abs() < 0.12, "{timed} {planned}");
 }
 
 #[test]

@@ -6,11 +6,9 @@
 
 use std::path::Path;
 
-#[cfg(feature = "mpi")]
-use super::Said;
 #[cfg(not(feature = "mpi"))]
 use super::ijepa_in;
-use super::{ijepa, scratch};
+use super::{Said, ijepa, scratch};
 
 /// Sums in another order differ by this much, relative to the loss.
 const TOLERANCE: f64 = 1e-5;
@@ -37,6 +35,21 @@ fn assert_close(got: &[f64], expected: &[f64]) {
     for (step, (got, expected)) in got.iter().zip(expected).enumerate() {
         assert!((got / expected - 1.0).abs() < TOLERANCE, "step {step}: the loss is {got}, expected {expected}");
     }
+}
+
+/// What a run of several ranks says that it has exchanged is what `plan` says of as many devices.
+#[track_caller]
+pub(crate) fn assert_traffic_is_as_planned(folder: &Path, devices: &str, said: &Said) {
+    let plan = ijepa(folder, &["plan", "small.yaml", "--gpus", devices]);
+    let after = |text: &str, word: &str| -> (f64, String) {
+        let line = text.lines().find_map(|line| line.trim_start().strip_prefix(word)).expect("it is said");
+        let mut words = line.split_whitespace().map(str::to_owned);
+        let number = words.next().and_then(|number| number.parse().ok()).expect("a number");
+        (number, words.next().expect("a unit"))
+    };
+    let (planned, exchanged) = (after(&plan.stdout, "traffic"), after(&said.stderr, "ranks:"));
+    // The shards of the first ranks are a little longer.
+    assert!((exchanged.0 / planned.0 - 1.0).abs() < 0.01 && exchanged.1 == planned.1, "{exchanged:?} {planned:?}");
 }
 
 /// The whole run on one rank, each step at once.
@@ -203,22 +216,38 @@ mod over_mpi {
     }
 
     #[test]
-    fn moments_that_are_shared_out_and_threads_change_no_bit() {
+    fn ranks_exchange_what_a_plan_says() {
         if !is_there() {
             return;
         }
         let dir = scratch();
         for count in [2, 3] {
-            let run = |shard: &str, threads: &str| {
-                let out = format!("{count}{shard}{threads}");
+            let out = format!("run{count}");
+            let run = ["pretrain", "small.yaml", "--data", "scenes:60", "--out", &out, "--steps", "2"];
+            let said = ranks(dir.path(), count, &[&run[..], &["--set", "data.batch_size=4"]].concat());
+            assert_eq!(said.code, Some(0), "{said:?}");
+            assert_traffic_is_as_planned(dir.path(), &format!("{count}xH100"), &said);
+        }
+    }
+
+    #[test]
+    fn moments_that_are_shared_out_buckets_and_threads_change_no_bit() {
+        if !is_there() {
+            return;
+        }
+        let dir = scratch();
+        for count in [2, 3] {
+            let run = |shard: &str, threads: &str, megabytes: &str| {
+                let out = format!("{count}{shard}{threads}{megabytes}");
                 let shard = format!("distributed.shard_optimizer={shard}");
-                let options = ["--threads", threads, "--set", &shard, "--set", "data.batch_size=4"];
+                let bucket = format!("distributed.bucket_mb={megabytes}");
+                let options = ["--threads", threads, "--set", &shard, "--set", &bucket, "--set", "data.batch_size=4"];
                 let said = ranks(dir.path(), count, &arguments(&out, &options));
                 assert_eq!(said.code, Some(0), "{said:?}");
                 (tensors(&dir.path().join(&out)), losses(&dir.path().join(&out)))
             };
-            let shared = run("true", "1");
-            assert!(shared == run("false", "1") && shared == run("true", "2"));
+            let shared = run("true", "1", "0.02");
+            assert!(shared == run("false", "1", "0.02") && shared == run("true", "2", "32"));
         }
     }
 
