@@ -14,7 +14,7 @@ pub const EPS: f64 = 1e-8;
 
 /// Moves the parameters by their gradients, the target encoder towards the encoder, and the step by one.
 pub fn step(model: &Jepa, state: &mut State, grads: &Buf, schedule: &Schedule) {
-    let segments = segments(model, state, schedule, &[0..model.layout.len]);
+    let segments = segments(model, state, schedule, std::slice::from_ref(&(0..model.layout.len)));
     let blobs = Blobs {
         params: state.params.view_mut(),
         m: state.exp_avg.view_mut(),
@@ -41,7 +41,7 @@ pub fn move_parts(model: &Jepa, state: &mut State, grads: &Buf, schedule: &Sched
 
 /// The second half, once all parts have moved: the target encoder and the step. Both halves together give the bits of [`step`].
 pub fn follow(model: &Jepa, state: &mut State, schedule: &Schedule) {
-    let segments = segments(model, state, schedule, &[0..model.layout.len]);
+    let segments = segments(model, state, schedule, std::slice::from_ref(&(0..model.layout.len)));
     adamw::follow(state.target.view_mut(), state.params.view(), &segments, schedule.momentum(state.step));
     state.step += 1;
 }

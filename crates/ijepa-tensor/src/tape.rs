@@ -390,7 +390,10 @@ impl<'p> Tape<'p> {
     /// The gradient of a parameter, to be added to.
     pub(crate) fn param_grad(&mut self, slot: Slot) -> ViewMut<'_> {
         let (range, complete_from) = (slot.range(), self.complete_from);
-        assert!(range.end <= complete_from, "a gradient at {range:?} is added to, those from {complete_from} on were complete");
+        assert!(
+            range.end <= complete_from,
+            "a gradient at {range:?} is added to, those from {complete_from} on were complete"
+        );
         self.grads.as_mut().expect("backward runs on a training tape").range(range)
     }
 

@@ -181,6 +181,9 @@ pub(crate) struct EncoderArgs {
     /// Images at a time.
     #[arg(long, value_name = "N", default_value_t = 64, value_parser = at_least_one::<usize>)]
     pub(crate) batch: usize,
+    /// Where the encoder computes: cpu, or a GPU: cuda or cuda:N, in bfloat16 (docs/cuda.md: no GPU has run it yet).
+    #[arg(long, value_name = "DEVICE", default_value = "cpu")]
+    pub(crate) device: String,
 }
 
 /// The two encoders of a checkpoint.
@@ -257,7 +260,7 @@ pub(crate) struct EmbedArgs {
     #[arg(long)]
     pub(crate) tokens: bool,
     /// Multiply in bfloat16: up to twice as fast on CPUs with AVX512-BF16, features off by about 0.5 %.
-    #[arg(long)]
+    #[arg(long, conflicts_with = "device")]
     pub(crate) bf16: bool,
     #[command(flatten)]
     pub(crate) encoder: EncoderArgs,

@@ -53,31 +53,28 @@ pub(crate) fn is_only_one() -> bool {
 /// Refuses a model that kernels cannot compute, before anything is begun.
 pub(crate) fn check(model: &Jepa) -> Result<()> {
     let encoder = model.encoder.config;
-    let networks = [("encoder", encoder.width), ("predictor", model.predictor.config.width)];
-    for (name, width) in networks {
-        let head = width / encoder.heads;
-        if head > WIDEST_HEAD {
-            let problem =
-                format!("attention: the heads of the {name} are {head} wide, kernels take at most {WIDEST_HEAD}");
-            return Err(Failure::new(Exit::Device, problem)
-                .remedy("more heads (meta.enc_heads), or --device cpu")
-                .into());
-        }
-        if !width.is_multiple_of(8) || width > WIDEST_ROW {
-            let problem =
-                format!("layer_norm: the {name} is {width} wide, kernels take multiples of 8, up to {WIDEST_ROW}");
-            return Err(Failure::new(Exit::Device, problem).remedy("another width, or --device cpu").into());
-        }
+    check_network("encoder", encoder.width, encoder.heads)?;
+    check_network("predictor", model.predictor.config.width, encoder.heads)
+}
+
+/// Refuses a network that kernels cannot compute.
+pub(crate) fn check_network(name: &str, width: usize, heads: usize) -> Result<()> {
+    let head = width / heads;
+    if head > WIDEST_HEAD {
+        let problem = format!("attention: the heads of the {name} are {head} wide, kernels take at most {WIDEST_HEAD}");
+        return Err(Failure::new(Exit::Device, problem).remedy("more heads (meta.enc_heads), or --device cpu").into());
+    }
+    if !width.is_multiple_of(8) || width > WIDEST_ROW {
+        let problem =
+            format!("layer_norm: the {name} is {width} wide, kernels take multiples of 8, up to {WIDEST_ROW}");
+        return Err(Failure::new(Exit::Device, problem).remedy("another width, or --device cpu").into());
     }
     Ok(())
 }
 
 /// Does work that may run on a GPU; what that says in the midst of it is an error.
-pub(crate) fn guarded<T>(device: Option<&Rc<Device>>, work: impl FnOnce() -> Result<T>) -> Result<T> {
-    match device {
-        None => work(),
-        Some(_) => cuda::guarded(work).map_err(failure)?,
-    }
+pub(crate) fn guarded<T>(work: impl FnOnce() -> Result<T>) -> Result<T> {
+    cuda::guarded(work).map_err(failure)?
 }
 
 pub(crate) fn failure(error: cuda::Error) -> Failure {
@@ -86,7 +83,8 @@ pub(crate) fn failure(error: cuda::Error) -> Failure {
     }
     let failure = Failure::new(Exit::Device, format!("the GPU: {error}"));
     if error.is_memory() {
-        return failure.remedy("a smaller data.batch_size with a larger optimization.accumulate, meta.recompute: blocks, or a GPU with more memory");
+        return failure.remedy("smaller batches (in training data.batch_size with a larger optimization.accumulate, or meta.recompute: blocks; for features --batch), or a GPU with more memory");
     }
-    failure.remedy("a run goes on from its last checkpoint with --resume; `ijepa doctor --device cuda` tries the GPU")
+    failure
+        .remedy("`ijepa doctor --device cuda` tries the GPU; training goes on from its last checkpoint with --resume")
 }

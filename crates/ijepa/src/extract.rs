@@ -12,8 +12,9 @@ use ijepa_model::saved::{self, Hints};
 use ijepa_model::vit::{Patches, Vit, all_patches};
 use ijepa_tensor::{Buf, Precision, Tape, View};
 
-use crate::cli::{NetworkArgs, Pool};
+use crate::cli::{EncoderArgs, NetworkArgs, Pool};
 use crate::config::{self, Config};
+use crate::device::{self, Place};
 use crate::exit::{Exit, Failure};
 use crate::hub;
 use crate::log::progress::Progress;
@@ -39,6 +40,8 @@ pub(crate) struct Encoder {
     pub(crate) precision: Precision,
     /// Deviation of initial weights, for an untrained twin.
     init_std: f64,
+    /// Whether somebody may ask for its features again.
+    keeps: bool,
 }
 
 impl Encoder {
@@ -69,16 +72,20 @@ impl Encoder {
             ));
         }
         let precision = Precision::F32;
-        Ok(Encoder { vit, layout, params, normalisation, network, meta, precision, init_std })
+        Ok(Encoder { vit, layout, params, normalisation, network, meta, precision, init_std, keeps: true })
     }
 
-    /// As [`Encoder::load`], of which such features are wanted.
-    pub(crate) fn load_for(path: &Path, args: &NetworkArgs, pool: Pool) -> Result<Encoder> {
-        let encoder = Encoder::load(path, args)?;
+    /// As [`Encoder::load`], of which such features are wanted, where it is to compute.
+    pub(crate) fn load_for(path: &Path, args: &EncoderArgs, pool: Pool) -> Result<Encoder> {
+        let mut encoder = Encoder::load(path, &args.network)?;
         let depth = encoder.vit.config.depth;
         if layers(pool) > depth {
             let problem = format!("last4 takes four blocks, the encoder of {} has {depth}", path.display());
             return Err(Failure::usage(problem).remedy("--pool last; with --preset, --pools last").into());
+        }
+        if let Some(device) = Place::of(&args.device)?.open()? {
+            device::check_network("encoder", encoder.vit.config.width, encoder.vit.config.heads)?;
+            encoder.params = Buf::parameters_on(&device, encoder.params.as_slice());
         }
         Ok(encoder)
     }
@@ -90,6 +97,8 @@ impl Encoder {
         Encoder {
             vit,
             layout,
+            // Weights on a GPU are those of a run that goes on.
+            keeps: params.device().is_none(),
             params,
             normalisation: config::normalisation(config),
             network: Some(Network::Target),
@@ -101,10 +110,14 @@ impl Encoder {
 
     /// Fresh weights of the same sizes.
     pub(crate) fn untrained(&self, seed: u64) -> Encoder {
+        let fresh = self.layout.init(seed, self.init_std);
         Encoder {
             vit: self.vit.clone(),
             layout: self.layout.clone(),
-            params: self.layout.init(seed, self.init_std),
+            params: match self.params.device() {
+                Some(device) => Buf::parameters_on(device, fresh.as_slice()),
+                None => fresh,
+            },
             network: None,
             meta: Meta::default(),
             ..*self
@@ -160,10 +173,8 @@ impl Encoder {
     /// Tokens (n·d) of the last layer of the images that can be read, with progress.
     pub(crate) fn extract_tokens(&self, wanted: &Wanted) -> Result<Extracted> {
         let memory = ijepa_tensor::Pool::on(self.params.device());
-        let sizes = format!("{:?} tokens", self.vit.config);
-        let key = Key::new().with(sizes.as_bytes()).with(bytemuck::cast_slice(self.params.as_slice()));
         let width = self.vit.config.width * self.vit.config.patches();
-        extract(wanted, self.transform(wanted.fit), width, Some(key), |images, count| {
+        extract(wanted, self.transform(wanted.fit), width, self.key("tokens"), |images, count| {
             self.forward(&memory, images, count, Pool::Last).1.to_vec()
         })
     }
@@ -171,13 +182,20 @@ impl Encoder {
     /// Features of the images that can be read, with progress.
     pub(crate) fn extract(&self, wanted: &Wanted, pool: Pool) -> Result<Extracted> {
         let memory = ijepa_tensor::Pool::on(self.params.device());
-        let sizes = format!("{:?} {pool:?}", self.vit.config);
-        // Weights on a GPU are those of a run that goes on: nobody asks for the same features again.
-        let weights = self.params.device().is_none().then(|| bytemuck::cast_slice(self.params.as_slice()));
-        let key = weights.map(|weights| Key::new().with(sizes.as_bytes()).with(weights));
-        let width = self.width(pool);
+        let (width, key) = (self.width(pool), self.key(&format!("{pool:?}")));
         extract(wanted, self.transform(wanted.fit), width, key, |images, count| {
             self.forward(&memory, images, count, pool).0
+        })
+    }
+
+    /// What its features of some kind depend on, besides images; nothing where they are not kept.
+    fn key(&self, kind: &str) -> Option<Key> {
+        let sizes = format!("{:?} {kind}", self.vit.config);
+        let key = self.keeps.then(|| Key::new().with(sizes.as_bytes()))?;
+        Some(match self.params.view() {
+            View::Cpu(weights) => key.with(bytemuck::cast_slice(weights)),
+            // Rounded on their way.
+            View::Cuda(_) => key.with(b"bfloat16").with(bytemuck::cast_slice(&self.params.to_vec())),
         })
     }
 }

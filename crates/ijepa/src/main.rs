@@ -86,8 +86,8 @@ fn run_command(cli: Cli) -> Result<Exit> {
     match cli.command {
         Command::Demo(args) => distributed::run_alone("demo", |world| demo::run(&args, world)),
         Command::Pretrain(args) => distributed::run(device::Place::asked(&args)?, |world| pretrain::run(&args, world)),
-        Command::Eval(command) => eval::run(&command),
-        Command::Embed(args) => embed::run(&args),
+        Command::Eval(command) => device::guarded(|| eval::run(&command)),
+        Command::Embed(args) => device::guarded(|| embed::run(&args)),
         Command::Inspect(args) => inspect::run(&args),
         Command::Convert(args) => convert::run(&args),
         Command::Data(command) => data::run(&command),

@@ -82,7 +82,7 @@ pub(crate) fn pretrain(settings: &Settings, replay: Option<&Path>, world: &World
     })?;
     describe(&run, &model, &state);
     let stop = Stop::on_signals()?;
-    let (exit, target) = device::guarded(world.device.as_ref(), || {
+    let (exit, target) = device::guarded(|| {
         let mut state = moved(state, world);
         let exit = train((&run, world), &model, &mut state, &mut batches, &mut log, &mut watch, &stop)?;
         Ok((exit, if world.device.is_some() { state.target.to_main_memory() } else { state.target }))

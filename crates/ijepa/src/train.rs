@@ -192,12 +192,7 @@ impl Sums {
 
 /// The step of the optimiser and of the target encoder, the same on all ranks. Where the moments are shared out (ZeRO-1: Rajbhandari et
 /// al., arXiv 1910.02054), each rank moves the parameters of its shard; else each moves them all.
-fn move_on(
-    (run, world): (&Run, &World),
-    model: &Jepa,
-    state: &mut State,
-    (grads, buckets): (&mut Buf, &Buckets),
-) {
+fn move_on((run, world): (&Run, &World), model: &Jepa, state: &mut State, (grads, buckets): (&mut Buf, &Buckets)) {
     if is_sharded(run, world) {
         optimiser::move_parts(model, state, grads, &run.schedule, &buckets.own());
         world.all_gather(&mut state.params, buckets);

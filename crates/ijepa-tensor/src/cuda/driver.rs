@@ -310,7 +310,8 @@ impl Gpu {
     /// Both ranges are memory of this GPU.
     pub(super) unsafe fn copy(&self, to: u64, from: u64, bytes: usize) -> Result<(), Error> {
         // SAFETY: the caller's.
-        let code = unsafe { (self.context.driver.functions.cuMemcpyDtoDAsync_v2)(to, from, bytes, self.stream.handle()) };
+        let code =
+            unsafe { (self.context.driver.functions.cuMemcpyDtoDAsync_v2)(to, from, bytes, self.stream.handle()) };
         self.context.driver.check("cuMemcpyDtoDAsync", code)
     }
 
@@ -421,7 +422,12 @@ impl Memory {
         let gpu = &self.gpu;
         // SAFETY: both ranges have this length, and the bytes live until the stream has been waited for.
         let code = unsafe {
-            (gpu.context.driver.functions.cuMemcpyHtoDAsync_v2)(self.address, bytes.as_ptr().cast(), bytes.len(), gpu.stream.handle())
+            (gpu.context.driver.functions.cuMemcpyHtoDAsync_v2)(
+                self.address,
+                bytes.as_ptr().cast(),
+                bytes.len(),
+                gpu.stream.handle(),
+            )
         };
         gpu.context.driver.check("cuMemcpyHtoDAsync", code)?;
         gpu.synchronise()
@@ -533,8 +539,9 @@ impl Module {
         let text = CString::new(name).map_err(|_| Error::Kernel { name: name.to_owned() })?;
         let mut handle = std::ptr::null_mut();
         // SAFETY: the module is alive, and the text lives through the call.
-        let code =
-            unsafe { (self.gpu.context.driver.functions.cuModuleGetFunction)(&raw mut handle, self.handle, text.as_ptr()) };
+        let code = unsafe {
+            (self.gpu.context.driver.functions.cuModuleGetFunction)(&raw mut handle, self.handle, text.as_ptr())
+        };
         if code == NOT_FOUND {
             return Err(Error::Kernel { name: name.to_owned() });
         }

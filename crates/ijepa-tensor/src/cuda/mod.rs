@@ -22,8 +22,8 @@ pub(crate) use array::{Array, Kind, narrow};
 pub use array::{Slice, rounded};
 pub(crate) use blas::{Out, Product};
 pub use device::{Device, guarded};
-pub use upload::Uploads;
 use std::fmt;
+pub use upload::Uploads;
 
 /// Why a GPU cannot be used, or why it has stopped.
 #[derive(Clone, Debug)]

@@ -116,7 +116,7 @@ fn on_gpu(subject: &Subject, steps: usize, device: &Rc<Device>) -> Result<Timed>
     let sizes = &subject.sizes.0;
     device::check(&Jepa::new(sizes.encoder, sizes.predictor))?;
     let precisions = (Precision::F32, Precision::F32); // of a CPU's products
-    let ms = device::guarded(Some(device), || Ok(step_ms(subject, steps, precisions, Some(device))))?;
+    let ms = device::guarded(|| Ok(step_ms(subject, steps, precisions, Some(device))))?;
     Ok(Timed {
         ms,
         peak_bytes: Some(device.allocated_bytes() as u64),

@@ -67,7 +67,9 @@ mod tests {
 
     #[test]
     fn what_ranks_own_covers_a_blob_once_whatever_its_buckets() {
-        for (len, values, ranks) in [(100, 1000, 1), (1000, 1000, 2), (1000, 100, 3), (33, 1, 5), (0, 16, 4), (4096, 512, 3)] {
+        for (len, values, ranks) in
+            [(100, 1000, 1), (1000, 1000, 2), (1000, 100, 3), (33, 1, 5), (0, 16, 4), (4096, 512, 3)]
+        {
             let owned = |rank| Buckets::of(len, values, rank, ranks).own();
             let mut all: Vec<Range<usize>> = (0..ranks).flat_map(owned).collect();
             all.sort_by_key(|shard| shard.start);

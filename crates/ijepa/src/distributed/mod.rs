@@ -153,7 +153,14 @@ impl World {
             output::set_verbosity(-1);
         }
         let gpus = nccl::Gpus::join(launched, &device)?;
-        Ok(World { rank, size, device: Some(device), link: Link::Nccl(gpus), ended: Cell::new(None), exchanged: Cell::default() })
+        Ok(World {
+            rank,
+            size,
+            device: Some(device),
+            link: Link::Nccl(gpus),
+            ended: Cell::new(None),
+            exchanged: Cell::default(),
+        })
     }
 
     #[cfg(not(feature = "mpi"))]
@@ -400,7 +407,7 @@ mod tests {
         reduction.complete(blob.view_mut(), 1);
         reduction.finish(&mut blob);
         world.all_gather(&mut blob, &buckets);
-        assert_eq!((blob.as_slice(), buckets.own()), (&[1.0, 2.0, 3.0][..], vec![0..3]));
+        assert_eq!((blob.as_slice(), buckets.own()), (&[1.0, 2.0, 3.0][..], std::iter::once(0..3).collect()));
         let whole = world.gather_owned(&blob, &buckets).expect("it is the first");
         assert_eq!((whole.as_slice(), world.exchanged().bytes), (blob.as_slice(), 0));
         assert_eq!(world.agree(Ok(7)).expect("nobody has failed"), 7);

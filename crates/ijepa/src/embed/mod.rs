@@ -35,7 +35,7 @@ struct Written {
 /// Runs the command.
 pub(crate) fn run(args: &EmbedArgs) -> Result<Exit> {
     let precision = precision::bf16(args.bf16, "--bf16")?;
-    let mut encoder = Encoder::load_for(&args.checkpoint, &args.encoder.network, args.encoder.pool)?;
+    let mut encoder = Encoder::load_for(&args.checkpoint, &args.encoder, args.encoder.pool)?;
     encoder.precision = precision;
     let dataset = Arc::new(opening::open(&args.data, Split::Train, 0, Storage::default())?);
     let labels = dataset.labels();
@@ -53,7 +53,7 @@ pub(crate) fn run(args: &EmbedArgs) -> Result<Exit> {
         transform: encoder.transform(Fit::Cut),
     };
     let mut loader = EvalLoader::start(Arc::clone(&dataset), config)?;
-    let memory = ijepa_tensor::Pool::new();
+    let memory = ijepa_tensor::Pool::on(encoder.params.device());
     let mut progress = Progress::start(dataset.len() as u64, 0);
     let (mut images, mut unreadable) = (0, Vec::new());
     while let Some(batch) = loader.next()? {
@@ -69,15 +69,8 @@ pub(crate) fn run(args: &EmbedArgs) -> Result<Exit> {
         let paths: Vec<String> = batch.indices.iter().map(|&index| dataset.name(index)).collect();
         let label = |labels: &Vec<u32>| batch.indices.iter().map(|&i| i64::from(labels[i])).collect();
         let labels: Vec<i64> = labels.as_ref().map_or_else(Vec::new, label);
-        writer.write(
-            layout,
-            Batch {
-                paths: &paths,
-                labels: &labels,
-                pooled: &pooled,
-                tokens: if args.tokens { tokens.as_slice() } else { &[] },
-            },
-        )?;
+        let tokens = if args.tokens { tokens.to_vec() } else { Vec::new() };
+        writer.write(layout, Batch { paths: &paths, labels: &labels, pooled: &pooled, tokens: &tokens })?;
         images += count;
         progress.advance((images + unreadable.len()) as u64, "images");
     }

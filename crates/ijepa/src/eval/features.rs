@@ -82,7 +82,7 @@ impl Judging<'_> {
             Seen::Pooled(pool) => pool,
             Seen::Tokens { .. } => Pool::Last,
         };
-        let encoder = Encoder::load_for(&source.checkpoint, &source.encoder.network, pool)?;
+        let encoder = Encoder::load_for(&source.checkpoint, &source.encoder, pool)?;
         self.check_queries(encoder.vit.config.width)?;
         let store = Store::of(&source.cache);
         let choice = Choice::of(self.labels)?;

@@ -32,7 +32,7 @@ pub(super) fn run(args: &RankArgs) -> Result<()> {
             .remedy("--views 2, or 0 for none")
             .into());
     }
-    let encoder = Encoder::load_for(&args.checkpoint, &args.encoder.network, args.encoder.pool)?;
+    let encoder = Encoder::load_for(&args.checkpoint, &args.encoder, args.encoder.pool)?;
     let dataset = Arc::new(opening::open(&args.data, Split::Train, args.seed, Storage::default())?);
     let ranking = Ranking { args, dataset: &dataset, store: Store::of(&args.cache) };
     let mut rows = ranking.of_encoder("trained", &encoder)?;
@@ -61,7 +61,7 @@ impl Ranking<'_> {
         let pool = self.args.encoder.pool;
         let images = self.spread_out(self.args.images);
         let features = encoder.extract(&self.wanted(&images), pool)?.features;
-        let memory = Memory::new();
+        let memory = Memory::on(encoder.params.device());
         let size = encoder.vit.config.image;
         let of = |images: &[f32], count: usize| encoder.forward(&memory, images, count, pool).0;
         let views = self.views(size, encoder.normalisation, encoder.width(pool), of)?;

@@ -124,8 +124,7 @@ fn kept(sizes: &Sizes, setting: &Setting) -> Kept {
     let encoder_block = context * of_token(encoder.width, encoder.hidden);
     let predictor_block = predictor * of_token(sizes.predictor.width, 4 * sizes.predictor.width);
     // The last block computes mask tokens only, but for keys and values.
-    let last_block = predictor * 3.0 * guess
-        + targets * of_token(sizes.predictor.width, 4 * sizes.predictor.width);
+    let last_block = predictor * 3.0 * guess + targets * of_token(sizes.predictor.width, 4 * sizes.predictor.width);
     let (depth, guess_depth) = (encoder.depth as f64, sizes.predictor.depth as f64);
     let blocks = match setting.recompute {
         false => depth * encoder_block + (guess_depth - 1.0) * predictor_block + last_block.min(predictor_block),

@@ -47,7 +47,9 @@ pub(super) fn assumptions(config: &Config, device: &Device, share: Share) -> Vec
             lines.push(said);
             if device.count() > 1 {
                 let held = match config.distributed.shard_optimizer {
-                    true => "every device holds all weights, and the moments of its shards (distributed.shard_optimizer)",
+                    true => {
+                        "every device holds all weights, and the moments of its shards (distributed.shard_optimizer)"
+                    }
                     false => "every device holds all weights and moments",
                 };
                 lines.push(held.to_owned());
@@ -193,11 +195,7 @@ fn time(plan: &Plan, device: &Device, lines: &mut Vec<String>) {
 fn variation(variation: &Variation) -> String {
     let Variation { setting, memory_total_bytes, img_per_s, fits } = variation;
     let verdict = if *fits == Some(false) { ", does not fit" } else { "" };
-    format!(
-        "  {setting}: {}{verdict}, {} images/s",
-        inspect::bytes(*memory_total_bytes as u64),
-        rate(*img_per_s)
-    )
+    format!("  {setting}: {}{verdict}, {} images/s", inspect::bytes(*memory_total_bytes as u64), rate(*img_per_s))
 }
 
 fn row(name: &str, figure: &str, what: &str) -> String {

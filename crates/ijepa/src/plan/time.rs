@@ -57,7 +57,9 @@ fn optimiser_bytes(device: &Device, shard_optimizer: bool) -> f64 {
     let [moved, followed, cleared, read] = GPU_OPTIMISER;
     match device {
         Device::Cpu(_) => CPU_OPTIMISER,
-        Device::Gpus(gpus) if shard_optimizer && gpus.count > 1 => moved / gpus.count as f64 + followed + cleared + read,
+        Device::Gpus(gpus) if shard_optimizer && gpus.count > 1 => {
+            moved / gpus.count as f64 + followed + cleared + read
+        }
         Device::Gpus(_) => moved + followed + cleared,
     }
 }

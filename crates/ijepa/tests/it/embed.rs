@@ -3,7 +3,7 @@
 use super::{ijepa, scratch};
 
 /// A scratch folder with a checkpoint of one step.
-fn trained() -> tempfile::TempDir {
+pub(crate) fn trained() -> tempfile::TempDir {
     let dir = scratch();
     let arguments = ["-q", "pretrain", "small.yaml", "--data", "scenes:16", "--out", "run", "--steps", "1"];
     assert_eq!(ijepa(dir.path(), &arguments).code, Some(0));
@@ -13,7 +13,7 @@ fn trained() -> tempfile::TempDir {
 const EMBED: [&str; 4] = ["-q", "embed", "--checkpoint", "run/checkpoints/latest.safetensors"];
 
 /// Shape and values of an f32 tensor.
-fn tensor(path: &std::path::Path, name: &str) -> (Vec<usize>, Vec<f32>) {
+pub(crate) fn tensor(path: &std::path::Path, name: &str) -> (Vec<usize>, Vec<f32>) {
     let bytes = std::fs::read(path).expect("it was written");
     let file = safetensors::SafeTensors::deserialize(&bytes).expect("it is safetensors");
     let tensor = file.tensor(name).expect("it is there");

@@ -8,8 +8,8 @@ mod shim;
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use crate::training::{TINY, golden, latest, metrics};
 use crate::ranks::assert_traffic_is_as_planned;
+use crate::training::{TINY, golden, latest, metrics};
 use crate::{Said, ijepa_in, scratch};
 
 /// The exit code of devices and ranks.
@@ -163,6 +163,38 @@ fn doctor_judges_every_op_on_a_gpu_and_a_step_is_timed_there() {
     let bytes = |value: &serde_json::Value| value.as_f64().expect("a number");
     let planned = bytes(&plan["memory_total_bytes"]) - bytes(&plan["memory"]["program"]);
     assert!((bytes(&timed["peak_bytes"]) / planned - 1.0).abs() < 0.12, "{timed} {planned}");
+}
+
+#[test]
+fn features_from_a_gpu_are_those_of_the_cpu_rounded_and_are_kept_apart() {
+    let Some(gpu) = gpu() else { return };
+    let dir = crate::embed::trained();
+    let checkpoint = ["--checkpoint", "run/checkpoints/latest.safetensors"];
+    let data = ["--data", "scenes:6", "--tokens", "--batch", "4"];
+    let embed = |out: &str, device: &str| {
+        let arguments = [&["embed", "--out", out], &checkpoint[..], &data].concat();
+        let said =
+            if device == "cpu" { ijepa_in(dir.path(), &[], &arguments) } else { on_gpu(&gpu, dir.path(), &arguments) };
+        assert_eq!(said.code, Some(0), "{said:?}");
+        ["pooled", "tokens"].map(|name| crate::embed::tensor(&dir.path().join(out), name).1)
+    };
+    for (cpu, gpu) in embed("cpu.safetensors", "cpu").iter().zip(&embed("gpu.safetensors", "cuda")) {
+        let largest = cpu.iter().fold(0.0f32, |most, value| most.max(value.abs()));
+        let distance = cpu.iter().zip(gpu).map(|(cpu, gpu)| (cpu - gpu).abs()).fold(0.0, f32::max);
+        assert!(distance > 0.0 && distance < largest / 32.0, "{distance} of {largest}");
+    }
+    // Features of both kinds are kept, and neither is taken for the other.
+    let cache = ["--cache", "kept", "--train", "scenes:12", "--val", "scenes:6", "--json"];
+    let judge = [&["eval", "knn"], &checkpoint[..], &cache].concat();
+    let kept = || std::fs::read_dir(dir.path().join("kept")).map_or(0, Iterator::count);
+    let first = on_gpu(&gpu, dir.path(), &judge).json();
+    let of_gpu = kept();
+    assert_eq!(on_gpu(&gpu, dir.path(), &judge).json(), first);
+    assert_eq!(kept(), of_gpu);
+    ijepa_in(dir.path(), &[], &judge).json();
+    assert!(of_gpu > 0 && kept() == 2 * of_gpu, "{of_gpu} and {}", kept());
+    on_gpu(&gpu, dir.path(), &[&["embed", "--bf16", "--out", "x.npy"], &checkpoint[..], &data].concat())
+        .refused(2, &["--bf16", "--device"]);
 }
 
 #[test]
