@@ -77,9 +77,9 @@ impl Pool {
         buf
     }
 
-    /// A copy of images for the ops of a GPU; nothing where ops read them in main memory.
+    /// A rounded copy of images for the ops of a GPU; nothing where ops read them in main memory.
     pub fn upload(&self, images: &[f32]) -> Option<Buf> {
-        let mut buf = Buf::lent_by(self.device()?, images.len(), false);
+        let mut buf = Buf::lent_by(self.device()?, images.len(), true);
         buf.write(images);
         Some(buf)
     }

@@ -4,6 +4,7 @@ use super::calls;
 use super::device::{Device, Loan};
 use super::driver::Memory;
 use super::launch::{Bf16, Pointer};
+use crate::vector::vectorised;
 use std::ops::Range;
 use std::rc::Rc;
 
@@ -62,6 +63,11 @@ impl Array {
         Array { values: device.take(len * kind.bytes()), rounded: None, kind }
     }
 
+    /// Memory that stays, of unspecified content.
+    pub(super) fn keep_rounded(device: &Rc<Device>, len: usize) -> Array {
+        Array { values: device.keep(len * Kind::Bf16.bytes()), rounded: None, kind: Kind::Bf16 }
+    }
+
     /// Memory that stays, of unspecified content; `parameters` have a rounded copy.
     pub(crate) fn keep(device: &Rc<Device>, len: usize, parameters: bool) -> Array {
         let rounded = parameters.then(|| device.keep(len * Kind::Bf16.bytes()));
@@ -102,7 +108,11 @@ impl Array {
     /// Takes values from main memory.
     pub(crate) fn write(&mut self, values: &[f32]) {
         let device = self.values.device();
-        let round = || values.iter().map(|&value| narrow(value)).collect::<Vec<u16>>();
+        let round = || {
+            let mut rounded = vec![0; values.len()];
+            narrow_all(&mut rounded, values);
+            rounded
+        };
         match self.kind {
             Kind::Bf16 => device.write(&self.values, &round()),
             Kind::F32 => device.write(&self.values, values),
@@ -187,12 +197,22 @@ impl<'a> Slice<'a> {
 }
 
 /// The upper half of an f32, rounded to nearest even; NaN stays NaN.
+#[inline(always)]
 pub(crate) fn narrow(value: f32) -> u16 {
     let bits = value.to_bits();
     if value.is_nan() {
         return 0x7fff;
     }
     ((bits + 0x7fff + (bits >> 16 & 1)) >> 16) as u16
+}
+
+vectorised! {
+    /// y = x, each rounded.
+    pub(super) fn narrow_all(y: &mut [u16], x: &[f32]) {
+        for (y, &x) in y.iter_mut().zip(x) {
+            *y = narrow(x);
+        }
+    }
 }
 
 /// The value that bfloat16 has in its place.

@@ -510,41 +510,23 @@ pub fn cast_to_bf16(y: Pointer<Bf16>, x: Pointer<f32>, len: usize) -> Launch {
     by_values("cast_to_bf16", len, 4, vec![y.into(), x.into(), (len as u64).into()])
 }
 
-/// y (len) = x.
-pub fn cast_to_f32(y: Pointer<f32>, x: Pointer<Bf16>, len: usize) -> Launch {
-    by_values("cast_to_f32", len, 4, vec![y.into(), x.into(), (len as u64).into()])
-}
-
 /// y (len) = value.
 pub fn fill_f32(y: Pointer<f32>, value: f32, len: usize) -> Launch {
     by_values("fill_f32", len, 4, vec![y.into(), value.into(), (len as u64).into()])
 }
 
-/// y (len) = value, rounded.
-pub fn fill_bf16(y: Pointer<Bf16>, value: f32, len: usize) -> Launch {
-    by_values("fill_bf16", len, 4, vec![y.into(), value.into(), (len as u64).into()])
-}
-
-/// Images of which patches are cut.
-#[derive(Clone, Copy)]
-pub enum Images {
-    /// (b, channels, height, width), normalised.
-    Floats(Pointer<f32>),
-    /// (b, height, width, channels) as decoded, and for each channel what a byte is multiplied with and what is added.
-    Bytes(Pointer<u8>, Pointer<f32>, Pointer<f32>),
-}
-
 /// y (rows, channels·p·p) =: [`patchify::forward`].
-pub fn patchify(y: Pointer<Bf16>, images: Images, index: Pointer<u32>, rows: usize, shape: patchify::Shape) -> Launch {
+pub fn patchify(
+    y: Pointer<Bf16>,
+    images: Pointer<Bf16>,
+    index: Pointer<u32>,
+    rows: usize,
+    shape: patchify::Shape,
+) -> Launch {
     let patchify::Shape { batch, channels, size: (height, width), patch, kept } = shape;
-    let (kernel, mut arguments) = match images {
-        Images::Floats(images) => ("patchify_floats", vec![y.into(), images.into(), index.into()]),
-        Images::Bytes(images, scale, shift) => {
-            ("patchify_bytes", vec![y.into(), images.into(), index.into(), scale.into(), shift.into()])
-        }
-    };
+    let mut arguments = vec![y.into(), images.into(), index.into()];
     arguments.extend([rows, batch, channels, height, width, patch, kept].map(int));
-    by_rows(kernel, rows, arguments)
+    by_rows("patchify", rows, arguments)
 }
 
 impl Element for Piece {

@@ -1,4 +1,4 @@
-// Values of one type as another, and constants.
+// Values rounded, and constants.
 #include "device.cuh"
 
 // y (len) = x, rounded. A thread has 4 values.
@@ -11,16 +11,6 @@ KERNEL cast_to_bf16(bf16* y, const float* x, u64 len) {
     }
 }
 
-// y (len) = x. A thread has 4 values.
-KERNEL cast_to_f32(float* y, const bf16* x, u64 len) {
-    const u64 begin = (static_cast<u64>(blockIdx.x) * blockDim.x) * 4 + threadIdx.x;
-#pragma unroll
-    for (int i = 0; i < 4; i++) {
-        const u64 at = begin + static_cast<u64>(i) * blockDim.x;
-        if (at < len) y[at] = widen(x[at]);
-    }
-}
-
 // y (len) = value. A thread has 4 values.
 KERNEL fill_f32(float* y, float value, u64 len) {
     const u64 begin = (static_cast<u64>(blockIdx.x) * blockDim.x) * 4 + threadIdx.x;
@@ -28,15 +18,5 @@ KERNEL fill_f32(float* y, float value, u64 len) {
     for (int i = 0; i < 4; i++) {
         const u64 at = begin + static_cast<u64>(i) * blockDim.x;
         if (at < len) y[at] = value;
-    }
-}
-
-// y (len) = value, rounded. A thread has 4 values.
-KERNEL fill_bf16(bf16* y, float value, u64 len) {
-    const u64 begin = (static_cast<u64>(blockIdx.x) * blockDim.x) * 4 + threadIdx.x;
-#pragma unroll
-    for (int i = 0; i < 4; i++) {
-        const u64 at = begin + static_cast<u64>(i) * blockDim.x;
-        if (at < len) y[at] = narrow(value);
     }
 }

@@ -149,11 +149,7 @@ pub const SOURCES: [Source; 16] = [
             "attention_backward_keys_96",
         ],
     },
-    Source {
-        name: "cast",
-        text: include_str!("cast.cu"),
-        kernels: &["cast_to_bf16", "cast_to_f32", "fill_f32", "fill_bf16"],
-    },
+    Source { name: "cast", text: include_str!("cast.cu"), kernels: &["cast_to_bf16", "fill_f32"] },
     Source {
         name: "cross_entropy",
         text: include_str!("../ops/cross_entropy.cu"),
@@ -173,11 +169,7 @@ pub const SOURCES: [Source; 16] = [
         text: include_str!("../ops/mean_tokens.cu"),
         kernels: &["mean_tokens_forward", "mean_tokens_backward"],
     },
-    Source {
-        name: "patchify",
-        text: include_str!("../ops/patchify.cu"),
-        kernels: &["patchify_floats", "patchify_bytes"],
-    },
+    Source { name: "patchify", text: include_str!("../ops/patchify.cu"), kernels: &["patchify"] },
     Source { name: "position", text: include_str!("../ops/position.cu"), kernels: &["position_forward"] },
     Source {
         name: "smooth_l1",

@@ -1,7 +1,7 @@
 //! How do the images of the next batch reach a GPU while it computes on those of this one? Over a stream of their own, into one of two places:
 //! the copy waits for the last op that reads what was there, and the first op that reads the new images waits for the copy.
 
-use super::array::Array;
+use super::array::{Array, narrow_all};
 use super::device::{Device, or_throw};
 use super::driver::Pinned;
 use super::stream::{Event, Stream};
@@ -34,25 +34,25 @@ impl Uploads {
         Uploads { device: Rc::clone(device), stream, places: [None, None], last: 0, len: 0 }
     }
 
-    /// Begins to copy a batch. All ops that read the one before must have been asked for. The values are copied aside; the call does not
-    /// wait for the GPU, unless the copy before last is not done.
+    /// Begins to copy a batch, each value rounded to bfloat16. All ops that read the one before must have been asked for. The values are copied
+    /// aside; the call does not wait for the GPU, unless the copy before last is not done.
     pub fn begin(&mut self, values: &[f32]) {
         if let Some(before) = &self.places[self.last] {
             or_throw(self.device.gpu().stream().record(&before.read));
         }
         (self.last, self.len) = (1 - self.last, values.len());
-        let bytes: &[u8] = bytemuck::cast_slice(values);
+        let bytes = size_of::<u16>() * values.len();
         let place = &mut self.places[self.last];
         if let Some(place) = place {
             or_throw(place.copied.synchronise());
         }
-        if place.as_mut().is_none_or(|place| place.pinned.bytes_mut().len() < bytes.len()) {
+        if place.as_mut().is_none_or(|place| place.pinned.bytes_mut().len() < bytes) {
             *place = Some(Place::of(&self.device, values.len()));
         }
         let Some(place) = place else { unreachable!("it was filled") };
-        place.pinned.bytes_mut()[..bytes.len()].copy_from_slice(bytes);
+        narrow_all(bytemuck::cast_slice_mut(&mut place.pinned.bytes_mut()[..bytes]), values);
         or_throw(self.stream.wait_for(&place.read));
-        or_throw(place.values.memory().write_later(0, (&place.pinned, 0..bytes.len()), &self.stream));
+        or_throw(place.values.memory().write_later(0, (&place.pinned, 0..bytes), &self.stream));
         or_throw(self.stream.record(&place.copied));
     }
 
@@ -78,8 +78,8 @@ impl Place {
     fn of(device: &Rc<Device>, len: usize) -> Place {
         let gpu = device.gpu();
         Place {
-            pinned: or_throw(gpu.pinned(len * size_of::<f32>())),
-            values: Array::keep(device, len, false),
+            pinned: or_throw(gpu.pinned(len * size_of::<u16>())),
+            values: Array::keep_rounded(device, len),
             copied: or_throw(gpu.event()),
             read: or_throw(gpu.event()),
         }

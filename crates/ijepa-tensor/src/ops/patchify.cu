@@ -18,28 +18,14 @@ DEVICE Place place(int at, int number, int columns, int patch) {
 
 // y (rows, channels·p·p) = the patches of images (b, channels, height, width); index (k·b, kept), each selection running over
 // all images. A warp a row.
-KERNEL patchify_floats(bf16* y, const float* images, const u32* index, int rows, int batch, int channels, int height, int width,
-                       int patch, int kept) {
+KERNEL patchify(bf16* y, const bf16* images, const u32* index, int rows, int batch, int channels, int height, int width,
+                int patch, int kept) {
     const int row = warp_row();
     if (row >= rows) return;
     const int image = row / kept % batch, len = channels * patch * patch;
     for (int at = lane(); at < len; at += WARP) {
         const Place from = place(at, index[row], width / patch, patch);
         const size_t line = (static_cast<size_t>(image) * channels + from.channel) * height + from.line;
-        y[static_cast<size_t>(row) * len + at] = narrow(images[line * width + from.column]);
-    }
-}
-
-// The same of images (b, height, width, channels) in bytes, as decoded: byte·scale + shift, by channel.
-KERNEL patchify_bytes(bf16* y, const u8* images, const u32* index, const float* scale, const float* shift, int rows, int batch,
-                      int channels, int height, int width, int patch, int kept) {
-    const int row = warp_row();
-    if (row >= rows) return;
-    const int image = row / kept % batch, len = channels * patch * patch;
-    for (int at = lane(); at < len; at += WARP) {
-        const Place from = place(at, index[row], width / patch, patch);
-        const size_t pixel = (static_cast<size_t>(image) * height + from.line) * width + from.column;
-        const float value = images[pixel * channels + from.channel];
-        y[static_cast<size_t>(row) * len + at] = narrow(value * scale[from.channel] + shift[from.channel]);
+        y[static_cast<size_t>(row) * len + at] = images[line * width + from.column];
     }
 }

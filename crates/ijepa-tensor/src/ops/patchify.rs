@@ -53,8 +53,7 @@ pub fn forward(y: ViewMut, images: View, index: &[u32], shape: Shape) {
     if let Some(device) = images.device() {
         assert!(index.iter().all(|&patch| (patch as usize) < shape.patches()), "of {} patches", shape.patches());
         let at = device.upload(index);
-        let images = calls::Images::Floats(images.f32());
-        return device.run(calls::patchify(y.bf16(), images, at.at(), index.len(), shape));
+        return device.run(calls::patchify(y.bf16(), images.bf16(), at.at(), index.len(), shape));
     }
     let (y, images) = (y.cpu(), images.cpu());
     let columns = width / patch;

@@ -72,7 +72,8 @@ impl Memory {
     pub(crate) fn of(sizes: &Sizes, model: &Jepa, setting: &Setting) -> Memory {
         let (all, encoder) = (model.layout.len as f64, model.encoder_len as f64);
         let image = sizes.encoder.channels * sizes.encoder.image.0 * sizes.encoder.image.1 * sizes.batch;
-        let images = 4.0 * (image * setting.batches) as f64;
+        let pixel = if setting.precision == Precision::Mixed { 2.0 } else { 4.0 };
+        let images = pixel * (image * setting.batches) as f64;
         // Of a value: in f32 everything is one thing of 4 bytes, in mixed precision a bf16 copy stands beside it.
         let (copy, activation, program) = match setting.precision {
             Precision::F32 => {

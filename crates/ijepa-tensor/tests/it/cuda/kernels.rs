@@ -2,7 +2,7 @@
 
 use super::machine::{machine, narrow, rounded, widen};
 use crate::values;
-use ijepa_tensor::cuda::calls::{self, Blobs, Images, Targets};
+use ijepa_tensor::cuda::calls::{self, Blobs, Targets};
 use ijepa_tensor::ops::{adamw, gelu, layer_norm, patchify, statistics};
 use ijepa_tensor::scalar::Dual;
 use ijepa_tensor::{Buf, Index, Pool, Slot, Tape, View};
@@ -206,28 +206,18 @@ fn norms_and_deviations_are_those_of_the_cpu() {
 }
 
 #[test]
-fn patches_are_cut_from_floats_and_from_bytes_as_the_reference_cuts_them() {
+fn patches_are_cut_as_the_reference_cuts_them() {
     let Some(machine) = machine() else { return };
     for (size, patch) in [((8, 8), 4), ((6, 9), 3), ((4, 12), 4)] {
         let shape = patchify::Shape { batch: 3, channels: 3, size, patch, kept: 2 };
-        let pixels = size.0 * size.1;
-        let bytes: Vec<u8> = (0..3 * 3 * pixels).map(|i| (i * 37 % 256) as u8).collect(); // (b, h, w, 3)
-        let (scale, shift) = ([0.017_f32, 0.0175, 0.0171], [-2.1_f32, -2.03, -1.8]);
-        let mut images = vec![0.0; bytes.len()]; // (b, 3, h, w)
-        for (at, image) in images.iter_mut().enumerate() {
-            let (number, channel, pixel) = (at / (3 * pixels), at / pixels % 3, at % pixels);
-            *image = f32::from(bytes[(number * pixels + pixel) * 3 + channel]) * scale[channel] + shift[channel];
-        }
+        let images = rounded(&values(3 * 3 * size.0 * size.1, 1)); // (b, 3, h, w)
         let index: Vec<u32> = (0..12).map(|i| (i * 5 % shape.patches()) as u32).collect();
         let mut expected = vec![0.0; index.len() * shape.width()];
         patchify::reference::forward(&mut expected, &images, &index, shape);
-        let (images_at, bytes_at, index_at) = (machine.buffer(&images), machine.buffer(&bytes), machine.buffer(&index));
-        let (scale_at, shift_at) = (machine.buffer(&scale), machine.buffer(&shift));
-        for images in [Images::Floats(images_at.at()), Images::Bytes(bytes_at.at(), scale_at.at(), shift_at.at())] {
-            let y = machine.empty_bf16(expected.len());
-            machine.run([calls::patchify(y.at(), images, index_at.at(), index.len(), shape)]);
-            assert_eq!(y.floats(), rounded(&expected), "{shape:?}");
-        }
+        let (images_at, index_at) = (machine.bf16(&images), machine.buffer(&index));
+        let y = machine.empty_bf16(expected.len());
+        machine.run([calls::patchify(y.at(), images_at.at(), index_at.at(), index.len(), shape)]);
+        assert_eq!(y.floats(), expected, "{shape:?}");
     }
 }
 
@@ -248,13 +238,11 @@ fn casts_round_to_nearest_even_and_reach_every_value() {
     ];
     for len in [1, 9, 1025, 3000] {
         let x: Vec<f32> = special.iter().copied().chain(values(len, 1)).take(len).collect();
-        let (x_at, y, back) = (machine.buffer(&x), machine.empty_bf16(len), machine.empty_f32(len));
-        machine.run([calls::cast_to_bf16(y.at(), x_at.at(), len), calls::cast_to_f32(back.at(), y.at(), len)]);
+        let (x_at, y, filled) = (machine.buffer(&x), machine.empty_bf16(len), machine.empty_f32(len));
+        machine.run([calls::cast_to_bf16(y.at(), x_at.at(), len), calls::fill_f32(filled.at(), 0.3, len)]);
         let expected: Vec<f32> = x.iter().map(|&x| widen(narrow(x))).collect();
         assert_eq!(y.floats(), expected);
-        assert_eq!(back.read(), expected);
-        machine.run([calls::fill_bf16(y.at(), 0.3, len), calls::fill_f32(back.at(), 0.3, len)]);
-        assert_eq!((y.floats(), back.read()), (vec![widen(narrow(0.3)); len], vec![0.3; len]));
+        assert_eq!(filled.read(), vec![0.3; len]);
     }
     // Halfway between two neighbours: the even one.
     assert_eq!([1.0 + 1.0 / 256.0, 1.0 + 3.0 / 256.0].map(|x| narrow(x).0), [0x3f80, 0x3f82]);
