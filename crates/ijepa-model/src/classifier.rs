@@ -10,10 +10,12 @@ use crate::saved;
 use crate::variants::VitConfig;
 use crate::vit::{BranchScales, Patches, Vit, all_patches};
 use ijepa_data::key::{Key, Purpose, normal, uniform};
+use ijepa_tensor::cuda::Device;
 use ijepa_tensor::ops::adamw::{self, Blobs, Segment, Step};
 use ijepa_tensor::ops::drop_path::Scales;
 use ijepa_tensor::ops::linear::Linear;
 use ijepa_tensor::{Buf, Pool, Tape, Var, View};
+use std::rc::Rc;
 
 use crate::optimiser::{BETAS, EPS};
 
@@ -52,7 +54,7 @@ pub struct State {
 /// Images and what they are to be taken for.
 #[derive(Clone, Copy)]
 pub struct Batch<'a> {
-    /// (b, 3, h, w), normalised.
+    /// (b, 3, h, w), normalised, in main memory.
     pub images: View<'a>,
     /// (b, c): a distribution over the classes times the weight of its image; weights of 1/b give a mean.
     pub targets: &'a [f32],
@@ -164,15 +166,18 @@ impl Classifier {
         tape.linear(&pooled, self.head)
     }
 
-    /// Probabilities (b, c) of images (b, 3, h, w), by any blob laid out as the parameters; `at_once` images in memory at a time.
+    /// Probabilities (b, c) of images (b, 3, h, w) in main memory, by any blob laid out as the parameters; `at_once` images at a time where
+    /// they are computed.
     pub fn probabilities(&self, pool: &Pool, params: View, images: View, at_once: usize) -> Vec<f32> {
         let images = images.cpu();
         let image_len = self.image_len();
         let mut all = Vec::with_capacity(images.len() / image_len * self.classes);
         for images in images.chunks(at_once * image_len) {
             let mut tape = Tape::inference(pool, params);
-            let scores = self.scores(&mut tape, View::Cpu(images), images.len() / image_len, None);
-            for scores in scores.as_slice().chunks_exact(self.classes) {
+            let uploaded = pool.upload(images);
+            let seen = uploaded.as_ref().map_or(View::Cpu(images), Buf::view);
+            let scores = self.scores(&mut tape, seen, images.len() / image_len, None);
+            for scores in scores.to_vec().chunks_exact(self.classes) {
                 let largest = scores.iter().copied().fold(f32::NEG_INFINITY, f32::max);
                 let first = all.len();
                 all.extend(scores.iter().map(|score| (score - largest).exp()));
@@ -203,12 +208,14 @@ impl Classifier {
             let drop_path = DropPath { first: drop_path.first + (number * at_once) as u64, ..drop_path };
             let scales = (drop_path.rate > 0.0).then(|| drop_path.scales(self.encoder.config.depth, count));
             let mut tape = Tape::training(pool, params.view(), grads.view_mut());
-            let scores = self.scores(&mut tape, View::Cpu(images), count, scales.as_deref());
+            let uploaded = pool.upload(images);
+            let seen = uploaded.as_ref().map_or(View::Cpu(images), Buf::view);
+            let scores = self.scores(&mut tape, seen, count, scales.as_deref());
             let targets = tape.constant(targets, count, self.classes);
             let loss = tape.cross_entropy(&scores, &targets);
             drop(scores);
             tape.backward(&loss);
-            total += f64::from(loss.as_slice()[0]);
+            total += f64::from(loss.to_vec()[0]);
         }
         total
     }
@@ -247,6 +254,28 @@ impl Classifier {
 }
 
 impl State {
+    /// The same on a GPU.
+    pub fn on(&self, device: &Rc<Device>) -> State {
+        State {
+            params: Buf::parameters_on(device, self.params.as_slice()),
+            average: Buf::parameters_on(device, self.average.as_slice()),
+            exp_avg: Buf::on(device, self.exp_avg.as_slice()),
+            exp_avg_sq: Buf::on(device, self.exp_avg_sq.as_slice()),
+            step: self.step,
+        }
+    }
+
+    /// The same in main memory, from a GPU.
+    pub fn fetched(&self) -> State {
+        State {
+            params: self.params.to_main_memory(),
+            average: self.average.to_main_memory(),
+            exp_avg: self.exp_avg.to_main_memory(),
+            exp_avg_sq: self.exp_avg_sq.to_main_memory(),
+            step: self.step,
+        }
+    }
+
     /// The weights that are judged: the moving average where there is one.
     pub fn judged(&self) -> &Buf {
         if self.average.is_empty() { &self.params } else { &self.average }

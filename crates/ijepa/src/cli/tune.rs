@@ -108,6 +108,9 @@ pub(crate) struct TuneArgs {
     /// Images in memory at a time; a batch of more is computed in parts.
     #[arg(long, value_name = "N", default_value_t = 64, value_parser = at_least_one::<usize>)]
     pub(crate) at_once: usize,
+    /// Where to compute: cpu, or a GPU: cuda or cuda:N, in bfloat16 (docs/cuda.md: no GPU has run it yet).
+    #[arg(long, value_name = "DEVICE", default_value = "cpu")]
+    pub(crate) device: String,
     /// Seed of every draw.
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub(crate) seed: u64,

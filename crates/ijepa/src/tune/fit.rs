@@ -8,7 +8,7 @@ use ijepa_data::transform::Mixup;
 use ijepa_data::{StreamConfig, StreamLoader, TuneTransform};
 use ijepa_model::classifier::{Batch, DropPath, Rates, State};
 use ijepa_tensor::ops::adamw;
-use ijepa_tensor::{Buf, Pool, View};
+use ijepa_tensor::{Pool, View};
 
 use super::course::{Course, Length, Shared};
 use super::recipe::Recipe;
@@ -44,8 +44,8 @@ impl Fit<'_> {
         let schedule = length.schedule(lr, recipe.final_lr, recipe.weight_decay, recipe.ema.unwrap_or_default());
         let view = recipe.view(task.size, task.normalisation)?;
         let mut batches = stream(&self.shared, self.labelled, (batch, seed), (state.step, length.steps), vec![view])?;
-        let pool = Pool::new();
-        let mut grads = Buf::zeros(model.layout.len);
+        let pool = Pool::on(state.params.device());
+        let mut grads = state.params.zeros_beside();
 
         while let Some(mut data) = batches.next()? {
             let step = data.step;

@@ -117,7 +117,10 @@ impl Keeper {
         })?;
         let mut meta = Meta { step: Some(state.step), ..self.meta.clone() };
         meta.other.insert(SUMS.to_owned(), sums.to_text());
-        model.save(&folder::latest(folder), state, &meta)?;
+        match state.params.device() {
+            None => model.save(&folder::latest(folder), state, &meta)?,
+            Some(_) => model.save(&folder::latest(folder), &state.fetched(), &meta)?,
+        }
         self.saved = Instant::now();
         Ok(())
     }

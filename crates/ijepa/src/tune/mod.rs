@@ -11,6 +11,7 @@ mod semi;
 mod task;
 
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 
 use anyhow::Result;
 use ijepa_eval::metrics::Estimate;
@@ -19,6 +20,7 @@ use ijepa_model::checkpoint::{Meta, Reader};
 use ijepa_model::classifier::State;
 use ijepa_model::saved;
 use ijepa_tensor::Buf;
+use ijepa_tensor::cuda::Device;
 use serde::Serialize;
 use serde_json::json;
 
@@ -30,6 +32,7 @@ use semi::SemiFit;
 use task::Task;
 
 use crate::cli::{FinetuneArgs, SemiArgs, TuneArgs};
+use crate::device::{self, Place};
 use crate::eval::result;
 use crate::exit::{Exit, Failure};
 use crate::extract::{Encoder, unfit};
@@ -71,6 +74,8 @@ struct Bench<'a> {
     model: Classifier,
     recipe: Recipe,
     stop: Option<Stop>,
+    /// What is computed on, if not the CPU.
+    device: Option<Rc<Device>>,
 }
 
 /// What one training begins with.
@@ -174,8 +179,12 @@ impl<'a> Bench<'a> {
                 .into());
         }
         let model = Classifier::new(config, task.classes);
+        let device = Place::of(&args.device)?.open()?;
+        if device.is_some() {
+            device::check_network("encoder", config.width, config.heads)?;
+        }
         let stop = args.out.is_some().then(Stop::on_signals).transpose()?;
-        Ok(Bench { args, encoder, task, model, recipe, stop })
+        Ok(Bench { args, encoder, task, model, recipe, stop, device })
     }
 
     fn shared(&self) -> Shared<'_> {
@@ -276,6 +285,9 @@ impl<'a> Bench<'a> {
         train: impl FnOnce(&mut State, &mut Course) -> Result<Exit>,
     ) -> Result<Ended> {
         let folder = keeper.folder().map(Path::to_path_buf);
+        if let Some(device) = &self.device {
+            state = state.on(device);
+        }
         let mut course = Course::new(self.shared(), keeper, length, &state, sums);
         let exit = train(&mut state, &mut course)?;
         let sums = course.finish();
@@ -283,6 +295,7 @@ impl<'a> Bench<'a> {
             course::note_stopped(folder.as_deref());
             return Ok(Ended::Stopped);
         }
+        let state = if self.device.is_some() { state.fetched() } else { state };
         Ok(Ended::Done(Box::new(state), sums))
     }
 
@@ -312,8 +325,9 @@ impl<'a> Bench<'a> {
     }
 
     fn row(&self, head: &'static str, begin: &Begin, state: &State, sums: &Sums) -> Result<Row> {
-        let (Estimate { value, standard_error }, n_val) =
-            self.task.judge(&self.model, state.judged(), self.args.at_once)?;
+        let moved = self.device.as_ref().map(|device| Buf::parameters_on(device, state.judged().as_slice()));
+        let judged = moved.as_ref().unwrap_or(state.judged());
+        let (Estimate { value, standard_error }, n_val) = self.task.judge(&self.model, judged, self.args.at_once)?;
         let result = result::Row {
             features: begin.features,
             head: head.to_owned(),

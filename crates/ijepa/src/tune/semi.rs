@@ -10,7 +10,7 @@ use ijepa_data::key::{Key, Purpose, shuffle};
 use ijepa_data::transform::{Mix, Mixup};
 use ijepa_model::classifier::{Batch, DropPath, Rates, State};
 use ijepa_tensor::ops::adamw;
-use ijepa_tensor::{Buf, Pool, View};
+use ijepa_tensor::{Pool, View};
 
 use super::course::{Course, Length, Shared};
 use super::fit::{mixed, stream, weigh};
@@ -71,8 +71,8 @@ impl SemiFit<'_> {
         let mut with = stream(&self.shared, self.labelled, (batch, seed), steps, vec![view])?;
         let mut without = stream(&self.shared, self.unlabelled, (batch * semi.mu, seed), steps, views)?;
         let frequencies = self.frequencies();
-        let pool = Pool::new();
-        let mut grads = Buf::zeros(model.layout.len);
+        let pool = Pool::on(state.params.device());
+        let mut grads = state.params.zeros_beside();
 
         while let (Some(mut x), Some(u)) = (with.next()?, without.next()?) {
             let step = x.step;

@@ -77,7 +77,7 @@ impl Task {
 
     /// The share of the images of `val` that weights name rightly, and how many images that were.
     pub(crate) fn judge(&self, model: &Classifier, params: &Buf, at_once: usize) -> Result<(Estimate, usize)> {
-        let memory = Pool::new();
+        let memory = Pool::on(params.device());
         let transform = EvalTransform {
             crop: self.size,
             filter: Filter::Bicubic,

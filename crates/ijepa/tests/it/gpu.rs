@@ -198,6 +198,28 @@ fn features_from_a_gpu_are_those_of_the_cpu_rounded_and_are_kept_apart() {
 }
 
 #[test]
+fn fine_tuning_on_a_gpu_stays_near_that_on_the_cpu_and_leaves_a_network_for_either() {
+    let Some(gpu) = gpu() else { return };
+    let dir = crate::embed::trained();
+    let checkpoint = ["--checkpoint", "run/checkpoints/latest.safetensors"];
+    let data = ["--train", "scenes:20", "--val", "scenes:10", "--per-class", "2", "--epochs", "2", "--json"];
+    let tune = |out: &str, device: &str| {
+        let arguments = [&["eval", "finetune", "--out", out], &checkpoint[..], &data].concat();
+        let said =
+            if device == "cpu" { ijepa_in(dir.path(), &[], &arguments) } else { on_gpu(&gpu, dir.path(), &arguments) };
+        said.json()["results"][0]["loss"].as_f64().expect("a number")
+    };
+    let (cpu, gpu_loss) = (tune("cpu", "cpu"), tune("gpu", "cuda"));
+    assert!((gpu_loss / cpu - 1.0).abs() < 0.01, "{gpu_loss} is far from {cpu}");
+    // What it left is learnt on from on a CPU, with the images that have no labels.
+    let init = ["--init", "gpu/checkpoints/latest.safetensors", "--semi-epochs", "1"];
+    let arguments = [&["eval", "semi"], &checkpoint[..], &data, &init].concat();
+    let [on_cpu, on_gpu] = [ijepa_in(dir.path(), &[], &arguments), on_gpu(&gpu, dir.path(), &arguments)]
+        .map(|said| said.json()["results"][1]["loss"].as_f64().expect("a number"));
+    assert!((on_gpu / on_cpu - 1.0).abs() < 0.02, "{on_gpu} is far from {on_cpu}");
+}
+
+#[test]
 #[cfg(target_os = "linux")]
 fn a_lost_gpu_ends_all_with_its_name_and_leaves_no_process() {
     use std::process::{Command, Stdio};
