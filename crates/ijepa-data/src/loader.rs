@@ -191,6 +191,11 @@ impl TrainLoader {
         self.clock.spent(self.wait)
     }
 
+    /// Whether [`TrainLoader::next`] would not wait.
+    pub fn is_ready(&self) -> bool {
+        self.batches.is_ready()
+    }
+
     /// The next batch, or nothing after the last one. Waits for it.
     #[expect(clippy::should_implement_trait, reason = "an iterator could not end the run on an error")]
     pub fn next(&mut self) -> Result<Option<Batch>, DataError> {

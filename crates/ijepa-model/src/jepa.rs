@@ -43,7 +43,7 @@ pub struct State {
     pub params: Buf,
     /// Target encoder.
     pub target: Buf,
-    /// First moments of the optimiser, laid out as `params`.
+    /// First moments of the optimiser, laid out as `params`; where ranks share them out, those of what this rank owns, part behind part.
     pub exp_avg: Buf,
     /// Second moments.
     pub exp_avg_sq: Buf,

@@ -97,13 +97,8 @@ impl Buf {
         Buf { memory: Memory::Cuda(array), len }
     }
 
-    /// As many zeros on the same device.
-    pub fn zeros_beside(&self) -> Buf {
-        self.zeros_beside_of(self.len)
-    }
-
     /// `len` zeros on the same device.
-    pub fn zeros_beside_of(&self, len: usize) -> Buf {
+    pub fn zeros_beside(&self, len: usize) -> Buf {
         match self.device() {
             None => Buf::zeros(len),
             Some(device) => Buf::zeros_on(device, len),

@@ -333,6 +333,7 @@ impl<'p> Tape<'p> {
         self.gradients[output.0.id] = Some(gradient);
         self.complete_from = self.params.len();
         while let Some(record) = self.records.pop() {
+            self.read.set(0);
             (record.backward)(self);
             let reach = self.records.last().map_or(0, |record| record.reach);
             if let Some(grads) = self.grads.as_mut().filter(|_| reach < self.complete_from) {

@@ -31,6 +31,14 @@ pub(crate) enum Batches {
 }
 
 impl Batches {
+    /// Whether [`Batches::next`] would not wait.
+    pub(crate) fn is_ready(&self) -> bool {
+        match self {
+            Batches::Loader(loader, _) => loader.is_ready(),
+            Batches::Replay(_) => true,
+        }
+    }
+
     /// The next batch, or nothing after the last one.
     pub(crate) fn next(&mut self) -> Result<Option<Batch>, DataError> {
         match self {

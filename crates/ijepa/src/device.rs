@@ -62,12 +62,14 @@ pub(crate) fn check_network(name: &str, width: usize, heads: usize) -> Result<()
     let head = width / heads;
     if head > WIDEST_HEAD {
         let problem = format!("attention: the heads of the {name} are {head} wide, kernels take at most {WIDEST_HEAD}");
-        return Err(Failure::new(Exit::Device, problem).remedy("more heads (meta.enc_heads), or --device cpu").into());
+        return Err(Failure::new(Exit::Device, problem)
+            .remedy("--device cpu, or an encoder with more heads (meta.enc_heads)")
+            .into());
     }
     if !width.is_multiple_of(8) || width > WIDEST_ROW {
         let problem =
             format!("layer_norm: the {name} is {width} wide, kernels take multiples of 8, up to {WIDEST_ROW}");
-        return Err(Failure::new(Exit::Device, problem).remedy("another width, or --device cpu").into());
+        return Err(Failure::new(Exit::Device, problem).remedy("--device cpu, or a network of another width").into());
     }
     Ok(())
 }
@@ -83,7 +85,7 @@ pub(crate) fn failure(error: cuda::Error) -> Failure {
     }
     let failure = Failure::new(Exit::Device, format!("the GPU: {error}"));
     if error.is_memory() {
-        return failure.remedy("smaller batches (in training data.batch_size with a larger optimization.accumulate, or meta.recompute: blocks; for features --batch), or a GPU with more memory");
+        return failure.remedy("smaller batches (in training data.batch_size with a larger optimization.accumulate, or meta.recompute: blocks; for features --batch, for fine-tuning --at-once), or a GPU with more memory");
     }
     failure
         .remedy("`ijepa doctor --device cuda` tries the GPU; training goes on from its last checkpoint with --resume")

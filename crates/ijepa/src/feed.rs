@@ -11,6 +11,9 @@ use crate::batches::{Batch, Batches};
 use crate::distributed::World;
 use crate::log::Log;
 
+/// Between two looks whether a batch is ready.
+const LOOK: Duration = Duration::from_micros(200);
+
 /// The batches of a run, one after the other.
 pub(crate) struct Feed<'b> {
     batches: &'b mut Batches,
@@ -51,14 +54,15 @@ impl<'b> Feed<'b> {
 
     /// All that reads the images of the last batch was asked for: a GPU gets the next ones while it is busy with that.
     pub(crate) fn look_ahead(&mut self, world: &World) {
-        if let Some(device) = &world.device {
-            let asked = Instant::now();
-            self.ahead = Some(self.fetch());
-            // Until the GPU has nothing to do, nobody waits.
+        let Some(device) = &world.device else { return };
+        while !self.batches.is_ready() {
+            // Then nothing is gained any more, and `next` waits.
             if device.is_idle() {
-                self.waited += asked.elapsed();
+                return;
             }
+            std::thread::sleep(LOOK);
         }
+        self.ahead = Some(self.fetch());
     }
 
     fn fetch(&mut self) -> Result<Option<Batch>, DataError> {

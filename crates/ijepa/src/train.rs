@@ -1,6 +1,7 @@
 //! The training loop, in the order in which things happen.
 
 use std::mem::replace;
+use std::ops::Range;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -37,7 +38,7 @@ pub(crate) fn train(
     stop: &Stop,
 ) -> Result<Exit> {
     let pool = Pool::on(state.params.device()); // every activation and gradient, used again from step to step
-    let mut grads = state.params.zeros_beside();
+    let mut grads = state.params.zeros_beside(state.params.len());
     let buckets = buckets(run, world, grads.len());
     let mut feed = Feed::of(batches, world);
     let first = state.step;
@@ -177,7 +178,7 @@ struct Sums {
 impl Sums {
     /// `grads` holds the sums in this rank's shards.
     fn over(world: &World, own: &Own, (grads, buckets): (&Buf, &Buckets), stop: bool) -> Sums {
-        let norm = statistics::norm_of_parts(grads.view(), &buckets.own());
+        let norm = statistics::norm(grads.view(), &buckets.own());
         if world.is_alone() {
             return Sums { loss: own.loss, grad_norm: norm, stop };
         }
@@ -218,9 +219,14 @@ pub(crate) fn keep_own_moments(run: &Run, world: &World, state: &mut State) {
     if is_sharded(run, world) {
         let parts = buckets(run, world, state.params.len()).own();
         for moments in [&mut state.exp_avg, &mut state.exp_avg_sq] {
-            let whole = moments.as_slice();
-            let own: Vec<f32> = parts.iter().flat_map(|part| &whole[part.clone()]).copied().collect();
-            *moments = Buf::from_slice(&own);
+            let mut own = Buf::zeros(parts.iter().map(Range::len).sum());
+            let mut rest = own.as_mut_slice();
+            for part in &parts {
+                let (values, others) = rest.split_at_mut(part.len());
+                values.copy_from_slice(&moments.as_slice()[part.clone()]);
+                rest = others;
+            }
+            *moments = own;
         }
     }
 }

@@ -38,7 +38,7 @@ impl Waits {
         let each = exchanged.bytes.checked_div(steps).filter(|bytes| *bytes > 0)?;
         let share = exchanged.waited.as_secs_f64() / self.began.elapsed().as_secs_f64().max(f64::MIN_POSITIVE);
         Some(format!(
-            "ranks: {} a step into each and out of it, {} in which nothing else was done ({:.1} %)",
+            "ranks: {} a step into each and out of it; in all {} in which nothing else was done ({:.1} %)",
             bytes(each),
             short(exchanged.waited),
             100.0 * share

@@ -66,6 +66,12 @@ impl<T: Send + 'static> Ordered<T> {
         Ordered { shared, threads }
     }
 
+    /// Whether [`Ordered::next`] would not wait.
+    pub(super) fn is_ready(&self) -> bool {
+        let state = self.shared.lock();
+        state.due >= state.end || state.panicked || state.ready.contains_key(&state.due)
+    }
+
     /// The result of the next job, or nothing after the last. Waits for it.
     pub(super) fn next(&mut self) -> Result<Option<T>, DataError> {
         let mut state = self.shared.lock();
@@ -182,6 +188,9 @@ mod tests {
     #[test]
     fn a_panic_in_a_thread_is_an_error_and_not_a_wait() {
         let mut jobs = Ordered::start(0..10, 2, 2, |job| assert_ne!(job, 4, "job 4 is meant to panic"));
+        while !jobs.is_ready() {
+            std::thread::yield_now();
+        }
         let error = (0..10).find_map(|_| jobs.next().err());
         assert!(matches!(error, Some(DataError::LoaderPanicked)));
     }

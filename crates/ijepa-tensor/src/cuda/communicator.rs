@@ -5,13 +5,13 @@
 //! reductions or broadcasts, one a shard, takes their place where it has not. As many bytes travel either way.
 //!
 //! **Beside the ops.** NCCL's work has a stream of its own, and begins when all that ops were asked for before is done. So
-//! [`Communicator::begin_reduce_scatter`] sums gradients while ops compute others.
+//! gradients are summed while ops compute others: what is begun here is done when [`Communicator::finish`] returns.
 //!
 //! **Waiting.** NCCL puts its work on the stream and returns, and that work waits for the other ranks without an end. So
-//! every other call here stays until all work is done: it asks NCCL again and again whether a rank is lost, and looks at the clock.
+//! whoever waits here asks NCCL again and again whether a rank is lost, and looks at the clock.
 //! After an error, or [`Communicator::set_patience`]'s time, it takes the work off the GPU (`ncclCommAbort`), fails, and the
-//! communicator is of no more use. What this cannot see is NCCL itself not returning, while ranks connect: the caller must
-//! guard [`Communicator::join`] and the first calls with a clock of its own.
+//! communicator is of no more use. What this cannot see is NCCL itself not returning, while ranks connect, or the driver, which may wait
+//! for all streams when it frees memory: the caller must guard [`Communicator::join`] and the first calls with a clock of its own.
 //!
 //! **Order.** NCCL sums in an order that depends on how GPUs are connected, on the number of values and on its version, and on
 //! nothing else as long as the switch does not sum (`NCCL_NVLS_ENABLE=0`).
@@ -37,7 +37,7 @@ const PAUSE: [Duration; 2] = [Duration::from_micros(10), Duration::from_micros(2
 pub struct Blob<'a> {
     start: Pointer<f32>,
     room: usize,
-    gpu: Option<&'a Gpu>,
+    gpu: &'a Gpu,
     memory: PhantomData<&'a mut Memory>,
 }
 
@@ -45,7 +45,7 @@ impl<'a> Blob<'a> {
     /// All of this memory. What shards do not reach is room.
     pub fn of(memory: &'a mut Memory) -> Blob<'a> {
         let (start, room) = (memory.at(0), memory.bytes() / size_of::<f32>());
-        Blob { start, room, gpu: Some(memory.gpu()), memory: PhantomData }
+        Blob { start, room, gpu: memory.gpu(), memory: PhantomData }
     }
 
     /// Values of a buffer on a GPU.
@@ -54,15 +54,7 @@ impl<'a> Blob<'a> {
     /// When they are in main memory, or no f32 values.
     pub fn of_view(view: ViewMut<'a>) -> Blob<'a> {
         let slice = view.cuda();
-        Blob { start: slice.f32(), room: slice.len(), gpu: Some(slice.device().gpu()), memory: PhantomData }
-    }
-
-    /// `room` values from `start` on; as many as shards reach, or more: what they do not reach may be written.
-    ///
-    /// # Safety
-    /// For as long as `'a` this is memory of the communicator's GPU, and nobody uses it but through that GPU's stream.
-    pub unsafe fn new(start: Pointer<f32>, room: usize) -> Blob<'a> {
-        Blob { start, room, gpu: None, memory: PhantomData }
+        Blob { start: slice.f32(), room: slice.len(), gpu: slice.device().gpu(), memory: PhantomData }
     }
 
     fn at(&self, value: usize) -> Handle {
@@ -130,30 +122,19 @@ impl Communicator {
         self.size
     }
 
-    /// From now on no call stays longer than that; what the GPU does before is part of it.
+    /// From now on no call waits longer than that for the others; what the GPU does before is part of it.
     pub fn set_patience(&self, patience: Duration) {
         self.patience.set(patience);
     }
 
-    /// Sums blobs over the ranks: each finds the sums in its own shard. The rest of the blob is unspecified afterwards.
+    /// Begins to sum blobs over the ranks: each finds the sums in its own shard, once [`Communicator::finish`] has returned. Until then no op that
+    /// is asked for may use the blob, and nobody may give its memory back. The rest of the blob is unspecified afterwards.
     ///
     /// # Errors
     /// When a rank is lost, or NCCL or the GPU fails; then the communicator has ended.
     ///
     /// # Panics
     /// When shards do not follow one another, one for each rank, within the blob.
-    pub fn reduce_scatter(&self, shards: &[Range<usize>], blob: Blob) -> Result<(), Error> {
-        self.begin_reduce_scatter(shards, blob)?;
-        self.finish()
-    }
-
-    /// As [`Communicator::reduce_scatter`], without waiting for it: ops that are asked for until [`Communicator::finish`] must not use the blob.
-    ///
-    /// # Errors
-    /// As [`Communicator::reduce_scatter`].
-    ///
-    /// # Panics
-    /// As [`Communicator::reduce_scatter`].
     pub fn begin_reduce_scatter(&self, shards: &[Range<usize>], blob: Blob) -> Result<(), Error> {
         self.expect(shards, &blob);
         self.begin("reduce_scatter", |nccl, handle, stream| {
@@ -179,30 +160,18 @@ impl Communicator {
     /// Waits for all that was begun.
     ///
     /// # Errors
-    /// As [`Communicator::reduce_scatter`].
+    /// As [`Communicator::begin_reduce_scatter`].
     pub fn finish(&self) -> Result<(), Error> {
         self.or_give_up(self.wait())
     }
 
-    /// Puts a blob together from every rank's shard, on all ranks.
+    /// Begins to put a blob together from every rank's shard, on all ranks, as [`Communicator::begin_reduce_scatter`] does its work.
     ///
     /// # Errors
-    /// As [`Communicator::reduce_scatter`].
+    /// As [`Communicator::begin_reduce_scatter`].
     ///
     /// # Panics
-    /// As [`Communicator::reduce_scatter`].
-    pub fn all_gather(&self, shards: &[Range<usize>], blob: Blob) -> Result<(), Error> {
-        self.begin_all_gather(shards, blob)?;
-        self.finish()
-    }
-
-    /// As [`Communicator::all_gather`], without waiting for it: ops that are asked for until [`Communicator::finish`] must not use the blob.
-    ///
-    /// # Errors
-    /// As [`Communicator::reduce_scatter`].
-    ///
-    /// # Panics
-    /// As [`Communicator::reduce_scatter`].
+    /// As [`Communicator::begin_reduce_scatter`].
     pub fn begin_all_gather(&self, shards: &[Range<usize>], blob: Blob) -> Result<(), Error> {
         self.expect(shards, &blob);
         self.begin("all_gather", |nccl, handle, stream| {
@@ -227,10 +196,10 @@ impl Communicator {
     /// Puts a blob together from every rank's shard, on the first rank.
     ///
     /// # Errors
-    /// As [`Communicator::reduce_scatter`].
+    /// As [`Communicator::begin_reduce_scatter`].
     ///
     /// # Panics
-    /// As [`Communicator::reduce_scatter`].
+    /// As [`Communicator::begin_reduce_scatter`].
     pub fn gather_shards(&self, shards: &[Range<usize>], blob: Blob) -> Result<(), Error> {
         self.expect(shards, &blob);
         self.begin("gather_shards", |nccl, handle, stream| {
@@ -254,7 +223,7 @@ impl Communicator {
     /// The values of all ranks, in their order: as many of each.
     ///
     /// # Errors
-    /// As [`Communicator::reduce_scatter`].
+    /// As [`Communicator::begin_reduce_scatter`].
     ///
     /// # Panics
     /// When there are more than [`MOST_GATHERED`].
@@ -297,7 +266,7 @@ impl Communicator {
         let follow = shards.windows(2).all(|pair| pair[0].end == pair[1].start);
         let within = shards.iter().all(|shard| shard.start <= shard.end && shard.end <= blob.room);
         assert!(follow && within, "shards {shards:?} of a blob with room for {}", blob.room);
-        assert!(blob.gpu.is_none_or(|gpu| std::ptr::eq(gpu, &*self.gpu)), "a blob of another GPU");
+        assert!(std::ptr::eq(blob.gpu, &*self.gpu), "a blob of another GPU");
     }
 
     /// Makes calls that all ranks make, as one; what they start begins after all that ops were asked for.

@@ -56,7 +56,8 @@ struct Staging {
     used: usize,
 }
 
-/// Memory of a device that goes back when it is dropped. What was asked for before may still use it: all happens in order.
+/// Memory of a device that goes back when it is dropped. Ops that were asked for before may still use it, and those that get it next come after
+/// them; another stream must wait for them.
 pub(crate) struct Loan {
     memory: Option<Memory>,
     device: Rc<Device>,
@@ -123,7 +124,9 @@ impl Device {
 
     /// Memory of exactly `bytes` bytes, for what stays.
     pub(crate) fn keep(self: &Rc<Device>, bytes: usize) -> Loan {
-        let memory = self.allocate(&mut self.free.borrow_mut(), bytes);
+        let mut free = self.free.borrow_mut();
+        let found = free.get_mut(&bytes).and_then(Vec::pop);
+        let memory = found.unwrap_or_else(|| self.allocate(&mut free, bytes));
         Loan { memory: Some(memory), device: Rc::clone(self) }
     }
 
@@ -190,7 +193,7 @@ impl Device {
     }
 
     /// Waits until all that was asked for is done.
-    pub(crate) fn wait(&self) {
+    pub fn wait(&self) {
         or_throw(self.gpu.synchronise());
     }
 

@@ -5,7 +5,7 @@
 
 use super::launch::{Launch, Pointer};
 use super::library::{self, functions};
-use super::stream::{Context, Event, Stream};
+use super::stream::{AHEAD, Context, Event, Stream, USUAL};
 use libloading::Library;
 use std::ffi::{CStr, CString, c_char, c_int, c_uint, c_void};
 use std::fmt;
@@ -115,7 +115,7 @@ functions! {
     cuDevicePrimaryCtxRetain(*mut Handle, c_int);
     cuDevicePrimaryCtxRelease_v2(c_int);
     cuCtxSetCurrent(Handle);
-    cuStreamCreate(*mut Handle, c_uint);
+    cuStreamCreateWithPriority(*mut Handle, c_uint, c_int);
     cuStreamSynchronize(Handle);
     cuStreamQuery(Handle);
     cuStreamWaitEvent(Handle, Handle, c_uint);
@@ -246,7 +246,7 @@ impl Gpu {
         let name = name.iter().map(|letter| *letter as u8).take_while(|letter| *letter != 0).collect::<Vec<u8>>();
         let context = Context::of(driver, device)?;
         Ok(Rc::new(Gpu {
-            stream: Stream::of(&context)?,
+            stream: Stream::of(&context, USUAL)?,
             context,
             name: String::from_utf8_lossy(&name).into_owned(),
             capability: (capability[0], capability[1]),
@@ -320,12 +320,12 @@ impl Gpu {
         &self.stream
     }
 
-    /// A stream beside it.
+    /// A stream beside it, whose work goes first where both have some.
     ///
     /// # Errors
     /// When the driver fails.
     pub(super) fn stream_beside(&self) -> Result<Stream, Error> {
-        Stream::of(&self.context)
+        Stream::of(&self.context, AHEAD)
     }
 
     /// An event that has not been recorded, and so is not waited for.

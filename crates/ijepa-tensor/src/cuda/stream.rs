@@ -14,6 +14,11 @@ const SLEEPING_WITHOUT_TIME: c_uint = 3;
 /// `CUDA_ERROR_NOT_READY`: there is work on the stream.
 const NOT_READY: c_int = 600;
 
+/// The priority of streams that nothing is said of.
+pub(super) const USUAL: c_int = 0;
+/// A higher one: lower numbers go first.
+pub(super) const AHEAD: c_int = -1;
+
 /// What a process has of a GPU, for as long as anything of it is in use.
 pub(super) struct Context {
     pub(super) driver: Rc<Driver>,
@@ -57,12 +62,13 @@ pub(super) struct Event {
 }
 
 impl Stream {
-    /// One without work.
-    pub(super) fn of(context: &Rc<Context>) -> Result<Stream, Error> {
+    /// One without work, of [`USUAL`] or another priority.
+    pub(super) fn of(context: &Rc<Context>, priority: c_int) -> Result<Stream, Error> {
         let mut handle = std::ptr::null_mut();
-        // SAFETY: the pointer is valid for the call.
-        let code = unsafe { (context.driver.functions.cuStreamCreate)(&raw mut handle, NON_BLOCKING) };
-        context.driver.check("cuStreamCreate", code)?;
+        // SAFETY: the pointer is valid for the call. Priorities that a GPU does not have are taken for the nearest.
+        let code =
+            unsafe { (context.driver.functions.cuStreamCreateWithPriority)(&raw mut handle, NON_BLOCKING, priority) };
+        context.driver.check("cuStreamCreateWithPriority", code)?;
         Ok(Stream { context: Rc::clone(context), handle })
     }
 

@@ -77,11 +77,14 @@ impl Drop for Uploads {
 impl Place {
     fn of(device: &Rc<Device>, len: usize) -> Place {
         let gpu = device.gpu();
-        Place {
+        let place = Place {
             pinned: or_throw(gpu.pinned(len * size_of::<u16>())),
             values: Array::keep_rounded(device, len),
             copied: or_throw(gpu.event()),
             read: or_throw(gpu.event()),
-        }
+        };
+        // Ops may still use the memory for what was there before.
+        or_throw(gpu.stream().record(&place.read));
+        place
     }
 }

@@ -172,7 +172,7 @@ fn step_ms(subject: &Subject, steps: usize, precisions: (Precision, Precision), 
     if let Some(device) = device {
         state = state.on(device);
     }
-    let mut grads = state.params.zeros_beside();
+    let mut grads = state.params.zeros_beside(state.params.len());
     let (height, width) = sizes.encoder.image;
     let images = noise(sizes.batch * sizes.encoder.channels * height * width, 1);
     let mut masks = subject.masks.iter().cycle();

@@ -94,9 +94,9 @@ fn ranges(config: &Config, origins: &Origins, problems: &mut Vec<String>) {
         ));
     }
     // MPI counts the values of a bucket in 31 bits.
-    if !(config.distributed.bucket_mb > 0.0 && config.distributed.bucket_mb <= 8000.0) {
+    if !(config.distributed.bucket_mb >= 0.01 && config.distributed.bucket_mb <= 8000.0) {
         problems.push(format!(
-            "{}: expected megabytes, more than 0 and at most 8000, got {}",
+            "{}: expected megabytes, 0.01 to 8000, got {}",
             origins.of("distributed.bucket_mb"),
             config.distributed.bucket_mb
         ));

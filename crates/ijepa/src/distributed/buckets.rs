@@ -35,7 +35,7 @@ impl Buckets {
     }
 
     /// The buckets, from the beginning of the blob.
-    pub(super) fn all(&self) -> impl DoubleEndedIterator<Item = Range<usize>> {
+    pub(super) fn all(&self) -> impl Iterator<Item = Range<usize>> {
         let (len, each) = (self.len, self.each);
         (0..len.div_ceil(each)).map(move |number| number * each..len.min((number + 1) * each))
     }
@@ -46,15 +46,10 @@ impl Buckets {
         (0..self.ranks).map(|rank| bucket.len().min(rank * each)..bucket.len().min((rank + 1) * each)).collect()
     }
 
-    /// The part of a bucket that this rank owns, counted from its beginning.
-    pub(super) fn shard(&self, bucket: &Range<usize>) -> Range<usize> {
-        self.shards(bucket).swap_remove(self.rank)
-    }
-
     /// All that this rank owns of the blob.
     pub(crate) fn own(&self) -> Vec<Range<usize>> {
         let of_bucket = |bucket: Range<usize>| {
-            let shard = self.shard(&bucket);
+            let shard = self.shards(&bucket).swap_remove(self.rank);
             bucket.start + shard.start..bucket.start + shard.end
         };
         self.all().map(of_bucket).filter(|shard| !shard.is_empty()).collect()

@@ -54,9 +54,10 @@ pub(crate) struct World {
     pub(crate) rank: usize,
     /// How many there are.
     pub(crate) size: usize,
+    /// Before the device: memory is freed when NCCL no longer uses it.
+    link: Link,
     /// What this rank computes on, if not the CPU.
     pub(crate) device: Option<Rc<Device>>,
-    link: Link,
     /// The rank that says why all have ended, once they have.
     ended: Cell<Option<usize>>,
     exchanged: Cell<Exchanged>,
@@ -67,7 +68,7 @@ pub(crate) struct World {
 pub(crate) struct Exchanged {
     /// Bytes of blobs that it took in; as many went out.
     pub(crate) bytes: u64,
-    /// How long nothing else was done.
+    /// How long it was waited for, with nothing else to do.
     pub(crate) waited: Duration,
 }
 
@@ -261,6 +262,8 @@ impl World {
         if self.is_alone() {
             return;
         }
+        // What ops do until then is not waiting.
+        self.device.iter().for_each(|device| device.wait());
         self.timed(|| {
             for bucket in buckets.all() {
                 let shards = buckets.shards(&bucket);
@@ -282,7 +285,7 @@ impl World {
     /// Puts a blob together on the first rank, in main memory, of which each has what it owns alone. All ranks must call it.
     pub(crate) fn gather_owned(&self, own: &Buf, buckets: &Buckets) -> Option<Buf> {
         let mut whole = self.is_first().then(|| Buf::zeros(buckets.len()));
-        let mut room = own.zeros_beside_of(buckets.longest());
+        let mut room = own.zeros_beside(buckets.longest());
         let mut before = 0;
         for bucket in buckets.all() {
             let shards = buckets.shards(&bucket);
@@ -363,7 +366,7 @@ impl Reduction<'_> {
     pub(crate) fn complete(&mut self, mut grads: ViewMut, from: usize) {
         let Link::Nccl(gpus) = &self.world.link else { return };
         while let Some(bucket) = self.rest.pop_if(|bucket| bucket.start >= from) {
-            let shards = self.shards(&bucket);
+            let shards = self.begun(&bucket);
             self.world.or_end(gpus.begin_reduce_scatter(&shards, grads.range(bucket)));
         }
     }
@@ -379,15 +382,15 @@ impl Reduction<'_> {
                 #[cfg(feature = "mpi")]
                 Link::Mpi(mpi) => {
                     for bucket in std::mem::take(&mut self.rest) {
-                        mpi.reduce_scatter(&self.shards(&bucket), grads.view_mut().part(bucket));
+                        mpi.reduce_scatter(&self.begun(&bucket), grads.view_mut().part(bucket));
                     }
                 }
             }
         });
     }
 
-    /// The shards of a bucket that is going to be summed.
-    fn shards(&self, bucket: &Range<usize>) -> Vec<Range<usize>> {
+    /// The shards of a bucket that is going to be summed; its traffic is counted.
+    fn begun(&self, bucket: &Range<usize>) -> Vec<Range<usize>> {
         let shards = self.buckets.shards(bucket);
         self.world.took_in((self.world.size - 1) * shards[self.world.rank].len());
         shards

@@ -13,6 +13,7 @@ use ijepa_tensor::cuda::nccl::{self, Id, Nccl};
 use super::launch::Launched;
 use super::rendezvous::Meeting;
 use super::watchman::{self, Watchman};
+use crate::device;
 use crate::exit::{Exit, Failure};
 
 /// How long ranks may take to come together: they start at nearly the same time, and load libraries.
@@ -91,6 +92,10 @@ impl Gpus {
 }
 
 fn failure(error: nccl::Error) -> Failure {
+    // What an op did wrong may show here first.
+    if let nccl::Error::Gpu(error) = error {
+        return device::failure(error.into());
+    }
     Failure::new(Exit::Device, format!("NCCL: {error}"))
         .remedy("the output of the other ranks may say more, and NCCL_DEBUG=INFO makes NCCL say more; go on from the last checkpoint with --resume")
 }

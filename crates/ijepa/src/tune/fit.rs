@@ -45,7 +45,7 @@ impl Fit<'_> {
         let view = recipe.view(task.size, task.normalisation)?;
         let mut batches = stream(&self.shared, self.labelled, (batch, seed), (state.step, length.steps), vec![view])?;
         let pool = Pool::on(state.params.device());
-        let mut grads = state.params.zeros_beside();
+        let mut grads = state.params.zeros_beside(state.params.len());
 
         while let Some(mut data) = batches.next()? {
             let step = data.step;

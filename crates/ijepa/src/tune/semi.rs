@@ -72,7 +72,7 @@ impl SemiFit<'_> {
         let mut without = stream(&self.shared, self.unlabelled, (batch * semi.mu, seed), steps, views)?;
         let frequencies = self.frequencies();
         let pool = Pool::on(state.params.device());
-        let mut grads = state.params.zeros_beside();
+        let mut grads = state.params.zeros_beside(state.params.len());
 
         while let (Some(mut x), Some(u)) = (with.next()?, without.next()?) {
             let step = x.step;

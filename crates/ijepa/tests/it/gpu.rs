@@ -123,7 +123,9 @@ fn two_gpus_give_the_losses_of_one_and_share_out_the_moments_without_another_bit
     let late = [&variables[..], &[("SHIM_STREAMS", "late")]].concat();
     // The first one also looks at its features, on the GPU.
     let looks = ["--set", "eval.every=2 steps", "--set", "eval.images=8"];
-    let one = train("one", "3", &[&["--device", "cuda", "--set", "data.batch_size=8"], &looks[..]].concat());
+    let ops_late = [&variables[..], &[("SHIM_STREAMS", "ops late")]].concat();
+    let one =
+        train_with(&ops_late, "one", "3", &[&["--device", "cuda", "--set", "data.batch_size=8"], &looks[..]].concat());
     let rows = metrics(&dir.path().join("one"));
     assert!(rows.iter().any(|row| row["rank_me"].is_number()), "nothing was looked at: {rows:?}");
     let each = ["--set", "data.batch_size=4"];

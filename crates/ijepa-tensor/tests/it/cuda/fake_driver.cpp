@@ -33,6 +33,8 @@ std::atomic<int> contexts;
 
 struct Stream {
     std::deque<std::function<bool()>> work;
+    // Of ops: others go first.
+    bool ops = false;
     // Of work, since the stream was made.
     u64 asked = 0, done = 0;
     int failed = 0;
@@ -69,9 +71,12 @@ std::shared_ptr<Stream> find(const void* handle) {
     return nullptr;
 }
 
-bool is_late() {
-    const char* said = getenv("SHIM_STREAMS");
-    return said != nullptr && strcmp(said, "late") == 0;
+// What this thread has said, or null.
+thread_local const char* order_of_streams;
+
+bool is_late(const Stream& stream) {
+    const char* said = order_of_streams != nullptr ? order_of_streams : getenv("SHIM_STREAMS");
+    return said != nullptr && (strcmp(said, "late") == 0 || (strcmp(said, "ops late") == 0 && stream.ops));
 }
 
 // Puts work on a stream that is done in one go.
@@ -100,7 +105,7 @@ bool shim_enqueue(void* handle, std::function<bool()> work) {
     if (stream == nullptr) return false;
     stream->work.push_back(std::move(work));
     stream->asked++;
-    if (!is_late()) stream->reach(stream->asked);
+    if (!is_late(*stream)) stream->reach(stream->asked);
     return true;
 }
 
@@ -110,6 +115,9 @@ void shim_expect(const char* kinds, u64 seed) {
     expected_kinds = kinds;
     order_seed = seed;
 }
+
+// One of the words above, for the streams of this thread.
+void shim_streams(const char* order) { order_of_streams = order; }
 
 int cuInit(u32) { return 0; }
 int cuGetErrorString(int code, const char** text) {
@@ -149,8 +157,10 @@ int cuDevicePrimaryCtxRetain(void** context, int) {
 }
 int cuDevicePrimaryCtxRelease_v2(int) { return --contexts < 0 ? INVALID_VALUE : 0; }
 int cuCtxSetCurrent(void* context) { return context == &contexts ? 0 : INVALID_VALUE; }
-int cuStreamCreate(void** handle, u32 flags) {
+int cuStreamCreateWithPriority(void** handle, u32 flags, int priority) {
+    if (priority > 0) return INVALID_VALUE;
     const auto stream = std::make_shared<Stream>();
+    stream->ops = priority == 0;
     *handle = stream.get();
     const std::lock_guard<std::mutex> lock(listing);
     streams.push_back(stream);
@@ -210,7 +220,8 @@ int cuMemFree_v2(u64 address) {
     std::vector<std::shared_ptr<Stream>> all;
     {
         const std::lock_guard<std::mutex> lock(listing);
-        if (is_late()) all = streams;
+        for (const auto& stream : streams)
+            if (is_late(*stream)) all.push_back(stream);
     }
     for (const auto& stream : all) stream->reach(stream->asked);
     free(reinterpret_cast<void*>(address));

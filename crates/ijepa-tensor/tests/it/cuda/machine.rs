@@ -8,7 +8,7 @@ use ijepa_tensor::cuda::nvrtc::Nvrtc;
 use ijepa_tensor::cuda::{Device, SOURCES, calls};
 use libloading::{Library, Symbol};
 use std::collections::HashMap;
-use std::ffi::{CString, c_char};
+use std::ffi::{CStr, CString, c_char};
 use std::marker::PhantomData;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
@@ -42,6 +42,18 @@ pub(super) fn device() -> Option<(Rc<Device>, MutexGuard<'static, ()>)> {
         false => unsafe { Device::open_at(shim()?) },
     };
     Some((device.unwrap_or_else(|error| panic!("{error}")), turn))
+}
+
+/// In which order streams do their work from now on, on this thread: see `streams.h`. A GPU has its own.
+pub(super) fn order_streams(order: &'static CStr) {
+    let Some(path) = (if wants_gpu() { None } else { shim() }) else { return };
+    // SAFETY: the library is open already, and the signature is that of fake_driver.cpp; the text lives for ever.
+    unsafe {
+        let shim = Library::new(path).expect("what was built can be opened");
+        let order_streams: Symbol<unsafe extern "C" fn(*const c_char)> =
+            shim.get("shim_streams").expect("the shim has it");
+        order_streams(order.as_ptr());
+    }
 }
 
 fn turn() -> MutexGuard<'static, ()> {

@@ -18,6 +18,8 @@ mod shim;
 mod table;
 #[cfg(target_os = "linux")]
 mod tape;
+#[cfg(target_os = "linux")]
+mod uploads;
 
 /// Says that a check was left out, or fails where none may be.
 fn skip(reason: &str) {

@@ -102,7 +102,8 @@ fn share_out(communicator: &Communicator, gpu: &Rc<Gpu>, len: usize, room: usize
     let (shards, expected) = (shards(len, size), sums(size, len));
     let own = shards[rank].clone();
     let mut blob = memory(gpu, &values(rank, len), room);
-    communicator.reduce_scatter(&shards, Blob::of(&mut blob)).expect("all ranks sum");
+    communicator.begin_reduce_scatter(&shards, Blob::of(&mut blob)).expect("all ranks sum");
+    communicator.finish().expect("all ranks have summed");
     let sum = read(&blob)[own.clone()].to_vec();
     assert_sums(&sum, &expected[own.clone()]);
 
@@ -115,7 +116,8 @@ fn share_out(communicator: &Communicator, gpu: &Rc<Gpu>, len: usize, room: usize
         assert_sums(&read(&blob)[..len], &expected);
     }
     let mut blob = memory(gpu, &only, room);
-    communicator.all_gather(&shards, Blob::of(&mut blob)).expect("all ranks gather");
+    communicator.begin_all_gather(&shards, Blob::of(&mut blob)).expect("all ranks gather");
+    communicator.finish().expect("all ranks have gathered");
     let all = read(&blob)[..len].to_vec();
     assert_sums(&all, &expected);
     all
@@ -199,8 +201,8 @@ fn a_process_that_no_test_started_has_no_part() {
         "hangs" if rank + 1 == size => std::thread::sleep(Duration::from_secs(600)),
         _ => {
             communicator.set_patience(Duration::from_millis(if part[0] == "hangs" { 300 } else { 60_000 }));
-            let error =
-                communicator.all_gather(&shards(100, size), Blob::of(&mut blob)).expect_err("a rank is missing");
+            let begun = communicator.begin_all_gather(&shards(100, size), Blob::of(&mut blob));
+            let error = begun.and_then(|()| communicator.finish()).expect_err("a rank is missing");
             eprintln!("{SAID}{error}");
             let error = communicator.gather(&[1.0]).expect_err("it has ended");
             eprintln!("{SAID}{error}");

@@ -1,6 +1,6 @@
-// Work on streams, in the place of a GPU that does it beside the program. A stream does what it was asked for in order. It does so at once, or, where
-// SHIM_STREAMS is "late", not before somebody waits for it: what does not wait for another stream's work although it needs it comes too
-// early in the second way, and what overwrites what another stream still reads does so in the first.
+// Work on streams, in the place of a GPU that does it beside the program. A stream does what it was asked for in order, and at once; but where
+// SHIM_STREAMS (or shim_streams) says "late", not before somebody waits for it, and where it says "ops late", so does the stream of ops alone.
+// What does not wait for another stream although it needs its work, or overwrites what that still reads, goes wrong in one of these ways.
 #pragma once
 #include <functional>
 
