@@ -22,24 +22,19 @@ const SQUARES: usize = 1 << 16;
 /// Values that one block of the optimiser updates.
 const PIECE: usize = 1 << 14;
 
-/// Layer norm of x, or of x + residual: [`layer_norm::forward`]. `residual` is the residual and where the sum is stored,
-/// `affine` weight and bias.
+/// y =, stats =: [`layer_norm::forward`]; `affine` is weight and bias.
 pub fn layer_norm_forward(
     y: Pointer<Bf16>,
     stats: Pointer<f32>,
     x: Pointer<Bf16>,
-    residual: Option<(Pointer<Bf16>, Pointer<Bf16>)>,
     affine: Option<(Pointer<f32>, Pointer<f32>)>,
     shape: layer_norm::Shape,
 ) -> Launch {
-    let (residual, sum) = residual.unwrap_or((Pointer::NULL, Pointer::NULL));
     let (weight, bias) = affine.unwrap_or((Pointer::NULL, Pointer::NULL));
     let arguments = vec![
         y.into(),
-        sum.into(),
         stats.into(),
         x.into(),
-        residual.into(),
         weight.into(),
         bias.into(),
         int(shape.rows),
@@ -151,29 +146,20 @@ pub fn column_sums(out: Pointer<f32>, parts: Pointer<f32>, x: Pointer<Bf16>, row
     [by_columns("column_parts", width, stripes, arguments), add_parts(out, parts, stripes, width, width)]
 }
 
-/// y = gelu(x + bias).
-pub fn gelu_forward(
-    y: Pointer<Bf16>,
-    x: Pointer<Bf16>,
-    bias: Option<Pointer<f32>>,
-    (rows, width): (usize, usize),
-) -> Launch {
-    let bias = bias.unwrap_or(Pointer::NULL);
-    by_rows("gelu_forward", rows, vec![y.into(), x.into(), bias.into(), int(rows), int(width)])
+/// y = gelu(x).
+pub fn gelu_forward(y: Pointer<Bf16>, x: Pointer<Bf16>, (rows, width): (usize, usize)) -> Launch {
+    by_rows("gelu_forward", rows, vec![y.into(), x.into(), int(rows), int(width)])
 }
 
-/// dx = dy·gelu′(x + bias), and y = gelu(x + bias) where it is wanted.
+/// dx = dy·gelu′(x), and y = gelu(x).
 pub fn gelu_backward(
     dx: Pointer<Bf16>,
-    y: Option<Pointer<Bf16>>,
+    y: Pointer<Bf16>,
     dy: Pointer<Bf16>,
     x: Pointer<Bf16>,
-    bias: Option<Pointer<f32>>,
     (rows, width): (usize, usize),
 ) -> Launch {
-    let (y, bias) = (y.unwrap_or(Pointer::NULL), bias.unwrap_or(Pointer::NULL));
-    let arguments = vec![dx.into(), y.into(), dy.into(), x.into(), bias.into(), int(rows), int(width)];
-    by_rows("gelu_backward", rows, arguments)
+    by_rows("gelu_backward", rows, vec![dx.into(), y.into(), dy.into(), x.into(), int(rows), int(width)])
 }
 
 /// Q, or K before V, in rows `stride` apart.
@@ -392,58 +378,25 @@ pub fn drop_path(
     by_rows("drop_path", rows, arguments)
 }
 
-/// Targets of a smooth-L1 loss.
-#[derive(Clone, Copy)]
-pub struct Targets {
-    /// Rows (·, width).
-    pub values: Pointer<Bf16>,
-    /// The row for each row of the prediction; without it they lie beside each other.
-    pub index: Option<Pointer<u32>>,
-    /// What is added to the variance when the rows are layer-normed on the way; `None` takes them as they are.
-    pub norm_eps: Option<f32>,
-}
-
-/// losses (rows) =, stats (rows, 2) =; the loss is [`sum_values`] over rows·width.
+/// losses (rows) =; the loss is [`sum_values`] over rows·width.
 pub fn smooth_l1_forward(
     losses: Pointer<f32>,
-    stats: Pointer<f32>,
     prediction: Pointer<Bf16>,
-    targets: Targets,
+    target: Pointer<Bf16>,
     (rows, width): (usize, usize),
 ) -> Launch {
-    let arguments = vec![
-        losses.into(),
-        stats.into(),
-        prediction.into(),
-        targets.values.into(),
-        targets.index.unwrap_or(Pointer::NULL).into(),
-        int(targets.norm_eps.is_some().into()),
-        int(rows),
-        int(width),
-        targets.norm_eps.unwrap_or(0.0).into(),
-    ];
-    by_rows("smooth_l1_forward", rows, arguments)
+    by_rows("smooth_l1_forward", rows, vec![losses.into(), prediction.into(), target.into(), int(rows), int(width)])
 }
 
-/// dprediction =; `stats` of the forward pass.
+/// dprediction =.
 pub fn smooth_l1_backward(
     dprediction: Pointer<Bf16>,
     dloss: Pointer<f32>,
-    stats: Pointer<f32>,
     prediction: Pointer<Bf16>,
-    targets: Targets,
+    target: Pointer<Bf16>,
     (rows, width): (usize, usize),
 ) -> Launch {
-    let arguments = vec![
-        dprediction.into(),
-        dloss.into(),
-        stats.into(),
-        prediction.into(),
-        targets.values.into(),
-        targets.index.unwrap_or(Pointer::NULL).into(),
-        int(rows),
-        int(width),
-    ];
+    let arguments = vec![dprediction.into(), dloss.into(), prediction.into(), target.into(), int(rows), int(width)];
     by_rows("smooth_l1_backward", rows, arguments)
 }
 

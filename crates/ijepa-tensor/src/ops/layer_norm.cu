@@ -1,42 +1,30 @@
-// Layer norm of rows, with what is added before it; see layer_norm.rs for the maths.
+// Layer norm of rows; see layer_norm.rs for the maths.
 #include "device.cuh"
-
-template <int N>
-DEVICE void load_sum(float (&value)[N], const bf16* x, const bf16* residual, size_t at) {
-    Lanes<N>::load(value, x + at);
-    if (residual != nullptr) {
-        float other[N];
-        Lanes<N>::load(other, residual + at);
-#pragma unroll
-        for (int i = 0; i < N; i++) value[i] = widen(narrow(value[i] + other[i]));
-    }
-}
 
 // A row is read three times, the second and third time from the first-level cache.
 template <int N>
-DEVICE void forward_row(bf16* y, bf16* sum, float* stats, const bf16* x, const bf16* residual, const float* weight,
-                        const float* bias, int row, int width, float eps) {
+DEVICE void forward_row(bf16* y, float* stats, const bf16* x, const float* weight, const float* bias, int row, int width,
+                        float eps) {
     const size_t begin = static_cast<size_t>(row) * width;
     float total = 0.0f;
     for (int column = lane() * N; column < width; column += WARP * N) {
         float value[N];
-        load_sum(value, x, residual, begin + column);
+        Lanes<N>::load(value, x + begin + column);
 #pragma unroll
         for (int i = 0; i < N; i++) total += value[i];
-        if (residual != nullptr) Lanes<N>::store(sum + begin + column, value);
     }
     const float mean = warp_sum(total) / width;
     float squares = 0.0f;
     for (int column = lane() * N; column < width; column += WARP * N) {
         float value[N];
-        load_sum(value, x, residual, begin + column);
+        Lanes<N>::load(value, x + begin + column);
 #pragma unroll
         for (int i = 0; i < N; i++) squares += (value[i] - mean) * (value[i] - mean);
     }
     const float rstd = 1.0f / sqrtf(warp_sum(squares) / width + eps);
     for (int column = lane() * N; column < width; column += WARP * N) {
         float value[N], scale[N], shift[N];
-        load_sum(value, x, residual, begin + column);
+        Lanes<N>::load(value, x + begin + column);
         fill(scale, 1.0f);
         fill(shift, 0.0f);
         if (weight != nullptr) load_floats(scale, weight + column);
@@ -52,16 +40,15 @@ DEVICE void forward_row(bf16* y, bf16* sum, float* stats, const bf16* x, const b
 }
 
 // y (rows, width) = layer norm of x, stats (rows, 2) = mean and rstd; weight and bias (width), or null.
-// With a residual (rows, width): of sum = x + residual, which is stored rounded and normalised as stored.
 // A warp a row.
-KERNEL layer_norm_forward(bf16* y, bf16* sum, float* stats, const bf16* x, const bf16* residual, const float* weight,
-                          const float* bias, int rows, int width, float eps) {
+KERNEL layer_norm_forward(bf16* y, float* stats, const bf16* x, const float* weight, const float* bias, int rows, int width,
+                          float eps) {
     const int row = warp_row();
     if (row >= rows) return;
     if (packed(width)) {
-        forward_row<8>(y, sum, stats, x, residual, weight, bias, row, width, eps);
+        forward_row<8>(y, stats, x, weight, bias, row, width, eps);
     } else {
-        forward_row<1>(y, sum, stats, x, residual, weight, bias, row, width, eps);
+        forward_row<1>(y, stats, x, weight, bias, row, width, eps);
     }
 }
 

@@ -94,7 +94,7 @@ pub fn forward(y: ViewMut, stats: ViewMut, x: View, weight: Option<View>, bias: 
     assert_eq!((y.len(), stats.len(), x.len()), (rows * width, 2 * rows, rows * width), "{shape:?}");
     if let Some(device) = x.device() {
         let affine = weight.map(View::f32).zip(bias.map(View::f32));
-        return device.run(calls::layer_norm_forward(y.bf16(), stats.f32(), x.bf16(), None, affine, shape));
+        return device.run(calls::layer_norm_forward(y.bf16(), stats.f32(), x.bf16(), affine, shape));
     }
     let (y, stats, x) = (y.cpu(), stats.cpu(), x.cpu());
     let (weight, bias) = (weight.map(View::cpu), bias.map(View::cpu));

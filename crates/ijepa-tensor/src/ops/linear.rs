@@ -173,12 +173,7 @@ impl<'p> Tape<'p> {
                     let shape = layer_norm::Shape { rows: x.rows(), width: x.width(), eps };
                     layer_norm::forward(room.view_mut(), stats.view_mut(), x.view(), weight, bias, shape);
                 }
-                _ => device.run(calls::gelu_forward(
-                    room.view_mut().bf16(),
-                    x.view().bf16(),
-                    None,
-                    (x.rows(), x.width()),
-                )),
+                _ => device.run(calls::gelu_forward(room.view_mut().bf16(), x.view().bf16(), (x.rows(), x.width()))),
             }
             return Input::Plain(room.view());
         }
@@ -276,7 +271,7 @@ pub fn backward_input(
         device.multiply(Product { out, a, b, bias: None, added: None, shape: product });
         if let Some(hidden) = hidden {
             let hidden = hidden.bf16();
-            device.run(calls::gelu_backward(dx, Some(hidden), dx, hidden, None, (rows, inputs)));
+            device.run(calls::gelu_backward(dx, hidden, dx, hidden, (rows, inputs)));
         }
         return;
     }

@@ -38,10 +38,8 @@ pub fn forward(loss: ViewMut, prediction: View, target: View, width: usize) {
     assert_eq!(prediction.len(), target.len(), "smooth_l1");
     if let Some(device) = prediction.device() {
         let (rows, len) = (prediction.len() / width, prediction.len());
-        let (losses, stats) = (device.take(rows * size_of::<f32>()), device.take(2 * rows * size_of::<f32>()));
-        let target = target.cuda().rounded();
-        let aims = calls::Targets { values: target.at(), index: None, norm_eps: None };
-        device.run(calls::smooth_l1_forward(losses.at(), stats.at(), prediction.bf16(), aims, (rows, width)));
+        let (losses, target) = (device.take(rows * size_of::<f32>()), target.cuda().rounded());
+        device.run(calls::smooth_l1_forward(losses.at(), prediction.bf16(), target.at(), (rows, width)));
         return device.run(calls::sum_values(loss.f32(), losses.at(), rows, 1.0 / len as f64));
     }
     let (loss, prediction, target) = (loss.cpu(), prediction.cpu(), target.cpu());
@@ -63,21 +61,9 @@ vectorised! {
 /// dprediction (len) =, in rows of `width`; dloss (1).
 pub fn backward(dprediction: ViewMut, dloss: View, prediction: View, target: View, width: usize) {
     if let Some(device) = prediction.device() {
-        let rows = prediction.len() / width;
-        // Means and deviations of targets that are taken as they are.
-        let stats = device.upload(&[0.0f32, 1.0].repeat(rows));
-        let target = target.cuda().rounded();
-        let aims = calls::Targets { values: target.at(), index: None, norm_eps: None };
-        let (of_prediction, of_loss) = (dprediction.bf16(), dloss.f32());
-        let prediction = prediction.bf16();
-        return device.run(calls::smooth_l1_backward(
-            of_prediction,
-            of_loss,
-            stats.at(),
-            prediction,
-            aims,
-            (rows, width),
-        ));
+        let (size, target) = ((prediction.len() / width, width), target.cuda().rounded());
+        let (to, dloss) = (dprediction.bf16(), dloss.f32());
+        return device.run(calls::smooth_l1_backward(to, dloss, prediction.bf16(), target.at(), size));
     }
     let (dprediction, dloss) = (dprediction.cpu(), dloss.cpu());
     let (prediction, target) = (prediction.cpu(), target.cpu());

@@ -6,7 +6,7 @@
 use super::machine::{Half, Machine, Memory, machine, rounded};
 use crate::{inputs, run, values};
 use ijepa_tensor::cases::{Case, cases};
-use ijepa_tensor::cuda::calls::{self, Attended, Summed, Targets};
+use ijepa_tensor::cuda::calls::{self, Attended, Summed};
 use ijepa_tensor::cuda::launch::{Bf16, Launch, Pointer};
 use ijepa_tensor::ops::{attention, layer_norm, linear};
 
@@ -101,7 +101,7 @@ impl Run<'_> {
         let (y, stats) = (self.machine.empty_bf16(self.inputs[0].len()), self.machine.empty_f32(2 * shape.rows));
         let (x, parameters) = (self.input(0), affine.then(|| (self.parameter(1), self.parameter(2))));
         let pointers = parameters.as_ref().map(|(weight, bias)| (weight.at(), bias.at()));
-        self.machine.run([calls::layer_norm_forward(y.at(), stats.at(), x.at(), None, pointers, shape)]);
+        self.machine.run([calls::layer_norm_forward(y.at(), stats.at(), x.at(), pointers, shape)]);
         (y.floats(), stats)
     }
 
@@ -156,11 +156,11 @@ impl Run<'_> {
     fn gelu_linear(&self, residual: bool, shape: linear::Shape) -> Outcome {
         let size = (shape.rows, shape.inputs);
         let (hidden, y) = (self.input(0), self.machine.empty_bf16(self.inputs[0].len()));
-        self.machine.run([calls::gelu_forward(y.at(), hidden.at(), None, size)]);
+        self.machine.run([calls::gelu_forward(y.at(), hidden.at(), size)]);
         let Products { output, dx, dweight, dbias } = self.products(&y.floats(), 1, residual.then_some(3), shape);
         // In place, as the tape has it: the gradient becomes dx, and the hidden values their GELU.
         let dx = self.machine.bf16(&dx);
-        let launch = calls::gelu_backward(dx.at(), Some(hidden.at()), dx.at(), hidden.at(), None, size);
+        let launch = calls::gelu_backward(dx.at(), hidden.at(), dx.at(), hidden.at(), size);
         self.machine.run([launch]);
         assert_eq!(hidden.read(), y.read(), "GELU forward, and again on the way back");
         let mut gradients = vec![written(dx.floats()), dweight, dbias];
@@ -247,13 +247,12 @@ impl Run<'_> {
     }
 
     fn smooth_l1(&self, size: (usize, usize)) -> Outcome {
-        let (prediction, target, stats) = (self.input(0), self.input(1), self.machine.empty_f32(2 * size.0));
-        let targets = Targets { values: target.at(), index: None, norm_eps: None };
+        let (prediction, target) = (self.input(0), self.input(1));
         self.loss(
             size.0,
             1.0 / (size.0 * size.1) as f64,
-            |losses| calls::smooth_l1_forward(losses, stats.at(), prediction.at(), targets, size),
-            |dx, dloss| calls::smooth_l1_backward(dx, dloss, stats.at(), prediction.at(), targets, size),
+            |losses| calls::smooth_l1_forward(losses, prediction.at(), target.at(), size),
+            |dx, dloss| calls::smooth_l1_backward(dx, dloss, prediction.at(), target.at(), size),
         )
     }
 
