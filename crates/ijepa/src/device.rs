@@ -45,9 +45,9 @@ impl Place {
     }
 }
 
-/// Whether this process sees one GPU and no other.
-pub(crate) fn is_only_one() -> bool {
-    Driver::open().and_then(|driver| driver.count()).is_ok_and(|count| count == 1)
+/// How many GPUs this process sees.
+pub(crate) fn count() -> usize {
+    Driver::open().and_then(|driver| driver.count()).unwrap_or_default()
 }
 
 /// Refuses a model that kernels cannot compute, before anything is begun.

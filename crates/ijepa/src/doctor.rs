@@ -64,6 +64,12 @@ struct Gpu {
     wrong: Vec<String>,
     /// Of large products of bfloat16.
     product_gflops: f64,
+    /// GPUs that the driver shows.
+    count: usize,
+    /// The version of NCCL, over which several train, where it computes on this one.
+    nccl: Option<String>,
+    /// Why it does not.
+    nccl_problem: Option<String>,
 }
 
 impl Gpu {
@@ -77,6 +83,10 @@ impl Gpu {
             Err(error) => Some(format!("{case:?}: {error}")),
         });
         let (major, minor) = device.gpu().capability();
+        let (nccl, nccl_problem) = match distributed::try_nccl(device) {
+            Ok((major, minor, patch)) => (Some(format!("{major}.{minor}.{patch}")), None),
+            Err(error) => (None, Some(error.to_string())),
+        };
         Ok(Gpu {
             name: device.gpu().name().to_owned(),
             capability: format!("{major}.{minor}"),
@@ -84,15 +94,24 @@ impl Gpu {
             ops: distances.len(),
             wrong: wrong.collect(),
             product_gflops: roof::product_gflops(device).map_err(device::failure)?,
+            count: device::count(),
+            nccl,
+            nccl_problem,
         })
     }
 
     fn lines(&self) -> Vec<String> {
-        let Gpu { name, capability, memory_bytes, ops, wrong, product_gflops } = self;
+        let Gpu { name, capability, memory_bytes, ops, wrong, product_gflops, count, nccl, .. } = self;
         let mut lines = vec![
             format!("gpu       {name}, compute capability {capability}, {}", bytes(*memory_bytes as u64)),
             format!("gpu ops   {} of {ops} agree with the CPU, forward and backward", ops - wrong.len()),
             format!("gpu speed {:.1} TFLOP/s in products of bfloat16", product_gflops / 1e3),
+            match nccl {
+                Some(version) => {
+                    format!("gpus      {count} in sight; NCCL {version}, over which several train, sums on this one")
+                }
+                None => format!("gpus      {count} in sight; NCCL, over which several would train, is not usable"),
+            },
         ];
         lines.extend(wrong.iter().map(|wrong| format!("gpu wrong {wrong}")));
         lines
@@ -183,6 +202,9 @@ fn advice(findings: &Findings) -> Vec<String> {
     }
     if findings.instructions == ["portable"] {
         advice.push("no vector instructions that the kernels know: expect training to be slow on this CPU".to_owned());
+    }
+    if let Some(Gpu { count: 2.., nccl_problem: Some(problem), .. }) = &findings.gpu {
+        advice.push(format!("several GPUs are here, and cannot train together: {problem}"));
     }
     if findings.nvidia_driver && findings.gpu.is_none() {
         advice.push("an NVIDIA driver is here: `ijepa doctor --device cuda` tries it, and `pretrain --device cuda` trains on it".to_owned());

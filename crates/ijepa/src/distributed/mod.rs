@@ -33,6 +33,7 @@ use crate::output;
 pub(crate) use buckets::Buckets;
 use launch::Launched;
 pub(crate) use launch::threads;
+pub(crate) use nccl::tried as try_nccl;
 
 /// Whether this program can train with several processes on CPUs, and how.
 pub(crate) const BUILT_IN: Option<&str> = if cfg!(feature = "mpi") { Some("mpi") } else { None };
@@ -123,7 +124,7 @@ fn gpu_of(place: Place, Launched { size, variable, .. }: Launched) -> Result<Opt
     match (place, launch::local_rank()) {
         (Place::Cpu, _) => Ok(None),
         // Some launchers show each process its own GPU alone.
-        (Place::Cuda(0), Some(_)) if device::is_only_one() => Place::Cuda(0).open(),
+        (Place::Cuda(0), Some(_)) if device::count() == 1 => Place::Cuda(0).open(),
         (Place::Cuda(0), Some(local)) => Place::Cuda(local).open(),
         (Place::Cuda(number), Some(_)) => {
             let problem = format!("--device cuda:{number} for each of {size} processes ({variable})");

@@ -4,11 +4,11 @@ use std::ops::Range;
 use std::rc::Rc;
 use std::time::Duration;
 
-use anyhow::Result;
-use ijepa_tensor::ViewMut;
+use anyhow::{Result, ensure};
 use ijepa_tensor::cuda::Device;
 use ijepa_tensor::cuda::communicator::{Blob, Communicator};
 use ijepa_tensor::cuda::nccl::{self, Id, Nccl};
+use ijepa_tensor::{Buf, ViewMut};
 
 use super::launch::Launched;
 use super::rendezvous::Meeting;
@@ -91,11 +91,47 @@ impl Gpus {
     }
 }
 
+/// Whether the library can be opened.
+pub(super) fn is_there() -> Result<()> {
+    Nccl::open().map_err(failure)?;
+    Ok(())
+}
+
+/// Sums on one GPU as several would, and gives the version of NCCL that did it.
+pub(crate) fn tried(device: &Rc<Device>) -> Result<(i32, i32, i32)> {
+    let nccl = Nccl::open().map_err(failure)?;
+    let values = [1.0, -2.5, 3.0];
+    let whole = 0..values.len();
+    let shards = std::slice::from_ref(&whole);
+    let summed = device::guarded(|| {
+        let mut blob = Buf::on(device, &values);
+        let sum = |blob: &mut Buf| {
+            let alone = Communicator::join(&nccl, device.gpu(), nccl.id()?, 0, 1)?;
+            alone.set_patience(FAREWELL);
+            alone.begin_reduce_scatter(shards, Blob::of_view(blob.view_mut()))?;
+            alone.begin_all_gather(shards, Blob::of_view(blob.view_mut()))?;
+            alone.finish()?;
+            alone.leave()
+        };
+        sum(&mut blob).map_err(failure)?;
+        Ok(blob.to_vec())
+    })?;
+    ensure!(summed == values, "NCCL {:?} makes {summed:?} of {values:?}", nccl.version());
+    Ok(nccl.version())
+}
+
 fn failure(error: nccl::Error) -> Failure {
-    // What an op did wrong may show here first.
-    if let nccl::Error::Gpu(error) = error {
-        return device::failure(error.into());
+    use nccl::Error;
+    match error {
+        // What an op did wrong may show here first.
+        Error::Gpu(error) => device::failure(error.into()),
+        // They say how to get it.
+        Error::Absent { .. } | Error::Function { .. } | Error::Version { .. } => {
+            Failure::new(Exit::Device, error.to_string())
+        }
+        Error::Call { .. } | Error::Waited { .. } | Error::Ended { .. } => {
+            Failure::new(Exit::Device, format!("NCCL: {error}"))
+                .remedy("the output of the other ranks may say more, and NCCL_DEBUG=INFO makes NCCL say more; go on from the last checkpoint with --resume")
+        }
     }
-    Failure::new(Exit::Device, format!("NCCL: {error}"))
-        .remedy("the output of the other ranks may say more, and NCCL_DEBUG=INFO makes NCCL say more; go on from the last checkpoint with --resume")
 }

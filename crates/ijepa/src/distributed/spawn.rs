@@ -11,9 +11,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
+use ijepa_tensor::cuda::driver::Driver;
 use rustix::process::{Pid, Signal, kill_process};
 
-use super::launch;
+use super::{launch, nccl};
+use crate::device;
 use crate::exit::{Exit, Failure};
 use crate::output;
 
@@ -97,6 +99,7 @@ pub(crate) fn run(gpus: &[usize]) -> Result<Exit> {
         );
         return Err(Failure::usage(problem).remedy("leave out the list of GPUs, or start the program once").into());
     }
+    check(gpus)?;
     let program = std::env::current_exe().context("this program cannot be found")?;
     let signals = [Signal::INT, Signal::TERM, Signal::USR1].map(|signal| (signal, Arc::new(AtomicBool::new(false))));
     for (signal, asked) in &signals {
@@ -108,6 +111,18 @@ pub(crate) fn run(gpus: &[usize]) -> Result<Exit> {
         command
     };
     Ranks::start(gpus, std::env::var(VISIBLE).ok().as_deref(), again)?.stay(&signals, GRACE)
+}
+
+/// What every rank would find, said once.
+fn check(gpus: &[usize]) -> Result<()> {
+    let count = Driver::open().and_then(|driver| driver.count()).map_err(|error| device::failure(error.into()))?;
+    if let Some(gpu) = gpus.iter().find(|gpu| **gpu >= count) {
+        let problem = format!("--gpus: there is no GPU {gpu}, the driver shows {count}, counted from 0");
+        return Err(Failure::new(Exit::Device, problem)
+            .remedy("a shorter list; nvidia-smi lists them, and CUDA_VISIBLE_DEVICES may hide some")
+            .into());
+    }
+    nccl::is_there()
 }
 
 /// The processes.

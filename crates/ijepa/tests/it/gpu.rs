@@ -157,6 +157,25 @@ fn doctor_judges_every_op_on_a_gpu_and_a_step_is_timed_there() {
     let found = on_gpu(&gpu, dir.path(), &["doctor", "--json"]).json();
     assert!(found["gpu"]["ops"].as_u64().is_some_and(|ops| ops > 20), "{found}");
     assert_eq!(found["gpu"]["wrong"], serde_json::json!([]), "{found}");
+    assert!(found["gpu"]["nccl"].is_string() || found["gpu"]["count"] == 1, "{found}");
+    if !gpu.is_empty() {
+        assert_eq!((&found["gpu"]["count"], &found["gpu"]["nccl"]), (&2.into(), &"2.27.3".into()));
+        // Without NCCL two GPUs cannot train together, and the way out is said.
+        let mut without = gpu.clone();
+        without.retain(|(name, _)| *name != "IJEPA_NCCL_LIB");
+        without.push(("IJEPA_NCCL_LIB", "/nowhere/libnccl.so.2".to_owned()));
+        let said = on_gpu(&without, dir.path(), &["doctor"]);
+        assert!(said.code == Some(0) && said.stdout.contains("/nowhere/libnccl.so.2"), "{said:?}");
+        assert!(said.stdout.contains("to do: several GPUs are here"), "{said:?}");
+        let train = |variables: &[(&'static str, String)], gpus: &str| {
+            let variables: Vec<(&str, &str)> = variables.iter().map(|(name, value)| (*name, value.as_str())).collect();
+            ijepa_in(dir.path(), &variables, &["pretrain", "small.yaml", "--data", "scenes:20", "--gpus", gpus])
+        };
+        let said = train(&without, "0,1");
+        said.refused(DEVICE, &["/nowhere/libnccl.so.2", "IJEPA_NCCL_LIB"]);
+        assert_eq!(said.stderr.matches("/nowhere").count(), 1, "{said:?}");
+        train(&gpu, "0-2").refused(DEVICE, &["--gpus", "no GPU 2", "shows 2"]);
+    }
     let timed = on_gpu(&gpu, dir.path(), &["bench", "step", "--json", "--config", "small.yaml", "--steps", "1"]).json();
     assert_eq!(timed["gpu"], found["gpu"]["name"], "{timed}");
     assert!(timed["ms"].as_f64().is_some_and(|ms| ms > 0.0) && timed["planned_ms"].is_null(), "{timed}");
