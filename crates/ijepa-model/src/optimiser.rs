@@ -14,7 +14,7 @@ pub const EPS: f64 = 1e-8;
 
 /// Moves the parameters by their gradients, the target encoder towards the encoder, and the step by one.
 pub fn step(model: &Jepa, state: &mut State, grads: &Buf, schedule: &Schedule) {
-    let segments = segments(model, state, schedule, std::slice::from_ref(&(0..model.layout.len)));
+    let segments = segments(model, schedule, state.step, std::slice::from_ref(&(0..model.layout.len)));
     let blobs = Blobs {
         params: state.params.view_mut(),
         m: state.exp_avg.view_mut(),
@@ -29,7 +29,7 @@ pub fn step(model: &Jepa, state: &mut State, grads: &Buf, schedule: &Schedule) {
 /// The first half of [`step`]: moves the parameters in parts of the blob, and nothing else. `state` has the moments of these parts alone, one part
 /// behind the other.
 pub fn move_parts(model: &Jepa, state: &mut State, grads: &Buf, schedule: &Schedule, parts: &[Range<usize>]) {
-    let segments = segments(model, state, schedule, parts);
+    let segments = segments(model, schedule, state.step, parts);
     let blobs = Blobs {
         params: state.params.view_mut(),
         m: state.exp_avg.view_mut(),
@@ -39,16 +39,16 @@ pub fn move_parts(model: &Jepa, state: &mut State, grads: &Buf, schedule: &Sched
     adamw::forward(blobs, grads.view(), &segments, rates(state.step, schedule));
 }
 
-/// The second half, once all parts have moved: the target encoder and the step. Both halves together give the bits of [`step`].
-pub fn follow(model: &Jepa, state: &mut State, schedule: &Schedule) {
-    let segments = segments(model, state, schedule, std::slice::from_ref(&(0..model.layout.len)));
-    adamw::follow(state.target.view_mut(), state.params.view(), &segments, schedule.momentum(state.step));
-    state.step += 1;
+/// The second half of step number `step` in a part of the blob, whose parameters have moved: the target encoder. Both halves on all parts give the
+/// bits of [`step`].
+pub fn follow(model: &Jepa, (params, target): (&Buf, &mut Buf), schedule: &Schedule, step: u64, part: Range<usize>) {
+    let segments = segments(model, schedule, step, std::slice::from_ref(&part));
+    adamw::follow(target.view_mut(), params.view(), &segments, schedule.momentum(step));
 }
 
 /// What is learnt in parts of the blob.
-fn segments(model: &Jepa, state: &State, schedule: &Schedule, parts: &[Range<usize>]) -> Vec<Segment> {
-    let decay = schedule.weight_decay(state.step);
+fn segments(model: &Jepa, schedule: &Schedule, step: u64, parts: &[Range<usize>]) -> Vec<Segment> {
+    let decay = schedule.weight_decay(step);
     let (mut segments, mut before) = (Vec::new(), 0);
     for part in parts {
         for entry in model.layout.entries.iter().filter(|entry| entry.learnt()) {

@@ -70,7 +70,9 @@ fn start(cli: Cli) -> Result<Exit> {
         && let Some(gpus) = &args.gpus
     {
         if !spawn::is_rank() {
-            return spawn::run(&spawn::gpus(gpus)?);
+            let gpus = spawn::gpus(gpus)?;
+            spawn::check(&gpus)?;
+            return spawn::run(&gpus);
         }
         spawn::end_with_launcher()?;
     }

@@ -196,10 +196,13 @@ impl Sums {
 fn move_on((run, world): (&Run, &World), model: &Jepa, state: &mut State, (grads, buckets): (&mut Buf, &Buckets)) {
     if is_sharded(run, world) {
         optimiser::move_parts(model, state, grads, &run.schedule, &buckets.own());
-        world.all_gather(&mut state.params, buckets);
-        optimiser::follow(model, state, &run.schedule);
+        let State { params, target, step, .. } = state;
+        world.all_gather(params, buckets, |params, part| {
+            optimiser::follow(model, (params, target), &run.schedule, *step, part);
+        });
+        *step += 1;
     } else {
-        world.all_gather(grads, buckets);
+        world.all_gather(grads, buckets, |_, _| {});
         optimiser::step(model, state, grads, &run.schedule);
     }
 }

@@ -62,6 +62,9 @@ impl<'a> Blob<'a> {
     }
 }
 
+/// The end of something that was begun.
+pub struct Begun(Event);
+
 /// The processes that work together, as one of them sees them.
 pub struct Communicator {
     nccl: Rc<Nccl>,
@@ -157,6 +160,15 @@ impl Communicator {
         })
     }
 
+    /// Ops that are asked for from now on come after what was begun, although [`Communicator::finish`] has not returned. When that fails, what they did
+    /// is void.
+    ///
+    /// # Errors
+    /// When the driver fails.
+    pub fn before_ops(&self, begun: &Begun) -> Result<(), Error> {
+        Ok(self.gpu.stream().wait_for(&begun.0)?)
+    }
+
     /// Waits for all that was begun.
     ///
     /// # Errors
@@ -172,7 +184,7 @@ impl Communicator {
     ///
     /// # Panics
     /// As [`Communicator::begin_reduce_scatter`].
-    pub fn begin_all_gather(&self, shards: &[Range<usize>], blob: Blob) -> Result<(), Error> {
+    pub fn begin_all_gather(&self, shards: &[Range<usize>], blob: Blob) -> Result<Begun, Error> {
         self.expect(shards, &blob);
         self.begin("all_gather", |nccl, handle, stream| {
             if let Some(each) = length_of_each(shards, blob.room) {
@@ -190,7 +202,10 @@ impl Communicator {
                 nccl.check("ncclBroadcast", code)?;
             }
             Ok(())
-        })
+        })?;
+        let end = self.gpu.event()?;
+        self.stream.record(&end)?;
+        Ok(Begun(end))
     }
 
     /// Puts a blob together from every rank's shard, on the first rank.

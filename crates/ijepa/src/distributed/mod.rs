@@ -258,27 +258,38 @@ impl World {
         Reduction { world: self, rest, buckets }
     }
 
-    /// Puts a blob together from every rank's shards, on all ranks. All ranks must call it.
-    pub(crate) fn all_gather(&self, blob: &mut Buf, buckets: &Buckets) {
-        if self.is_alone() {
-            return;
+    /// Puts a blob together from every rank's shards, on all ranks, and calls `then` for each bucket that is there: on a GPU for ops that are asked
+    /// for once it is, while others come. All ranks must call it.
+    pub(crate) fn all_gather(&self, blob: &mut Buf, buckets: &Buckets, mut then: impl FnMut(&Buf, Range<usize>)) {
+        if let (false, Some(device)) = (self.is_alone(), &self.device) {
+            device.wait(); // What ops do until then is not waiting.
         }
-        // What ops do until then is not waiting.
-        self.device.iter().for_each(|device| device.wait());
-        self.timed(|| {
-            for bucket in buckets.all() {
-                let shards = buckets.shards(&bucket);
-                self.took_in(bucket.len() - shards[self.rank].len());
-                let bucket = blob.view_mut().part(bucket);
-                match &self.link {
-                    Link::Alone => unreachable!("there are others"),
-                    Link::Nccl(gpus) => self.or_end(gpus.begin_all_gather(&shards, bucket)),
-                    #[cfg(feature = "mpi")]
-                    Link::Mpi(mpi) => mpi.all_gather(&shards, bucket),
+        let gathered = |bucket: &Range<usize>| {
+            let shards = buckets.shards(bucket);
+            self.took_in(bucket.len() - shards[self.rank].len());
+            shards
+        };
+        self.timed(|| match &self.link {
+            Link::Alone => buckets.all().for_each(|bucket| then(blob, bucket)),
+            Link::Nccl(gpus) => {
+                let begin = |bucket: Range<usize>| {
+                    let shards = gathered(&bucket);
+                    let there = self.or_end(gpus.begin_all_gather(&shards, blob.view_mut().part(bucket.clone())));
+                    (bucket, there)
+                };
+                let begun: Vec<_> = buckets.all().map(begin).collect();
+                for (bucket, there) in begun {
+                    self.or_end(gpus.before_ops(&there));
+                    then(blob, bucket);
                 }
-            }
-            if let Link::Nccl(gpus) = &self.link {
                 self.or_end(gpus.finish());
+            }
+            #[cfg(feature = "mpi")]
+            Link::Mpi(mpi) => {
+                for bucket in buckets.all() {
+                    mpi.all_gather(&gathered(&bucket), blob.view_mut().part(bucket.clone()));
+                    then(blob, bucket);
+                }
             }
         });
     }
@@ -410,7 +421,9 @@ mod tests {
         let mut reduction = world.reduction(&buckets);
         reduction.complete(blob.view_mut(), 1);
         reduction.finish(&mut blob);
-        world.all_gather(&mut blob, &buckets);
+        let mut gathered = Vec::new();
+        world.all_gather(&mut blob, &buckets, |_, bucket| gathered.push(bucket));
+        assert_eq!(gathered, buckets.own());
         assert_eq!((blob.as_slice(), buckets.own()), (&[1.0, 2.0, 3.0][..], std::iter::once(0..3).collect()));
         let whole = world.gather_owned(&blob, &buckets).expect("it is the first");
         assert_eq!((whole.as_slice(), world.exchanged().bytes), (blob.as_slice(), 0));

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use ijepa_tensor::cuda::Device;
-use ijepa_tensor::cuda::communicator::{Blob, Communicator};
+use ijepa_tensor::cuda::communicator::{Begun, Blob, Communicator};
 use ijepa_tensor::cuda::nccl::{self, Id, Nccl};
 use ijepa_tensor::{Buf, ViewMut};
 
@@ -64,10 +64,15 @@ impl Gpus {
         Ok(self.watchman.waiting(begin).map_err(failure)?)
     }
 
-    /// Begins to put every rank's shard into the part, on all ranks.
-    pub(super) fn begin_all_gather(&self, shards: &[Range<usize>], part: ViewMut) -> Result<()> {
+    /// Begins to put every rank's shard into the part, on all ranks; what is given back tells when it is there.
+    pub(super) fn begin_all_gather(&self, shards: &[Range<usize>], part: ViewMut) -> Result<Begun> {
         let begin = || self.communicator.begin_all_gather(shards, Blob::of_view(part));
         Ok(self.watchman.waiting(begin).map_err(failure)?)
+    }
+
+    /// Ops that are asked for from now on come after it.
+    pub(super) fn before_ops(&self, begun: &Begun) -> Result<()> {
+        Ok(self.communicator.before_ops(begun).map_err(failure)?)
     }
 
     /// Waits for all that was begun.

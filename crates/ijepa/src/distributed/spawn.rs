@@ -87,11 +87,11 @@ pub(crate) fn end_with_launcher() -> Result<()> {
     Err(Failure::new(Exit::Device, format!("process {launcher}, which started this rank, has gone")).into())
 }
 
-/// Starts this program, with the arguments that it has, once for each GPU, and stays until all ranks have ended.
+/// Refuses what every rank would meet, so that it is said once.
 ///
 /// # Errors
-/// When a launcher started this process as one of several, a rank cannot be started, or is lost.
-pub(crate) fn run(gpus: &[usize]) -> Result<Exit> {
+/// When a launcher started this process as one of several, or there is no such GPU, no driver or no NCCL.
+pub(crate) fn check(gpus: &[usize]) -> Result<()> {
     if let Some(launched) = launch::launched() {
         let problem = format!(
             "{} processes were started already ({}), each of them would start others",
@@ -99,7 +99,21 @@ pub(crate) fn run(gpus: &[usize]) -> Result<Exit> {
         );
         return Err(Failure::usage(problem).remedy("leave out the list of GPUs, or start the program once").into());
     }
-    check(gpus)?;
+    let count = Driver::open().and_then(|driver| driver.count()).map_err(|error| device::failure(error.into()))?;
+    if let Some(gpu) = gpus.iter().find(|gpu| **gpu >= count) {
+        let problem = format!("--gpus: there is no GPU {gpu}, the driver shows {count}, counted from 0");
+        return Err(Failure::new(Exit::Device, problem)
+            .remedy("a shorter list; nvidia-smi lists them, and CUDA_VISIBLE_DEVICES may hide some")
+            .into());
+    }
+    nccl::is_there()
+}
+
+/// Starts this program, with the arguments that it has, once for each GPU, and stays until all ranks have ended.
+///
+/// # Errors
+/// When a rank cannot be started, or is lost.
+pub(crate) fn run(gpus: &[usize]) -> Result<Exit> {
     let program = std::env::current_exe().context("this program cannot be found")?;
     let signals = [Signal::INT, Signal::TERM, Signal::USR1].map(|signal| (signal, Arc::new(AtomicBool::new(false))));
     for (signal, asked) in &signals {
@@ -111,18 +125,6 @@ pub(crate) fn run(gpus: &[usize]) -> Result<Exit> {
         command
     };
     Ranks::start(gpus, std::env::var(VISIBLE).ok().as_deref(), again)?.stay(&signals, GRACE)
-}
-
-/// What every rank would find, said once.
-fn check(gpus: &[usize]) -> Result<()> {
-    let count = Driver::open().and_then(|driver| driver.count()).map_err(|error| device::failure(error.into()))?;
-    if let Some(gpu) = gpus.iter().find(|gpu| **gpu >= count) {
-        let problem = format!("--gpus: there is no GPU {gpu}, the driver shows {count}, counted from 0");
-        return Err(Failure::new(Exit::Device, problem)
-            .remedy("a shorter list; nvidia-smi lists them, and CUDA_VISIBLE_DEVICES may hide some")
-            .into());
-    }
-    nccl::is_there()
 }
 
 /// The processes.
@@ -434,7 +436,7 @@ mod tests {
     /// A launcher, once its two ranks have met, and the processes of these.
     #[cfg(target_os = "linux")]
     fn launched(folder: &std::path::Path) -> (Child, Vec<String>) {
-        let launcher = Command::new(std::env::current_exe().expect("this program has a name"))
+        let mut launcher = Command::new(std::env::current_exe().expect("this program has a name"))
             .args(["distributed::spawn::tests::a_process_that_no_test_started_launches_nothing", "--exact"])
             .env(PART, folder)
             .env_remove(VISIBLE)
@@ -442,13 +444,15 @@ mod tests {
             .spawn()
             .expect("it starts");
         let said = |rank: usize| std::fs::read_to_string(folder.join(rank.to_string())).unwrap_or_default();
-        let process = |rank: usize| {
+        let mut process = |rank: usize| {
             while !said(rank).starts_with("42 ") {
+                assert!(launcher.try_wait().expect("it is ours").is_none(), "the launcher has ended");
                 std::thread::sleep(EVERY);
             }
             said(rank)[3..].to_owned()
         };
-        (launcher, (0..2).map(process).collect())
+        let processes = [process(0), process(1)].into();
+        (launcher, processes)
     }
 
     #[test]

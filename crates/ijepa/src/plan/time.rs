@@ -52,15 +52,15 @@ const CPU_OPTIMISER: f64 = 44.0;
 /// gradients (8). Where parameters that others have moved arrive, they are read once more (4).
 const GPU_OPTIMISER: [f64; 4] = [28.0, 14.0, 8.0, 4.0];
 
-/// Bytes for a parameter on one of the devices.
-fn optimiser_bytes(device: &Device, shard_optimizer: bool) -> f64 {
+/// Bytes for a parameter on one of the devices, and those that are read and written while parameters arrive from others.
+fn optimiser_bytes(device: &Device, shard_optimizer: bool) -> (f64, f64) {
     let [moved, followed, cleared, read] = GPU_OPTIMISER;
     match device {
-        Device::Cpu(_) => CPU_OPTIMISER,
+        Device::Cpu(_) => (CPU_OPTIMISER, 0.0),
         Device::Gpus(gpus) if shard_optimizer && gpus.count > 1 => {
-            moved / gpus.count as f64 + followed + cleared + read
+            (moved / gpus.count as f64 + cleared, followed + read)
         }
-        Device::Gpus(_) => moved + followed + cleared,
+        Device::Gpus(_) => (moved + followed + cleared, 0.0),
     }
 }
 
@@ -94,10 +94,11 @@ impl Traffic {
         Traffic { bytes, seconds: bytes / (device.link() * LINK_SHARE) }
     }
 
-    /// Seconds of it that show: the way back hides the way of gradients to their owners, but for the last bucket's.
-    fn shown(&self, backward: f64, last_bucket: f64) -> f64 {
+    /// Seconds of it that show: the way back hides the way of gradients to their owners, but for the last bucket's. What comes back hides what is
+    /// done with it.
+    fn shown(&self, backward: f64, last_bucket: f64, meanwhile: f64) -> f64 {
         let half = self.seconds / 2.0;
-        (half - backward).max(half * last_bucket) + half
+        (half - backward).max(half * last_bucket) + half.max(meanwhile)
     }
 }
 
@@ -116,6 +117,7 @@ impl Time {
         };
         let backward = learning * 2.0 / 3.0 + again;
         let values = model.layout.len as f64;
+        let (optimiser, meanwhile) = optimiser_bytes(device, manner.shard_optimizer);
         let last_bucket = (manner.bucket_bytes / (4.0 * values)).min(1.0);
         let batches = manner.accumulate as f64;
         let images = match device {
@@ -124,9 +126,9 @@ impl Time {
         };
         Time {
             products: batches * (target * seconds(work.target_encoder, encoder) + learning + again),
-            optimiser: values * optimiser_bytes(device, manner.shard_optimizer) / device.bandwidth(),
+            optimiser: values * optimiser / device.bandwidth(),
             images,
-            exchange: Traffic::of(model, device).shown(backward, last_bucket),
+            exchange: Traffic::of(model, device).shown(backward, last_bucket, values * meanwhile / device.bandwidth()),
         }
     }
 

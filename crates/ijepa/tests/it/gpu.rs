@@ -133,6 +133,8 @@ fn two_gpus_give_the_losses_of_one_and_share_out_the_moments_without_another_bit
     let two = train("two", "3", &[&whole, &each[..]].concat());
     let sharded = ["--gpus", "0-1", "--set", "distributed.shard_optimizer=true"];
     let shared = train_with(&late, "shared", "3", &[&sharded, &each[..]].concat());
+    // And those that do at once what they are asked for, while NCCL takes its time.
+    let at_once = train("at once", "3", &[&sharded, &each[..]].concat());
     assert_eq!((one.len(), two.len()), (3, 3));
     for (one, two) in one.iter().zip(&two) {
         assert!((two / one - 1.0).abs() < 1e-4, "{two} is far from {one}");
@@ -140,6 +142,7 @@ fn two_gpus_give_the_losses_of_one_and_share_out_the_moments_without_another_bit
     assert_eq!(two, shared);
     let bytes = |run: &str| std::fs::read(latest(&dir.path().join(run))).expect("the run left a checkpoint");
     assert!(tensors(&bytes("two")) == tensors(&bytes("shared")), "sharded moments give other bits");
+    assert!(shared == at_once && tensors(&bytes("two")) == tensors(&bytes("at once")), "something came too early");
 
     // With another number of GPUs steps keep their images.
     train("fewer", "2", &[&["--gpus", "0,1"], &each[..]].concat());

@@ -202,7 +202,7 @@ fn a_process_that_no_test_started_has_no_part() {
         _ => {
             communicator.set_patience(Duration::from_millis(if part[0] == "hangs" { 300 } else { 60_000 }));
             let begun = communicator.begin_all_gather(&shards(100, size), Blob::of(&mut blob));
-            let error = begun.and_then(|()| communicator.finish()).expect_err("a rank is missing");
+            let error = begun.and_then(|_| communicator.finish()).expect_err("a rank is missing");
             eprintln!("{SAID}{error}");
             let error = communicator.gather(&[1.0]).expect_err("it has ended");
             eprintln!("{SAID}{error}");
