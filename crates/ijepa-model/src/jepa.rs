@@ -157,22 +157,9 @@ impl Jepa {
         self.predictor.forward(tape, &tokens, context, targets, images)
     }
 
-    /// The loss of a batch, and `share` times its gradients added to `grads`, a blob laid out as `params`: the batch's share of the
-    /// images of its step.
+    /// The loss of a batch (1, 1), and `share` times its gradients added to `grads`, a blob laid out as `params`: the batch's share of the
+    /// images of its step. A GPU may still be at it. `complete` is told from where on gradients are complete, as in [`Tape::backward_from`].
     pub fn loss_and_gradients(
-        &self,
-        pool: &Pool,
-        (params, grads): (&Buf, &mut Buf),
-        batch: Batch,
-        targets: &Var,
-        share: f32,
-    ) -> f32 {
-        self.begin_gradients(pool, (params, grads), batch, targets, share, |_, _| {}).to_vec()[0]
-    }
-
-    /// As [`Jepa::loss_and_gradients`], without waiting for a GPU: the loss is (1, 1). `complete` is told from where on gradients are complete,
-    /// as in [`Tape::backward_from`].
-    pub fn begin_gradients(
         &self,
         pool: &Pool,
         (params, grads): (&Buf, &mut Buf),

@@ -3,7 +3,7 @@
 use std::mem::replace;
 use std::ops::Range;
 use std::path::PathBuf;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use anyhow::Result;
 use ijepa_data::Dataset;
@@ -58,7 +58,8 @@ pub(crate) fn train(
                 return Err(error);
             }
         };
-        waits.add(own.waited);
+        let waited = feed.waited();
+        waits.add(waited);
         let all = Sums::over(world, &own, (&grads, &buckets), stop.asked());
         if !all.loss.is_finite() || !all.grad_norm.is_finite() {
             return world.agree(Err(not_finite(run, step, all, saved).into()));
@@ -66,7 +67,7 @@ pub(crate) fn train(
         // 3. move the encoder and the predictor, then the target encoder
         move_on((run, world), model, state, (&mut grads, &buckets));
 
-        let (elapsed, waited) = (began.elapsed().as_secs_f64(), own.waited.as_secs_f64());
+        let (elapsed, waited) = (began.elapsed().as_secs_f64(), waited.as_secs_f64());
         log.step(&Row {
             step,
             epoch: step / run.steps_per_epoch + 1,
@@ -116,7 +117,6 @@ struct Own {
     loss: f64,
     /// Images of the step, of all ranks together.
     together: usize,
-    waited: Duration,
     /// Of the last batch.
     context_patches: f64,
     target_patches: f64,
@@ -148,13 +148,12 @@ fn gradients(
         };
 
         let targets = model.targets(pool, state.target.view(), seen); // 1. what the target encoder sees, no gradient
-        let part = model.begin_gradients(pool, (&state.params, grads), seen, &targets, share, sum); // 2. guess it from the context
+        let part = model.loss_and_gradients(pool, (&state.params, grads), seen, &targets, share, sum); // 2. guess it from the context
         feed.look_ahead(world);
         loss += f64::from(share) * f64::from(part.to_vec()[0]);
         own = Some(Own {
             loss,
             together: data.together,
-            waited: Duration::ZERO,
             context_patches: data.masks.context[0].per_image as f64,
             target_patches: data.masks.targets[0].per_image as f64,
             targets,
@@ -162,7 +161,7 @@ fn gradients(
         feed.recycle(data);
     }
     reduction.finish(grads);
-    Ok(own.map(|own| Own { waited: feed.waited(), ..own }))
+    Ok(own)
 }
 
 /// What all ranks know of a step, once gradients are summed.

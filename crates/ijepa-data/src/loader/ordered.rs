@@ -186,11 +186,22 @@ mod tests {
     }
 
     #[test]
-    fn a_panic_in_a_thread_is_an_error_and_not_a_wait() {
-        let mut jobs = Ordered::start(0..10, 2, 2, |job| assert_ne!(job, 4, "job 4 is meant to panic"));
+    fn it_is_ready_when_the_next_job_is_done_and_after_the_last() {
+        let (go, wait) = std::sync::mpsc::channel::<()>();
+        let wait = Mutex::new(wait);
+        let mut jobs =
+            Ordered::start(0..1, 1, 1, move |_| wait.lock().map(|wait| wait.recv().is_ok()).unwrap_or(false));
+        assert!(!jobs.is_ready(), "the job waits for a word");
+        go.send(()).expect("the thread listens");
         while !jobs.is_ready() {
             std::thread::yield_now();
         }
+        assert_eq!((jobs.next().expect("no panic"), jobs.is_ready()), (Some(true), true));
+    }
+
+    #[test]
+    fn a_panic_in_a_thread_is_an_error_and_not_a_wait() {
+        let mut jobs = Ordered::start(0..10, 2, 2, |job| assert_ne!(job, 4, "job 4 is meant to panic"));
         let error = (0..10).find_map(|_| jobs.next().err());
         assert!(matches!(error, Some(DataError::LoaderPanicked)));
     }

@@ -88,7 +88,7 @@ fn the_gradient_is_the_slope_of_the_loss() {
     let batch = Batch { images: View::Cpu(&images), masks: &masks };
     let targets = model.targets(&pool, state.target.view(), batch);
     let mut grads = Buf::zeros(model.layout.len);
-    model.loss_and_gradients(&pool, (&state.params, &mut grads), batch, &targets, 1.0);
+    model.loss_and_gradients(&pool, (&state.params, &mut grads), batch, &targets, 1.0, |_, _| {});
 
     // Along the gradient itself the slope is its squared norm.
     let square: f64 = grads.as_slice().iter().map(|&g| f64::from(g) * f64::from(g)).sum();
@@ -100,7 +100,9 @@ fn the_gradient_is_the_slope_of_the_loss() {
             *param = (f64::from(*start) + distance * f64::from(*grad)) as f32;
         }
         let mut unused = Buf::zeros(model.layout.len);
-        f64::from(model.loss_and_gradients(&pool, (&state.params, &mut unused), batch, &targets, 1.0))
+        f64::from(
+            model.loss_and_gradients(&pool, (&state.params, &mut unused), batch, &targets, 1.0, |_, _| {}).to_vec()[0],
+        )
     };
     let slope = (loss_at(step) - loss_at(-step)) / (2.0 * step);
     assert!((slope / square - 1.0).abs() < 1e-2, "slope {slope}, squared norm of the gradient {square}");
@@ -123,7 +125,7 @@ fn settles(model: &Jepa) {
     let mut step = || {
         let batch = Batch { images: View::Cpu(&images), masks: &masks };
         let targets = model.targets(&pool, state.target.view(), batch);
-        model.loss_and_gradients(&pool, (&state.params, &mut grads), batch, &targets, 1.0);
+        model.loss_and_gradients(&pool, (&state.params, &mut grads), batch, &targets, 1.0, |_, _| {});
         drop(targets);
         pool.allocations()
     };
@@ -140,7 +142,8 @@ fn loss_gradients_and_bytes(model: &Jepa, batch: Batch) -> (u32, Vec<u32>, usize
     let mut grads = Buf::zeros(model.layout.len);
     let targets = model.targets(&Pool::new(), state.target.view(), batch);
     let pool = Pool::new();
-    let loss = model.loss_and_gradients(&pool, (&state.params, &mut grads), batch, &targets, 1.0);
+    let loss =
+        model.loss_and_gradients(&pool, (&state.params, &mut grads), batch, &targets, 1.0, |_, _| {}).to_vec()[0];
     (loss.to_bits(), grads.as_slice().iter().map(|g| g.to_bits()).collect(), pool.allocated_bytes())
 }
 
@@ -203,7 +206,7 @@ fn parts_of_a_batch_with_their_shares_add_up_to_its_gradient() {
         let image = images.len() / IMAGES;
         let batch = Batch { images: View::Cpu(&images[rows.start * image..rows.end * image]), masks: &masks };
         let targets = model.targets(&pool, state.target.view(), batch);
-        model.loss_and_gradients(&pool, (&state.params, grads), batch, &targets, share) * share
+        model.loss_and_gradients(&pool, (&state.params, grads), batch, &targets, share, |_, _| {}).to_vec()[0] * share
     };
     let (mut whole, mut parts) = (Buf::zeros(model.layout.len), Buf::zeros(model.layout.len));
     let loss = gradients(0..3, 1.0, &mut whole);
@@ -226,7 +229,7 @@ fn what_is_said_to_be_complete_on_the_way_back_does_not_change_any_more() {
         let mut grads = Buf::zeros(model.layout.len);
         let mut seen: Vec<(usize, Vec<f32>)> = Vec::new();
         let look = |grads: ijepa_tensor::ViewMut, from: usize| seen.push((from, grads.cpu()[from..].to_vec()));
-        let _loss = model.begin_gradients(&pool, (&state.params, &mut grads), batch, &targets, 1.0, look);
+        let _loss = model.loss_and_gradients(&pool, (&state.params, &mut grads), batch, &targets, 1.0, look);
         assert!(seen.windows(2).all(|pair| pair[0].0 > pair[1].0), "it goes towards the beginning");
         assert_eq!(seen.last().expect("it was told").0, 0, "in the end all are complete");
         // At least a place for each block, and one within the first tenth of the way.

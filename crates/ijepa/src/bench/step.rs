@@ -196,7 +196,7 @@ fn step_ms(subject: &Subject, steps: usize, precisions: (Precision, Precision), 
         let batch = Batch { images: uploads.as_ref().map_or(View::Cpu(&images), Uploads::view), masks };
         let targets = model.targets(&pool, state.target.view(), batch);
         adamw::clear(grads.view_mut());
-        let loss = model.begin_gradients(&pool, (&state.params, &mut grads), batch, &targets, 1.0, |_, _| {});
+        let loss = model.loss_and_gradients(&pool, (&state.params, &mut grads), batch, &targets, 1.0, |_, _| {});
         upload(&mut uploads);
         loss.to_vec();
         optimiser::step(&model, &mut state, &grads, &schedule);
