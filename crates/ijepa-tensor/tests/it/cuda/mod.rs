@@ -13,6 +13,8 @@ mod machine;
 #[cfg(target_os = "linux")]
 mod nccl;
 #[cfg(target_os = "linux")]
+mod nvidia;
+#[cfg(target_os = "linux")]
 mod shim;
 #[cfg(target_os = "linux")]
 mod table;

@@ -40,7 +40,7 @@ pub(super) fn build() -> Option<PathBuf> {
 }
 
 /// A C++ compiler, if there is one.
-fn compiler() -> Option<String> {
+pub(super) fn compiler() -> Option<String> {
     let named = std::env::var("CXX").ok();
     let candidates = named.into_iter().chain(["c++", "g++", "clang++"].map(String::from));
     candidates
