@@ -200,7 +200,8 @@ fn attention(
     arguments.extend(strides.iter().map(|&stride| int(stride)));
     arguments.extend([shape.queries, shape.tokens, shape.heads, head].map(int));
     let grid = (rows.div_ceil(TILE), shape.heads, shape.batch);
-    let shared = blocks(2 * TILE * (padded + 8) * 2 + extra);
+    // Two places of two tiles, of rows that lie 8 values apart.
+    let shared = blocks(2 * 2 * TILE * (padded + 8) * 2 + extra);
     Launch { shared, ..plain(&format!("{kernel}_{padded}"), grid, TILE / 16 * WARP, arguments) }
 }
 
@@ -234,20 +235,16 @@ pub fn attention_backward(
     attended: Attended,
     (q, kv): (Part, Part),
     shape: attention::Shape,
-) -> [Launch; 3] {
+) -> [Launch; 2] {
     let Attended { dout, out, sums, means } = attended;
-    let rows = shape.batch * shape.queries;
-    let head = shape.width / shape.heads;
-    let arguments =
-        vec![means.into(), dout.into(), out.into(), int(rows), int(shape.queries), int(shape.heads), int(head)];
-    let inputs =
-        |to: Part| [to.values.into(), dout.into(), sums.into(), means.into(), q.values.into(), kv.values.into()];
     let strides = |to: Part| [to.stride, q.stride, kv.stride];
-    let row_values = 2 * TILE * size_of::<f32>();
+    let queries =
+        [dq.values.into(), means.into(), dout.into(), out.into(), sums.into(), q.values.into(), kv.values.into()];
+    let keys = [dkv.values.into(), dout.into(), sums.into(), means.into(), q.values.into(), kv.values.into()];
+    let row_values = TILE * size_of::<f32>();
     [
-        by_rows("attention_means", rows * shape.heads, arguments),
-        attention("attention_backward_queries", shape.queries, 0, shape, &inputs(dq), &strides(dq)),
-        attention("attention_backward_keys", shape.tokens, row_values, shape, &inputs(dkv), &strides(dkv)),
+        attention("attention_backward_queries", shape.queries, row_values, shape, &queries, &strides(dq)),
+        attention("attention_backward_keys", shape.tokens, 2 * 2 * row_values, shape, &keys, &strides(dkv)),
     ]
 }
 

@@ -17,8 +17,11 @@ use std::rc::Rc;
 /// Names under which the library is looked for, without a path in the variable `IJEPA_CUDA_DRIVER`.
 const NAMES: [&str; 3] = ["libcuda.so.1", "libcuda.so", "nvcuda.dll"];
 
-/// Shared memory that a kernel may have without asking.
-const SHARED_BYTES: u32 = 48 << 10;
+/// Shared memory that a kernel may have: more than it has without asking (48 kB), less than any card from sm_80 on has for a block.
+const SHARED_BYTES: u32 = 56 << 10;
+
+/// `CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES`.
+const MOST_SHARED: c_int = 8;
 
 /// `CUDA_ERROR_OUT_OF_MEMORY`.
 const OUT_OF_MEMORY: i32 = 2;
@@ -134,6 +137,7 @@ functions! {
     cuModuleLoadData(*mut Handle, *const c_void);
     cuModuleUnload(Handle);
     cuModuleGetFunction(*mut Handle, Handle, *const c_char);
+    cuFuncSetAttribute(Handle, c_int, c_int);
     cuLaunchKernel(Handle, c_uint, c_uint, c_uint, c_uint, c_uint, c_uint, c_uint, Handle, *mut *mut c_void, *mut *mut c_void);
 }
 
@@ -537,15 +541,17 @@ impl Module {
     /// When it has no kernel of that name.
     pub fn function(self: &Rc<Module>, name: &str) -> Result<Function, Error> {
         let text = CString::new(name).map_err(|_| Error::Kernel { name: name.to_owned() })?;
+        let driver = &self.gpu.context.driver;
         let mut handle = std::ptr::null_mut();
         // SAFETY: the module is alive, and the text lives through the call.
-        let code = unsafe {
-            (self.gpu.context.driver.functions.cuModuleGetFunction)(&raw mut handle, self.handle, text.as_ptr())
-        };
+        let code = unsafe { (driver.functions.cuModuleGetFunction)(&raw mut handle, self.handle, text.as_ptr()) };
         if code == NOT_FOUND {
             return Err(Error::Kernel { name: name.to_owned() });
         }
-        self.gpu.context.driver.check("cuModuleGetFunction", code)?;
+        driver.check("cuModuleGetFunction", code)?;
+        // SAFETY: the function was just found.
+        let code = unsafe { (driver.functions.cuFuncSetAttribute)(handle, MOST_SHARED, SHARED_BYTES as c_int) };
+        driver.check("cuFuncSetAttribute", code)?;
         Ok(Function { handle, _module: Rc::clone(self) })
     }
 }

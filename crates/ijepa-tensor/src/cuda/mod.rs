@@ -128,7 +128,6 @@ pub const SOURCES: [Source; 16] = [
         name: "attention",
         text: include_str!("../ops/attention.cu"),
         kernels: &[
-            "attention_means",
             "attention_forward_16",
             "attention_forward_32",
             "attention_forward_48",

@@ -16,6 +16,12 @@ struct Stride {
     static const int VALUE = E + 8;
 };
 
+// Values of a tile with what lies between its rows.
+template <int E>
+struct Size {
+    static const int VALUE = TILE * Stride<E>::VALUE;
+};
+
 // sum (16, 8) += a (16, 16) · b (16, 8).
 DEVICE void multiply_add(float (&sum)[4], const u32 (&a)[4], u32 b0, u32 b1) {
 #ifdef IJEPA_SHIM
@@ -53,17 +59,40 @@ DEVICE void load_blocks_transposed(u32 (&block)[4], const bf16* row) {
 #endif
 }
 
-// tile (TILE, E) = `count` rows of `head` values, `stride` apart; zeros elsewhere. By the whole block.
+// BYTES (16 or 4) from global to shared memory, or zeros where the source is not `there`, while the program goes on: it is there after arrive().
+template <int BYTES>
+DEVICE void copy_later(void* to, const void* from, bool there) {
+#ifdef IJEPA_SHIM
+    shim_copy_later(to, from, BYTES, there);
+#else
+    const u32 address = static_cast<u32>(__cvta_generic_to_shared(to)), bytes = there ? BYTES : 0;
+    if (BYTES == 16) {
+        asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(address), "l"(from), "r"(bytes) : "memory");
+    } else {
+        asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;" ::"r"(address), "l"(from), "r"(bytes) : "memory");
+    }
+#endif
+}
+
+// Waits until all that the threads of the block copy is there, and until each has come this far.
+DEVICE void arrive() {
+#ifdef IJEPA_SHIM
+    shim_copies_done();
+#else
+    asm volatile("cp.async.wait_all;" ::: "memory");
+#endif
+    __syncthreads();
+}
+
+// tile (TILE, E) = `count` rows of `head` values, `stride` apart; zeros elsewhere. By the whole block, and there after arrive().
 template <int E>
 DEVICE void load_tile(bf16* tile, const bf16* from, int stride, int count, int head) {
     if (head % 8 == 0 && stride % 8 == 0) {
-        for (int i = threadIdx.x; i < TILE * (E / 8); i += TILE_WARPS * WARP) {
-            const int row = i / (E / 8), column = i % (E / 8) * 8;
-            uint4 value = {0, 0, 0, 0};
-            if (row < count && column < head) {
-                value = *reinterpret_cast<const uint4*>(from + static_cast<size_t>(row) * stride + column);
-            }
-            *reinterpret_cast<uint4*>(tile + row * Stride<E>::VALUE + column) = value;
+#pragma unroll
+        for (int part = 0; part < E / 16; part++) {
+            const int i = threadIdx.x + part * TILE_WARPS * WARP, row = i / (E / 8), column = i % (E / 8) * 8;
+            const bool there = row < count && column < head;
+            copy_later<16>(tile + row * Stride<E>::VALUE + column, from + (there ? row * stride + column : 0), there);
         }
         return;
     }

@@ -27,6 +27,18 @@ DEVICE Head head_of(const bf16* q, int q_stride, const bf16* kv, int kv_stride, 
     return result;
 }
 
+// Shared memory has two places, of two tiles each: while a block computes on what lies in one, what comes next is copied to the other.
+template <int E>
+DEVICE bf16* place(bf16* shared, int number) { return shared + number % 2 * 2 * Size<E>::VALUE; }
+
+// Two tiles: keys and values of TILE tokens from `key` on.
+template <int E>
+DEVICE void load_keys(bf16* keys, int key, Head at, int kv_stride, int n, int head) {
+    const size_t begin = static_cast<size_t>(key) * kv_stride;
+    load_tile<E>(keys, at.k + begin, kv_stride, n - key, head);
+    load_tile<E>(keys + Size<E>::VALUE, at.v + begin, kv_stride, n - key, head);
+}
+
 DEVICE float quad_max(float value) {
     value = fmaxf(value, __shfl_xor_sync(ALL_LANES, value, 1));
     return fmaxf(value, __shfl_xor_sync(ALL_LANES, value, 2));
@@ -75,30 +87,31 @@ DEVICE void forward(bf16* out, float* sums, const bf16* q, int q_stride, const b
                     int head, bf16* shared) {
     const Head at = head_of(q, q_stride, kv, kv_stride, t, n, heads, head);
     const int first = blockIdx.x * TILE, width = heads * head;
-    bf16* const keys = shared;
-    bf16* const values = shared + TILE * Stride<E>::VALUE;
+    load_tile<E>(place<E>(shared, 1), at.q + static_cast<size_t>(first) * q_stride, q_stride, t - first, head);
+    load_keys<E>(place<E>(shared, 0), 0, at, kv_stride, n, head);
+    arrive();
     u32 query[E / 16][4];
-    load_tile<E>(keys, at.q + static_cast<size_t>(first) * q_stride, q_stride, t - first, head);
-    __syncthreads();
-    load_left<E>(query, keys);
+    load_left<E>(query, place<E>(shared, 1));
     float result[E / 8][4] = {};
     float largest[2], total[2] = {0.0f, 0.0f};
     fill(largest, __uint_as_float(0xff800000u));
     const float scale = LOG2_E / sqrtf(static_cast<float>(head));
     for (int key = 0; key < n; key += TILE) {
-        __syncthreads();
-        load_tile<E>(keys, at.k + static_cast<size_t>(key) * kv_stride, kv_stride, n - key, head);
-        load_tile<E>(values, at.v + static_cast<size_t>(key) * kv_stride, kv_stride, n - key, head);
-        __syncthreads();
+        arrive();
+        if (key + TILE < n) load_keys<E>(place<E>(shared, key / TILE + 1), key + TILE, at, kv_stride, n, head);
+        if (first + warp() * 16 >= t) continue;
+        const bf16* const keys = place<E>(shared, key / TILE);
         float scores[KEYS][2][4] = {};
 #pragma unroll
-        for (int k = 0; k < KEYS; k++) multiply_rows<E>(scores[k], query, keys, k * 16);
+        for (int k = 0; k < KEYS; k++) {
+            if (key + k * 16 < n) multiply_rows<E>(scores[k], query, keys, k * 16);
+        }
         soften<E>(scores, result, largest, total, n - key, scale);
 #pragma unroll
         for (int k = 0; k < KEYS; k++) {
             u32 left[4];
             as_left(left, scores[k]);
-            multiply_columns<E>(result, left, values, k * 16);
+            if (key + k * 16 < n) multiply_columns<E>(result, left, keys + Size<E>::VALUE, k * 16);
         }
     }
     total[0] = quad_sum(total[0]);
@@ -124,41 +137,64 @@ DEVICE void score_gradients(float (&scores)[2][4], float (&ds)[2][4], const floa
     }
 }
 
+// means (TILE) = sums of dout∘out over a head, of the 16 rows of this warp: two lanes have a row.
+DEVICE void row_means(float* means, const bf16* dout, const bf16* out, int width, int count, int head) {
+    const int row = warp() * 16 + lane() / 2, half = lane() % 2;
+    float sum = 0.0f;
+    if (row < count) {
+        const size_t begin = static_cast<size_t>(row) * width;
+        if (packed(head)) {
+            for (int i = half * 8; i < head; i += 16) {
+                float g[8], y[8];
+                Lanes<8>::load(g, dout + begin + i);
+                Lanes<8>::load(y, out + begin + i);
+#pragma unroll
+                for (int j = 0; j < 8; j++) sum += g[j] * y[j];
+            }
+        } else {
+            for (int i = half; i < head; i += 2) sum += widen(dout[begin + i]) * widen(out[begin + i]);
+        }
+    }
+    sum += __shfl_xor_sync(ALL_LANES, sum, 1);
+    if (half == 0) means[row] = sum;
+}
+
 template <int E>
-DEVICE void backward_queries(bf16* dq, int dq_stride, const bf16* dout, const float* sums, const float* means, const bf16* q,
+DEVICE void backward_queries(bf16* dq, float* means, int dq_stride, const bf16* dout, const bf16* out, const float* sums, const bf16* q,
                              int q_stride, const bf16* kv, int kv_stride, int t, int n, int heads, int head, bf16* shared) {
     const Head at = head_of(q, q_stride, kv, kv_stride, t, n, heads, head);
     const int first = blockIdx.x * TILE, width = heads * head;
-    bf16* const keys = shared;
-    bf16* const values = shared + TILE * Stride<E>::VALUE;
-    const bf16* dout_at = dout + (static_cast<size_t>(blockIdx.z) * t + first) * width + blockIdx.y * head;
-    load_tile<E>(keys, at.q + static_cast<size_t>(first) * q_stride, q_stride, t - first, head);
-    load_tile<E>(values, dout_at, width, t - first, head);
-    __syncthreads();
+    const size_t begin = (static_cast<size_t>(blockIdx.z) * t + first) * width + blockIdx.y * head;
+    const size_t row = (static_cast<size_t>(blockIdx.z) * heads + blockIdx.y) * t + first;
+    bf16* const queries = place<E>(shared, 1);
+    float* const means_here = reinterpret_cast<float*>(shared + 4 * Size<E>::VALUE);
+    load_tile<E>(queries, at.q + static_cast<size_t>(first) * q_stride, q_stride, t - first, head);
+    load_tile<E>(queries + Size<E>::VALUE, dout + begin, width, t - first, head);
+    load_keys<E>(place<E>(shared, 0), 0, at, kv_stride, n, head);
+    row_means(means_here, dout + begin, out + begin, width, t - first, head);
+    arrive();
+    for (int i = threadIdx.x; i < min(TILE, t - first); i += TILE_WARPS * WARP) means[row + i] = means_here[i];
     u32 query[E / 16][4], gradient[E / 16][4];
-    load_left<E>(query, keys);
-    load_left<E>(gradient, values);
-    const size_t row = (static_cast<size_t>(blockIdx.z) * heads + blockIdx.y) * t + first + warp() * 16 + lane() / 4;
-    const int left_over = t - first - warp() * 16 - lane() / 4;
+    load_left<E>(query, queries);
+    load_left<E>(gradient, queries + Size<E>::VALUE);
     float log_sum[2][4], mean[2][4];
 #pragma unroll
     for (int i = 0; i < 8; i++) {
-        const int half = i / 2 % 2;
-        const bool inside = half * 8 < left_over;
-        log_sum[i / 4][i % 4] = inside ? sums[row + half * 8] * LOG2_E : 0.0f;
-        mean[i / 4][i % 4] = inside ? means[row + half * 8] : 0.0f;
+        const int own = warp() * 16 + lane() / 4 + i / 2 % 2 * 8;
+        log_sum[i / 4][i % 4] = own < t - first ? sums[row + own] * LOG2_E : 0.0f;
+        mean[i / 4][i % 4] = means_here[own];
     }
     const float scale = 1.0f / sqrtf(static_cast<float>(head));
     float result[E / 8][4] = {};
     for (int key = 0; key < n; key += TILE) {
-        __syncthreads();
-        load_tile<E>(keys, at.k + static_cast<size_t>(key) * kv_stride, kv_stride, n - key, head);
-        load_tile<E>(values, at.v + static_cast<size_t>(key) * kv_stride, kv_stride, n - key, head);
-        __syncthreads();
+        arrive();
+        if (key + TILE < n) load_keys<E>(place<E>(shared, key / TILE + 1), key + TILE, at, kv_stride, n, head);
+        if (first + warp() * 16 >= t) continue;
+        const bf16* const keys = place<E>(shared, key / TILE);
         for (int k = 0; k < TILE && key + k < n; k += 16) {
             float scores[2][4] = {}, ds[2][4] = {};
             multiply_rows<E>(scores, query, keys, k);
-            multiply_rows<E>(ds, gradient, values, k);
+            multiply_rows<E>(ds, gradient, keys + Size<E>::VALUE, k);
             score_gradients(scores, ds, log_sum, mean, scale * LOG2_E);
 #pragma unroll
             for (int i = 0; i < 8; i++) {
@@ -173,53 +209,68 @@ DEVICE void backward_queries(bf16* dq, int dq_stride, const bf16* dout, const fl
     store_rows<E>(to, dq_stride, t - first, head, result, scale, scale);
 }
 
-// log sums (times log₂ e) and means of up to TILE queries, so that what lies beyond them gives P = 0.
-DEVICE void load_row_values(float* log_sums, float* row_means, const float* sums, const float* means, int count) {
-    for (int i = threadIdx.x; i < TILE; i += TILE_WARPS * WARP) {
-        log_sums[i] = i < count ? sums[i] * LOG2_E : __uint_as_float(0x7f800000u);  // ∞
-        row_means[i] = i < count ? means[i] : 0.0f;
-    }
+// Log sums and means of TILE queries each, behind the tiles of both places.
+template <int E>
+DEVICE float* row_values(bf16* shared, int number) {
+    return reinterpret_cast<float*>(shared + 4 * Size<E>::VALUE) + number % 2 * 2 * TILE;
+}
+
+// What backward_keys reads of one head of one sequence beside its keys.
+struct Queries {
+    const bf16* q;
+    const bf16* dout;
+    const float* sums;
+    const float* means;
+};
+
+// Queries, gradients, log sums and means of TILE rows from `query` on. Zeros beyond the last row give P = 1, which no gradient there carries on.
+template <int E>
+DEVICE void load_queries(bf16* shared, int query, Queries at, int q_stride, int width, int t, int head) {
+    bf16* const queries = place<E>(shared, query / TILE);
+    float* const values = row_values<E>(shared, query / TILE);
+    load_tile<E>(queries, at.q + static_cast<size_t>(query) * q_stride, q_stride, t - query, head);
+    load_tile<E>(queries + Size<E>::VALUE, at.dout + static_cast<size_t>(query) * width, width, t - query, head);
+    const int row = threadIdx.x % TILE;
+    const bool there = query + row < t;
+    const float* const from = threadIdx.x < TILE ? at.sums : at.means;
+    copy_later<4>(values + threadIdx.x, there ? from + query + row : from, there);
 }
 
 template <int E>
 DEVICE void backward_keys(bf16* dkv, int dkv_stride, const bf16* dout, const float* sums, const float* means, const bf16* q,
                           int q_stride, const bf16* kv, int kv_stride, int t, int n, int heads, int head, bf16* shared) {
-    const Head at = head_of(q, q_stride, kv, kv_stride, t, n, heads, head);
+    const Head head_at = head_of(q, q_stride, kv, kv_stride, t, n, heads, head);
     const int first = blockIdx.x * TILE, width = heads * head;
-    bf16* const queries = shared;
-    bf16* const gradients = shared + TILE * Stride<E>::VALUE;
-    float* const log_sums = reinterpret_cast<float*>(gradients + TILE * Stride<E>::VALUE);
-    float* const row_means = log_sums + TILE;
-    load_tile<E>(queries, at.k + static_cast<size_t>(first) * kv_stride, kv_stride, n - first, head);
-    load_tile<E>(gradients, at.v + static_cast<size_t>(first) * kv_stride, kv_stride, n - first, head);
-    __syncthreads();
-    u32 key[E / 16][4], value[E / 16][4];
-    load_left<E>(key, queries);
-    load_left<E>(value, gradients);
-    const bf16* dout_at = dout + static_cast<size_t>(blockIdx.z) * t * width + blockIdx.y * head;
     const size_t row = (static_cast<size_t>(blockIdx.z) * heads + blockIdx.y) * t;
+    const Queries at = {head_at.q, dout + static_cast<size_t>(blockIdx.z) * t * width + blockIdx.y * head, sums + row, means + row};
+    load_keys<E>(place<E>(shared, 1), first, head_at, kv_stride, n, head);
+    load_queries<E>(shared, 0, at, q_stride, width, t, head);
+    arrive();
+    u32 key[E / 16][4], value[E / 16][4];
+    load_left<E>(key, place<E>(shared, 1));
+    load_left<E>(value, place<E>(shared, 1) + Size<E>::VALUE);
     const float scale = 1.0f / sqrtf(static_cast<float>(head));
     float dkey[E / 8][4] = {}, dvalue[E / 8][4] = {};
     for (int query = 0; query < t; query += TILE) {
-        __syncthreads();
-        load_tile<E>(queries, at.q + static_cast<size_t>(query) * q_stride, q_stride, t - query, head);
-        load_tile<E>(gradients, dout_at + static_cast<size_t>(query) * width, width, t - query, head);
-        load_row_values(log_sums, row_means, sums + row + query, means + row + query, t - query);
-        __syncthreads();
+        arrive();
+        if (query + TILE < t) load_queries<E>(shared, query + TILE, at, q_stride, width, t, head);
+        if (first + warp() * 16 >= n) continue;
+        const bf16* const queries = place<E>(shared, query / TILE);
+        const float* const values = row_values<E>(shared, query / TILE);
         for (int k = 0; k < TILE && query + k < t; k += 16) {
             float scores[2][4] = {}, ds[2][4] = {}, log_sum[2][4], mean[2][4];
             multiply_rows<E>(scores, key, queries, k);
-            multiply_rows<E>(ds, value, gradients, k);
+            multiply_rows<E>(ds, value, queries + Size<E>::VALUE, k);
 #pragma unroll
             for (int i = 0; i < 8; i++) {
                 const int column = k + i / 4 * 8 + lane() % 4 * 2 + i % 2;
-                log_sum[i / 4][i % 4] = log_sums[column];
-                mean[i / 4][i % 4] = row_means[column];
+                log_sum[i / 4][i % 4] = values[column] * LOG2_E;
+                mean[i / 4][i % 4] = values[TILE + column];
             }
             score_gradients(scores, ds, log_sum, mean, scale * LOG2_E);
             u32 left[4];
             as_left(left, scores);
-            multiply_columns<E>(dvalue, left, gradients, k);
+            multiply_columns<E>(dvalue, left, queries + Size<E>::VALUE, k);
             as_left(left, ds);
             multiply_columns<E>(dkey, left, queries, k);
         }
@@ -229,43 +280,33 @@ DEVICE void backward_keys(bf16* dkv, int dkv_stride, const bf16* dout, const flo
     store_rows<E>(to + width, dkv_stride, n - first, head, dvalue, 1.0f, 1.0f);
 }
 
-// means (b, h, t) = the sum of dout∘out over each head; both (b·t, d). A warp a row and head.
-KERNEL attention_means(float* means, const bf16* dout, const bf16* out, int rows, int t, int heads, int head) {
-    const int number = warp_row();
-    if (number >= rows * heads) return;
-    const int row = number / heads, h = number % heads;
-    const size_t begin = static_cast<size_t>(row) * heads * head + static_cast<size_t>(h) * head;
-    float sum = 0.0f;
-    for (int i = lane(); i < head; i += WARP) sum += widen(dout[begin + i]) * widen(out[begin + i]);
-    sum = warp_sum(sum);
-    if (lane() == 0) means[(static_cast<size_t>(row / t) * heads + h) * t + row % t] = sum;
-}
-
 // For each padded width of a head, blocks of TILE_WARPS warps, (tiles, heads, sequences) of them:
 // forward: out (b·t, d) =, sums (b, h, t) = log Σ_j e^(s·q·k_j); q (b·t, ·) and kv (b·n, ·), k before v, in rows `stride` apart;
-// backward_queries: dq =; backward_keys: dkv =; dout (b·t, d), `sums` of the forward pass and `means` of attention_means.
-#define ATTENTION(E)                                                                                                            \
-    KERNEL attention_forward_##E(bf16* out, float* sums, const bf16* q, const bf16* kv, int q_stride, int kv_stride, int t,     \
-                                 int n, int heads, int head) {                                                                  \
+// backward_queries: dq =, means (b, h, t) = sums of dout∘out; dout and out (b·t, d), `sums` of the forward pass; backward_keys: dkv =, with these means.
+// So many blocks at once leave a thread the registers that it needs.
+#define ATTENTION(E, BLOCKS, BLOCKS_OF_KEYS)                                                                                                    \
+    ATTENTION_KERNEL(BLOCKS) attention_forward_##E(bf16* out, float* sums, const bf16* q, const bf16* kv, int q_stride,         \
+                                                   int kv_stride, int t, int n, int heads, int head) {                          \
         DYNAMIC_SHARED(bf16, shared);                                                                                           \
         forward<E>(out, sums, q, q_stride, kv, kv_stride, t, n, heads, head, shared);                                           \
     }                                                                                                                           \
-    KERNEL attention_backward_queries_##E(bf16* dq, const bf16* dout, const float* sums, const float* means, const bf16* q,     \
-                                          const bf16* kv, int dq_stride, int q_stride, int kv_stride, int t, int n, int heads,  \
-                                          int head) {                                                                           \
+    ATTENTION_KERNEL(BLOCKS) attention_backward_queries_##E(bf16* dq, float* means, const bf16* dout, const bf16* out,          \
+                                                            const float* sums, const bf16* q, const bf16* kv, int dq_stride,    \
+                                                            int q_stride, int kv_stride, int t, int n, int heads, int head) {   \
         DYNAMIC_SHARED(bf16, shared);                                                                                           \
-        backward_queries<E>(dq, dq_stride, dout, sums, means, q, q_stride, kv, kv_stride, t, n, heads, head, shared);           \
+        backward_queries<E>(dq, means, dq_stride, dout, out, sums, q, q_stride, kv, kv_stride, t, n, heads, head, shared);      \
     }                                                                                                                           \
-    KERNEL attention_backward_keys_##E(bf16* dkv, const bf16* dout, const float* sums, const float* means, const bf16* q,       \
-                                       const bf16* kv, int dkv_stride, int q_stride, int kv_stride, int t, int n, int heads,    \
-                                       int head) {                                                                              \
+    ATTENTION_KERNEL(BLOCKS_OF_KEYS) attention_backward_keys_##E(bf16* dkv, const bf16* dout, const float* sums, const float* means,    \
+                                                         const bf16* q, const bf16* kv, int dkv_stride, int q_stride,           \
+                                                         int kv_stride, int t, int n, int heads, int head) {                    \
         DYNAMIC_SHARED(bf16, shared);                                                                                           \
         backward_keys<E>(dkv, dkv_stride, dout, sums, means, q, q_stride, kv, kv_stride, t, n, heads, head, shared);            \
     }
+#define ATTENTION_KERNEL(BLOCKS) KERNEL __launch_bounds__(TILE_WARPS * WARP, BLOCKS)
 
-ATTENTION(16)
-ATTENTION(32)
-ATTENTION(48)
-ATTENTION(64)
-ATTENTION(80)
-ATTENTION(96)
+ATTENTION(16, 3, 3)
+ATTENTION(32, 3, 3)
+ATTENTION(48, 3, 2)
+ATTENTION(64, 3, 2)
+ATTENTION(80, 3, 2)
+ATTENTION(96, 2, 2)

@@ -9,6 +9,7 @@
 #include <algorithm>
 #include <atomic>
 #include <deque>
+#include <map>
 #include <memory>
 #include <mutex>
 #include <vector>
@@ -30,6 +31,8 @@ const char* problem = "";
 const char* expected_kinds;
 u64 order_seed;
 std::atomic<int> contexts;
+// Shared memory that functions of this thread asked to be allowed.
+thread_local std::map<const char*, u32> shared_limits;
 
 struct Stream {
     std::deque<std::function<bool()>> work;
@@ -256,10 +259,18 @@ int cuModuleGetFunction(void** function, void*, const char* name) {
     *function = const_cast<char*>(found);
     return found == nullptr ? NOT_FOUND : 0;
 }
+int cuFuncSetAttribute(void* function, int attribute, int value) {
+    const int MOST_SHARED = 8, ANY_CARD = 99 << 10;
+    if (attribute != MOST_SHARED || value < 0 || value > ANY_CARD) return INVALID_VALUE;
+    shared_limits[static_cast<const char*>(function)] = static_cast<u32>(value);
+    return 0;
+}
 int cuLaunchKernel(void* function, u32 x, u32 y, u32 z, u32 threads, u32 threads_y, u32 threads_z, u32 shared, void* stream,
                    void** arguments, void** extra) {
     if (threads_y != 1 || threads_z != 1 || extra != nullptr) return INVALID_VALUE;
     const char* name = static_cast<const char*>(function);
+    const auto limit = shared_limits.find(name);
+    if (shared > (limit == shared_limits.end() ? 48 << 10 : limit->second)) return INVALID_VALUE;
     // The caller's arguments are gone when the kernel runs.
     std::vector<u64> values;
     const char* kinds = expected_kinds;

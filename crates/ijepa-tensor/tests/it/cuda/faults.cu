@@ -1,5 +1,5 @@
 // Kernels that do what they must not: what the checks of shim.cpp are checked with. Each is right when `fault` is 0.
-#include "device.cuh"
+#include "tiles.cuh"
 
 KERNEL neighbour_without_barrier(float* y, int fault) {
     DYNAMIC_SHARED(float, shared);
@@ -54,4 +54,27 @@ KERNEL warp_barrier_between_warps(float* y, int fault) {
     shared[threadIdx.x] = threadIdx.x;
     __syncwarp();
     y[threadIdx.x] = shared[fault ? (threadIdx.x + WARP) % blockDim.x : threadIdx.x ^ 1];
+}
+
+// What is copied is there when its thread has waited for it.
+KERNEL copy_not_waited_for(float* y, int fault) {
+    DYNAMIC_SHARED(float, shared);
+    shared[threadIdx.x] = 0.0f;
+    y[threadIdx.x] = 1.0f;
+    copy_later<4>(shared + threadIdx.x, y + threadIdx.x, true);
+    if (fault) return;
+    arrive();
+    y[threadIdx.x] = shared[(threadIdx.x + 1) % blockDim.x];
+}
+
+// A copy may write before anybody waits for it.
+KERNEL copy_over_what_others_read(float* y, int fault) {
+    DYNAMIC_SHARED(float, shared);
+    shared[threadIdx.x] = threadIdx.x;
+    __syncthreads();
+    const float value = shared[(threadIdx.x + 1) % blockDim.x];
+    if (!fault) __syncthreads();
+    copy_later<4>(shared + threadIdx.x, y + threadIdx.x, true);
+    arrive();
+    y[threadIdx.x] = value;
 }

@@ -17,6 +17,8 @@ fn every_fault_of_a_kernel_is_reported_and_the_kernel_without_it_passes() {
         ("before_the_buffer", "reads byte -4 of a buffer of 256"),
         ("beyond_shared_memory", "shared memory at byte 256 of 256"),
         ("warp_barrier_between_warps", "since the last barrier"),
+        ("copy_not_waited_for", "without having waited"),
+        ("copy_over_what_others_read", "since the last barrier"),
     ] {
         for seed in 0..3 {
             machine.seed = seed;

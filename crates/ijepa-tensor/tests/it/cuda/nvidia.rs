@@ -19,7 +19,8 @@ const CALLERS: [(&str, &str); 4] = [
 ];
 
 /// Numbers of the headers, by the names that they have here, in C++.
-const NUMBERS: [(&str, &str); 26] = [
+const NUMBERS: [(&str, &str); 27] = [
+    ("MOST_SHARED", "CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES"),
     ("OUT_OF_MEMORY", "CUDA_ERROR_OUT_OF_MEMORY"),
     ("NOT_FOUND", "CUDA_ERROR_NOT_FOUND"),
     (

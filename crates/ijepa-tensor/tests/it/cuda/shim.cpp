@@ -68,6 +68,14 @@ struct Grain {
     Read reads[MOST_THREADS / LANES];
 };
 
+// To shared memory, not waited for yet.
+struct Copy {
+    void* to;
+    const void* from;
+    u32 bytes;
+    bool there;
+};
+
 struct Kernel {
     std::string kinds;
     void (*call)(void**);
@@ -89,6 +97,7 @@ Warp warps[MOST_THREADS / LANES];
 alignas(256) unsigned char shared_bytes[MOST_SHARED];
 std::vector<Grain> grains;
 std::vector<u32> runnable;
+std::vector<Copy> copies[MOST_THREADS];
 jmp_buf scheduler;
 u32 current, waiting, done;
 Index3 block_number, block_size;
@@ -118,6 +127,7 @@ void give_way() {
 
 void fiber_main() {
     kernel_call(kernel_arguments);
+    if (!copies[current].empty()) report("leaves without having waited for what it copies");
     fibers[current].state = DONE;
     done++;
     _longjmp(scheduler, 1);
@@ -258,6 +268,7 @@ void start_block(u32 threads) {
     for (u32 thread = 0; thread < threads; thread++) {
         fibers[thread].started = false;
         fibers[thread].state = RUNNABLE;
+        copies[thread].clear();
         // Lanes of a warp come one after the other: last in, first out.
         runnable.push_back(threads - 1 - thread);
     }
@@ -345,6 +356,24 @@ void shim_load_blocks(u32* block, const void* row, bool transposed) {
     data.row = row;
     const u32 place = meet(transposed ? LOAD_TRANSPOSED : LOAD, data);
     memcpy(block, warps[current / LANES].blocks[place][current % LANES], 4 * sizeof(u32));
+}
+
+// A copy may write from now on, and has written when its thread has waited for it; not earlier, so that whoever does not wait sees it.
+void shim_copy_later(void* to, const void* from, u32 bytes, bool there) {
+    const uintptr_t misplaced = reinterpret_cast<uintptr_t>(to) | (there ? reinterpret_cast<uintptr_t>(from) : 0);
+    if (misplaced % bytes != 0) report("copies " + std::to_string(bytes) + " bytes from or to no multiple of as many");
+    if (there) check(from, bytes, false);
+    check(to, bytes, true);
+    copies[current].push_back({to, from, bytes, there});
+}
+
+void shim_copies_done() {
+    for (const Copy& copy : copies[current]) {
+        if (copy.there) memcpy(copy.to, copy.from, copy.bytes);
+        if (!copy.there) memset(copy.to, 0, copy.bytes);
+        check(copy.to, copy.bytes, true);
+    }
+    copies[current].clear();
 }
 
 void shim_register(const char* name, const char* kinds, void (*call)(void**)) { kernels()[name] = {kinds, call}; }

@@ -29,6 +29,8 @@ void shim_sync_threads();
 void shim_sync_warp();
 u64 shim_exchange(u64 value, u32 distance);
 void shim_multiply_add(float* sum, const u32* a, u32 b0, u32 b1);
+void shim_copy_later(void* to, const void* from, u32 bytes, bool there);
+void shim_copies_done();
 void shim_load_blocks(u32* block, const void* row, bool transposed);
 void shim_register(const char* name, const char* kinds, void (*call)(void**));
 }
@@ -36,6 +38,7 @@ void shim_register(const char* name, const char* kinds, void (*call)(void**));
 #define __global__
 #define __device__
 #define __forceinline__ inline
+#define __launch_bounds__(...)
 #define threadIdx shim_thread()
 #define blockIdx shim_block()
 #define blockDim shim_block_size()

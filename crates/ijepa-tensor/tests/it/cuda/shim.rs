@@ -13,7 +13,7 @@ const FAKE_CUBLASLT: &str = include_str!("fake_cublaslt.cpp");
 const FAKE_NCCL: &str = include_str!("fake_nccl.cpp");
 /// Kernels that do what they must not.
 const FAULTS: &str = include_str!("faults.cu");
-pub(super) const FAULTY: [&str; 8] = [
+pub(super) const FAULTY: [&str; 10] = [
     "neighbour_without_barrier",
     "read_before_write",
     "barrier_for_some",
@@ -22,6 +22,8 @@ pub(super) const FAULTY: [&str; 8] = [
     "before_the_buffer",
     "beyond_shared_memory",
     "warp_barrier_between_warps",
+    "copy_not_waited_for",
+    "copy_over_what_others_read",
 ];
 
 /// Compiles the kernels and the shim, unless that was done for the same texts before.
