@@ -103,6 +103,22 @@ DEVICE void load_floats(float (&value)[N], const float* from) {
     for (int i = 0; i < N; i++) value[i] = from[i];
 }
 
+// The way back.
+DEVICE void store_floats(float* to, const float (&value)[8]) {
+    u32 bits[8];
+#pragma unroll
+    for (int i = 0; i < 8; i++) bits[i] = __float_as_uint(value[i]);
+    uint4* const halves = reinterpret_cast<uint4*>(to);
+    halves[0] = {bits[0], bits[1], bits[2], bits[3]};
+    halves[1] = {bits[4], bits[5], bits[6], bits[7]};
+}
+
+template <int N>
+DEVICE void store_floats(float* to, const float (&value)[N]) {
+#pragma unroll
+    for (int i = 0; i < N; i++) to[i] = value[i];
+}
+
 template <int N>
 DEVICE void fill(float (&value)[N], float with) {
 #pragma unroll

@@ -146,24 +146,32 @@ DEVICE void as_left(u32 (&left)[4], const float (&sum)[2][4]) {
     left[3] = narrow_pair(sum[1][2], sum[1][3]);
 }
 
-// Stores the rows of this warp that lie below `count`, times `factor` (of rows g and g + 8).
+// Stores the rows of this warp that lie below `count`, times `factor` (of rows g and g + 8). `tile` is a place that no other warp uses the
+// rows of this one of: there they are put together, so that memory gets them in one piece.
 template <int E>
-DEVICE void store_rows(bf16* to, int stride, int count, int head, const float (&sum)[E / 8][4], float factor0, float factor1) {
-    const int row = warp() * 16 + lane() / 4;
+DEVICE void store_rows(bf16* to, int stride, int count, int head, const float (&sum)[E / 8][4], float factor0, float factor1, bf16* tile) {
+    bf16* const rows = tile + warp() * 16 * Stride<E>::VALUE;
+    const int own = warp() * 16;
 #pragma unroll
     for (int k = 0; k < E / 8; k++) {
-        const int column = k * 8 + lane() % 4 * 2;
+        u32* const pair = reinterpret_cast<u32*>(rows + lane() / 4 * Stride<E>::VALUE + k * 8 + lane() % 4 * 2);
+        pair[0] = narrow_pair(sum[k][0] * factor0, sum[k][1] * factor0);
+        pair[8 * Stride<E>::VALUE / 2] = narrow_pair(sum[k][2] * factor1, sum[k][3] * factor1);
+    }
+    __syncwarp();
+    if (head % 8 == 0 && stride % 8 == 0) {
 #pragma unroll
-        for (int half = 0; half < 2; half++) {
-            if (row + half * 8 >= count) continue;
-            const float factor = half == 0 ? factor0 : factor1;
-            bf16* place = to + static_cast<size_t>(row + half * 8) * stride + column;
-            if (head % 2 == 0 && stride % 2 == 0) {
-                if (column < head) *reinterpret_cast<u32*>(place) = narrow_pair(sum[k][2 * half] * factor, sum[k][2 * half + 1] * factor);
-            } else {
-                if (column < head) place[0] = narrow(sum[k][2 * half] * factor);
-                if (column + 1 < head) place[1] = narrow(sum[k][2 * half + 1] * factor);
+        for (int part = 0; part < E / 16; part++) {
+            const int i = lane() + part * WARP, row = i / (E / 8), column = i % (E / 8) * 8;
+            if (own + row < count && column < head) {
+                *reinterpret_cast<uint4*>(to + static_cast<size_t>(own + row) * stride + column) =
+                    *reinterpret_cast<const uint4*>(rows + row * Stride<E>::VALUE + column);
             }
         }
+        return;
+    }
+    for (int i = lane(); i < 16 * E; i += WARP) {
+        const int row = i / E, column = i % E;
+        if (own + row < count && column < head) to[static_cast<size_t>(own + row) * stride + column] = rows[row * Stride<E>::VALUE + column];
     }
 }

@@ -31,6 +31,10 @@ DEVICE Head head_of(const bf16* q, int q_stride, const bf16* kv, int kv_stride, 
 template <int E>
 DEVICE bf16* place(bf16* shared, int number) { return shared + number % 2 * 2 * Size<E>::VALUE; }
 
+// The place that nobody reads any more while the last of `count` rows are computed on.
+template <int E>
+DEVICE bf16* free_place(bf16* shared, int count) { return place<E>(shared, (count + TILE - 1) / TILE); }
+
 // Two tiles: keys and values of TILE tokens from `key` on.
 template <int E>
 DEVICE void load_keys(bf16* keys, int key, Head at, int kv_stride, int n, int head) {
@@ -117,7 +121,7 @@ DEVICE void forward(bf16* out, float* sums, const bf16* q, int q_stride, const b
     total[0] = quad_sum(total[0]);
     total[1] = quad_sum(total[1]);
     bf16* to = out + (static_cast<size_t>(blockIdx.z) * t + first) * width + blockIdx.y * head;
-    store_rows<E>(to, width, t - first, head, result, 1.0f / total[0], 1.0f / total[1]);
+    store_rows<E>(to, width, t - first, head, result, 1.0f / total[0], 1.0f / total[1], free_place<E>(shared, n));
     const int row = first + warp() * 16 + lane() / 4;
     float* sum = sums + (static_cast<size_t>(blockIdx.z) * heads + blockIdx.y) * t;
     if (lane() % 4 == 0) {
@@ -206,7 +210,7 @@ DEVICE void backward_queries(bf16* dq, float* means, int dq_stride, const bf16* 
         }
     }
     bf16* to = dq + (static_cast<size_t>(blockIdx.z) * t + first) * dq_stride + blockIdx.y * head;
-    store_rows<E>(to, dq_stride, t - first, head, result, scale, scale);
+    store_rows<E>(to, dq_stride, t - first, head, result, scale, scale, free_place<E>(shared, n));
 }
 
 // Log sums and means of TILE queries each, behind the tiles of both places.
@@ -276,8 +280,9 @@ DEVICE void backward_keys(bf16* dkv, int dkv_stride, const bf16* dout, const flo
         }
     }
     bf16* to = dkv + (static_cast<size_t>(blockIdx.z) * n + first) * dkv_stride + blockIdx.y * head;
-    store_rows<E>(to, dkv_stride, n - first, head, dkey, scale, scale);
-    store_rows<E>(to + width, dkv_stride, n - first, head, dvalue, 1.0f, 1.0f);
+    bf16* const tiles = free_place<E>(shared, t);
+    store_rows<E>(to, dkv_stride, n - first, head, dkey, scale, scale, tiles);
+    store_rows<E>(to + width, dkv_stride, n - first, head, dvalue, 1.0f, 1.0f, tiles + Size<E>::VALUE);
 }
 
 // For each padded width of a head, blocks of TILE_WARPS warps, (tiles, heads, sequences) of them:

@@ -116,11 +116,8 @@ DEVICE void backward_rows(bf16* dx, int accumulate, float* parts, const bf16* dy
     }
     if (inside) {
         float* part = parts + static_cast<size_t>(blockIdx.x) * 2 * width + column;
-#pragma unroll
-        for (int i = 0; i < N; i++) {
-            part[i] = dweight[i];
-            part[width + i] = dbias[i];
-        }
+        store_floats(part, dweight);
+        store_floats(part + width, dbias);
     }
 }
 

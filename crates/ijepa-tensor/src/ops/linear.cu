@@ -7,10 +7,7 @@ DEVICE void part_of_columns(float* parts, const bf16* x, Rows rows, int count, i
     const int first = blockIdx.y * stripe;
     float sum[N];
     sum_columns(sum, scratch, x, rows, first, min(first + stripe, count), width, column);
-    if (warp() == 0 && column < width) {
-#pragma unroll
-        for (int i = 0; i < N; i++) parts[static_cast<size_t>(blockIdx.y) * width + column + i] = sum[i];
-    }
+    if (warp() == 0 && column < width) store_floats(parts + static_cast<size_t>(blockIdx.y) * width + column, sum);
 }
 
 // parts (stripes, width) = sums of x over `stripe` of `count` rows each: in every run of rows of x, the first `skip` are left

@@ -7,7 +7,7 @@ use ijepa_tensor::cuda::launch::{Bf16, Element, Launch, Pointer};
 use ijepa_tensor::cuda::nvrtc::Nvrtc;
 use ijepa_tensor::cuda::{Device, SOURCES, calls};
 use libloading::{Library, Symbol};
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::ffi::{CStr, CString, c_char};
 use std::marker::PhantomData;
 use std::path::{Path, PathBuf};
@@ -144,6 +144,35 @@ impl Machine {
         }
     }
 
+    /// What kernels ask of memory, each of them by its name; nothing where accesses are not watched.
+    pub(super) fn traffic(&self, launches: impl IntoIterator<Item = Launch>) -> Option<BTreeMap<String, Traffic>> {
+        let shim = self.shim.as_ref()?;
+        // SAFETY: the signatures are those of traffic.cpp; the text lives until the next table is made.
+        let table = unsafe {
+            let start: Symbol<unsafe extern "C" fn()> = shim.get("shim_traffic_start").expect("the shim has it");
+            let table: Symbol<unsafe extern "C" fn() -> *const c_char> =
+                shim.get("shim_traffic").expect("the shim has it");
+            start();
+            self.run(launches);
+            CStr::from_ptr(table()).to_str().expect("the table is ASCII").to_owned()
+        };
+        let row = |line: &str| {
+            let (name, counts) = line.split_once(' ').expect("a name, and counts");
+            let counts: Vec<u64> = counts.split(' ').map(|count| count.parse().expect("a count")).collect();
+            let [read, read_sectors, written, written_sectors, turns, least_turns] = counts[..] else {
+                panic!("counts of {name}")
+            };
+            let ratio = |much: u64, least: u64| if least == 0 { 1.0 } else { much as f64 / least as f64 };
+            let traffic = Traffic {
+                bytes: [read, written],
+                excess: [ratio(32 * read_sectors, read), ratio(32 * written_sectors, written)],
+                turns: ratio(turns, least_turns),
+            };
+            (name.to_owned(), traffic)
+        };
+        Some(table.lines().skip(1).map(row).collect())
+    }
+
     /// A buffer of values.
     pub(super) fn buffer<T: Plain>(&self, values: &[T]) -> Memory<T> {
         Memory::new(self, values)
@@ -163,6 +192,17 @@ impl Machine {
     pub(super) fn empty_f32(&self, len: usize) -> Memory<f32> {
         self.buffer(&vec![f32::NAN; len])
     }
+}
+
+/// What a kernel asks of memory.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Traffic {
+    /// That lanes read and write, each once for what a warp asks at a time.
+    pub(super) bytes: [u64; 2],
+    /// Bytes of the sectors of 32 that are moved for each of these.
+    pub(super) excess: [f64; 2],
+    /// Turns of shared memory for each that is needed at least.
+    pub(super) turns: f64,
 }
 
 /// A bf16 as it lies in memory.

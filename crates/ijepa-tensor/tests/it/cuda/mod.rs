@@ -21,6 +21,8 @@ mod table;
 #[cfg(target_os = "linux")]
 mod tape;
 #[cfg(target_os = "linux")]
+mod traffic;
+#[cfg(target_os = "linux")]
 mod uploads;
 
 /// Says that a check was left out, or fails where none may be.

@@ -5,6 +5,7 @@
 //
 // This file is compiled without that option.
 #include "shim.h"
+#include "traffic.h"
 
 #include <setjmp.h>
 #include <stdio.h>
@@ -106,7 +107,7 @@ void (*kernel_call)(void**);
 void** kernel_arguments;
 u64 epoch, first_epoch;  // barriers of blocks, over all launches; the first of this block
 u64 random_state;
-bool in_order, abandoned;
+bool in_order, abandoned, counted;
 std::string kernel_name, problem;
 
 void report(const std::string& what) {
@@ -174,9 +175,11 @@ void check_shared(size_t offset, size_t size, bool write) {
     }
 }
 
-void check(const void* pointer, size_t size, bool write) {
+// An access from one place of the text.
+void check(const void* place, const void* pointer, size_t size, bool write) {
     const uintptr_t address = reinterpret_cast<uintptr_t>(pointer), shared = reinterpret_cast<uintptr_t>(shared_bytes);
     if (address - shared < MOST_SHARED) {
+        if (counted) traffic_access(current, place, address - shared, static_cast<u32>(size), write, true);
         check_shared(address - shared, size, write);
         return;
     }
@@ -187,8 +190,11 @@ void check(const void* pointer, size_t size, bool write) {
             report(std::string(write ? "writes" : "reads") + " byte " + std::to_string(at) + " of a buffer of " +
                    std::to_string(buffer.end - buffer.begin));
         }
-        return;
+        break;
     }
+    // Fibers have their own variables beside.
+    const uintptr_t stack = reinterpret_cast<uintptr_t>(fibers[current].context.uc_stack.ss_sp);
+    if (counted && address - stack >= STACK_BYTES) traffic_access(current, place, address, static_cast<u32>(size), write, false);
 }
 
 float wide(u32 half) { return __uint_as_float(half << 16); }
@@ -351,7 +357,7 @@ void shim_multiply_add(float* sum, const u32* a, u32 b0, u32 b1) {
 
 void shim_load_blocks(u32* block, const void* row, bool transposed) {
     if (reinterpret_cast<uintptr_t>(row) % 16 != 0) report("loads a block whose row is not at a multiple of 16 bytes");
-    check(row, 16, false);
+    check(__builtin_return_address(0), row, 16, false);
     LaneData data = {};
     data.row = row;
     const u32 place = meet(transposed ? LOAD_TRANSPOSED : LOAD, data);
@@ -362,8 +368,8 @@ void shim_load_blocks(u32* block, const void* row, bool transposed) {
 void shim_copy_later(void* to, const void* from, u32 bytes, bool there) {
     const uintptr_t misplaced = reinterpret_cast<uintptr_t>(to) | (there ? reinterpret_cast<uintptr_t>(from) : 0);
     if (misplaced % bytes != 0) report("copies " + std::to_string(bytes) + " bytes from or to no multiple of as many");
-    if (there) check(from, bytes, false);
-    check(to, bytes, true);
+    if (there) check(__builtin_return_address(0), from, bytes, false);
+    check(__builtin_return_address(0), to, bytes, true);
     copies[current].push_back({to, from, bytes, there});
 }
 
@@ -371,7 +377,7 @@ void shim_copies_done() {
     for (const Copy& copy : copies[current]) {
         if (copy.there) memcpy(copy.to, copy.from, copy.bytes);
         if (!copy.there) memset(copy.to, 0, copy.bytes);
-        check(copy.to, copy.bytes, true);
+        check_shared(static_cast<unsigned char*>(copy.to) - shared_bytes, copy.bytes, true);
     }
     copies[current].clear();
 }
@@ -420,6 +426,7 @@ const char* shim_launch(const char* name, const char* kinds, const u32* grid, u3
     shared_len = shared;
     random_state = seed * 2654435761u + 12345;
     in_order = seed == 0;
+    counted = traffic_is_counted();
     const u64 count = static_cast<u64>(grid[0]) * grid[1] * grid[2];
     std::vector<u64> order(count);
     for (u64 i = 0; i < count; i++) order[i] = i;
@@ -428,13 +435,15 @@ const char* shim_launch(const char* name, const char* kinds, const u32* grid, u3
         const u64 block = order[i];
         block_number = {static_cast<u32>(block % grid[0]), static_cast<u32>(block / grid[0] % grid[1]),
                         static_cast<u32>(block / grid[0] / grid[1])};
+        if (counted) traffic_begin(name);
         run_block(threads);
+        if (counted) traffic_end();
     }
     return problem.empty() ? nullptr : problem.c_str();
 }
 
 #define ACCESS(name, size, write) \
-    void __tsan_##name(void* address) { check(address, size, write); }
+    void __tsan_##name(void* address) { check(__builtin_return_address(0), address, size, write); }
 #define ACCESSES(size)                             \
     ACCESS(read##size, size, false)                \
     ACCESS(write##size, size, true)                \
@@ -445,8 +454,8 @@ ACCESSES(2)
 ACCESSES(4)
 ACCESSES(8)
 ACCESSES(16)
-void __tsan_read_range(void* address, u64 size) { check(address, size, false); }
-void __tsan_write_range(void* address, u64 size) { check(address, size, true); }
+void __tsan_read_range(void* address, u64 size) { check(__builtin_return_address(0), address, size, false); }
+void __tsan_write_range(void* address, u64 size) { check(__builtin_return_address(0), address, size, true); }
 void __tsan_func_entry(void*) {}
 void __tsan_func_exit() {}
 void __tsan_init() {}

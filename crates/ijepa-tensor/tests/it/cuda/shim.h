@@ -12,9 +12,22 @@ typedef unsigned char u8;
 typedef unsigned int u32;
 typedef unsigned long long u64;
 
+// Read and written in one go, as a GPU does it.
 struct uint4 {
-    u32 x, y, z, w;
-} __attribute__((aligned(16)));
+    union {
+        struct {
+            u32 x, y, z, w;
+        };
+        unsigned __int128 all;
+    };
+    uint4() {}
+    uint4(u32 x, u32 y, u32 z, u32 w) : x(x), y(y), z(z), w(w) {}
+    uint4(const uint4& other) : all(other.all) {}
+    uint4& operator=(const uint4& other) {
+        all = other.all;
+        return *this;
+    }
+};
 
 struct Index3 {
     u32 x, y, z;
@@ -53,7 +66,7 @@ static inline float __uint_as_float(u32 bits) {
     return value;
 }
 
-static inline u32 shim_bits(float value) {
+static inline u32 __float_as_uint(float value) {
     u32 bits;
     memcpy(&bits, &value, sizeof bits);
     return bits;
@@ -61,13 +74,13 @@ static inline u32 shim_bits(float value) {
 
 // The upper half, rounded to nearest even.
 static inline u32 shim_narrow(float value) {
-    const u32 bits = shim_bits(value);
+    const u32 bits = __float_as_uint(value);
     if (value != value) return 0x7fff;
     return (bits + 0x7fff + (bits >> 16 & 1)) >> 16;
 }
 
 static inline float __shfl_xor_sync(u32, float value, int distance) {
-    return __uint_as_float(static_cast<u32>(shim_exchange(shim_bits(value), distance)));
+    return __uint_as_float(static_cast<u32>(shim_exchange(__float_as_uint(value), distance)));
 }
 
 static inline double __shfl_xor_sync(u32, double value, int distance) {
@@ -100,8 +113,9 @@ template <class T> struct Parameter<const T*> : Kind<T> {};
 template <auto KERNEL> struct Registration;
 template <class... A, void (*KERNEL)(A...)>
 struct Registration<KERNEL> {
+    // What the host reads of its arguments is nobody's business.
     template <size_t... I>
-    static void spread(void** arguments, std::index_sequence<I...>) {
+    __attribute__((no_sanitize("thread"))) static void spread(void** arguments, std::index_sequence<I...>) {
         KERNEL(*static_cast<A*>(arguments[I])...);
     }
     static void call(void** arguments) { spread(arguments, std::index_sequence_for<A...>()); }

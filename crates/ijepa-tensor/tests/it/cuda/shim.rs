@@ -7,6 +7,8 @@ use std::process::Command;
 
 const SHIM_HEADER: &str = include_str!("shim.h");
 const SHIM: &str = include_str!("shim.cpp");
+const TRAFFIC_HEADER: &str = include_str!("traffic.h");
+const TRAFFIC: &str = include_str!("traffic.cpp");
 const STREAMS: &str = include_str!("streams.h");
 const FAKE_DRIVER: &str = include_str!("fake_driver.cpp");
 const FAKE_CUBLASLT: &str = include_str!("fake_cublaslt.cpp");
@@ -30,7 +32,20 @@ pub(super) const FAULTY: [&str; 10] = [
 pub(super) fn build() -> Option<PathBuf> {
     let compiler = compiler()?;
     let mut hasher = DefaultHasher::new();
-    (SHIM_HEADER, SHIM, STREAMS, FAKE_DRIVER, FAKE_CUBLASLT, FAKE_NCCL, FAULTS, FAULTY, &compiler).hash(&mut hasher);
+    (
+        SHIM_HEADER,
+        SHIM,
+        TRAFFIC_HEADER,
+        TRAFFIC,
+        STREAMS,
+        FAKE_DRIVER,
+        FAKE_CUBLASLT,
+        FAKE_NCCL,
+        FAULTS,
+        FAULTY,
+        &compiler,
+    )
+        .hash(&mut hasher);
     HEADERS.hash(&mut hasher);
     SOURCES.iter().for_each(|source| (source.name, source.text, source.kernels).hash(&mut hasher));
     let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("kernels-{:016x}", hasher.finish()));
@@ -56,12 +71,14 @@ fn compile(compiler: &str, folder: &Path, library: &Path) {
     HEADERS.iter().for_each(|(name, text)| write(name, text));
     write("shim.h", SHIM_HEADER);
     write("shim.cpp", SHIM);
+    write("traffic.h", TRAFFIC_HEADER);
+    write("traffic.cpp", TRAFFIC);
     write("streams.h", STREAMS);
     write("fake_driver.cpp", FAKE_DRIVER);
     write("fake_cublaslt.cpp", FAKE_CUBLASLT);
     write("fake_nccl.cpp", FAKE_NCCL);
     let mut objects: Vec<_> =
-        ["shim", "fake_driver", "fake_cublaslt", "fake_nccl"].map(|name| (name.to_owned(), false)).into();
+        ["shim", "traffic", "fake_driver", "fake_cublaslt", "fake_nccl"].map(|name| (name.to_owned(), false)).into();
     let faults = ("faults", FAULTS, &FAULTY[..]);
     for (name, text, kernels) in SOURCES.iter().map(|it| (it.name, it.text, it.kernels)).chain([faults]) {
         let registered: String = kernels.iter().map(|kernel| format!("REGISTER({kernel})\n")).collect();

@@ -1,0 +1,114 @@
+//! In what order do kernels read and write? That is counted without a GPU, on rows as wide as ViT-H/14's.
+
+use super::machine::{Machine, machine};
+use crate::values;
+use ijepa_tensor::Slot;
+use ijepa_tensor::cuda::calls::{self, Attended, Blobs, Summed};
+use ijepa_tensor::cuda::launch::Launch;
+use ijepa_tensor::ops::{adamw, assemble, attention, layer_norm};
+
+const ROWS: usize = 16;
+const WIDTH: usize = 1280;
+
+/// Bytes of moved sectors for each byte read and written, at most, and turns of shared memory for each that is needed, where that is more than
+/// 1.05. A lane has 8 values of a row; as f32 they take two requests, each of half sectors, whose other halves the cache has.
+const MORE: [(&str, [f64; 3]); 9] = [
+    ("assemble_forward", [2.0, 1.05, 1.0]), // mask token and positions are f32
+    ("attention_backward_keys_80", [1.05, 1.05, 1.2]), // 160 bytes of a row are copied by ten lanes, which shifts banks from row to row
+    ("attention_backward_queries_80", [1.05, 1.05, 1.2]),
+    ("attention_forward_80", [1.05, 1.05, 1.2]),
+    ("column_parts", [1.05, 2.0, 1.0]),       // f32
+    ("layer_norm_backward", [1.2, 1.5, 1.0]), // the weight, and sums of its gradient, are f32
+    ("layer_norm_forward", [1.6, 1.05, 1.0]), // weight and bias are f32
+    ("position_forward", [1.7, 1.05, 1.0]),   // positions are f32
+    ("smooth_l1_forward", [1.05, 8.0, 1.0]),  // one value a row
+];
+
+/// Bytes of sectors for each byte read and written, and turns of shared memory for each needed, at most.
+fn bounds(kernel: &str) -> [f64; 3] {
+    MORE.iter().find(|(name, _)| *name == kernel).map_or([1.05, 1.05, 1.0], |(_, bounds)| *bounds)
+}
+
+#[track_caller]
+fn assert_orderly(machine: &Machine, launches: impl IntoIterator<Item = Launch>) {
+    for (kernel, traffic) in machine.traffic(launches).expect("accesses are watched") {
+        eprintln!("{kernel:<34} {traffic:.2?}");
+        let measured = [traffic.excess[0], traffic.excess[1], traffic.turns];
+        let orderly = measured.iter().zip(bounds(&kernel)).all(|(&measured, bound)| measured <= bound);
+        assert!(orderly && traffic.bytes[1] > 0, "{kernel}: {traffic:?}, at most {:?}", bounds(&kernel));
+    }
+}
+
+#[test]
+fn kernels_over_rows_move_whole_sectors() {
+    let Some(machine) = machine().filter(Machine::watches) else { return };
+    let size = (ROWS, WIDTH);
+    let [x, y] = [1, 2].map(|seed| machine.bf16(&values(ROWS * WIDTH, seed)));
+    let table = machine.buffer(&values(ROWS * WIDTH, 3));
+    let backwards: Vec<u32> = (0..ROWS as u32).rev().collect();
+    let (starts, order) = calls::inverse(&backwards, ROWS);
+    let [index, starts, order] = [&backwards, &starts, &order].map(|list| machine.buffer(list));
+    let stats = machine.buffer(&vec![0.5f32; 2 * ROWS]);
+    let (norm, summed) = (layer_norm::Shape { rows: ROWS, width: WIDTH, eps: 1e-6 }, Summed::all(ROWS, WIDTH));
+    let parts = machine.empty_f32(calls::layer_norm_parts(norm).max(summed.parts()));
+    let affine = (table.at(), table.at().bytes(4 * WIDTH));
+    let shape = assemble::Shape { blocks: 2, batch: 2, context: 3, target: 1, width: WIDTH };
+    let mut launches = vec![
+        calls::layer_norm_forward(y.at(), stats.at(), x.at(), Some(affine), norm),
+        calls::layer_norm_backward(y.at(), true, parts.at(), x.at(), x.at(), stats.at(), Some(affine.0), norm),
+        calls::gelu_forward(y.at(), x.at(), size),
+        calls::gelu_backward(y.at(), x.at(), y.at(), x.at(), size),
+        calls::gather_forward(y.at(), x.at(), index.at(), size),
+        calls::gather_backward(y.at(), true, x.at(), (starts.at(), order.at()), size),
+        calls::position_forward(y.at(), x.at(), table.at(), index.at(), size),
+        calls::assemble_forward(y.at(), x.at(), (table.at(), table.at()), index.at(), shape),
+        calls::assemble_backward_context(y.at(), true, x.at(), shape),
+        calls::smooth_l1_forward(stats.at(), y.at(), x.at(), size),
+        calls::smooth_l1_backward(y.at(), stats.at(), y.at(), x.at(), size),
+        calls::add_forward(y.at(), x.at(), ROWS * WIDTH),
+    ];
+    launches.extend(calls::column_sums(table.at(), parts.at(), x.at(), summed));
+    assert_orderly(&machine, launches);
+}
+
+#[test]
+fn the_optimiser_moves_whole_sectors_and_each_value_once() {
+    let Some(machine) = machine().filter(Machine::watches) else { return };
+    let len = 40_000;
+    let [params, m, v, average, grads] = [(); 5].map(|()| machine.buffer(&vec![0.5f32; len]));
+    let [params_bf16, average_bf16] = [(); 2].map(|()| machine.empty_bf16(len));
+    let segment = adamw::Segment { slot: Slot { offset: 0, len }, moments: 0, weight_decay: 0.05, rate: 1.0 };
+    let pieces = calls::pieces(&[segment]);
+    let list = machine.buffer(&pieces);
+    let step = adamw::Step { number: 1, learning_rate: 1e-3, beta1: 0.9, beta2: 0.999, eps: 1e-8, momentum: 0.996 };
+    let blobs = Blobs {
+        params: params.at(),
+        m: m.at(),
+        v: v.at(),
+        average: average.at(),
+        params_bf16: params_bf16.at(),
+        average_bf16: average_bf16.at(),
+        averaged: len,
+    };
+    let launch = calls::adamw(blobs, grads.at(), (list.at(), pieces.len()), step);
+    assert_orderly(&machine, [launch.clone()]);
+    let [read, written] = machine.traffic([launch]).expect("accesses are watched")["adamw"].bytes;
+    let least = 20 * len as u64; // five values are read, four written, and two halves
+    assert!(read < least + least / 50 && written == least, "{read} and {written} bytes, {least} are enough");
+}
+
+#[test]
+fn attention_moves_whole_sectors_and_keeps_the_banks_of_shared_memory_busy() {
+    let Some(machine) = machine().filter(Machine::watches) else { return };
+    // Two of ViT-H/14's heads.
+    let shape = attention::Shape { batch: 1, queries: 128, tokens: 128, heads: 2, width: 160 };
+    let len = shape.tokens * shape.width;
+    let [qkv, dqkv] = [1, 2].map(|seed| machine.bf16(&values(3 * len, seed)));
+    let (out, dout) = (machine.empty_bf16(len), machine.bf16(&values(len, 3)));
+    let [sums, means] = [(); 2].map(|()| machine.empty_f32(shape.heads * shape.queries));
+    let (parts, gradients) = (calls::joint(qkv.at(), shape.width), calls::joint(dqkv.at(), shape.width));
+    let attended = Attended { dout: dout.at(), out: out.at(), sums: sums.at(), means: means.at() };
+    let mut launches = vec![calls::attention_forward(out.at(), sums.at(), parts, shape)];
+    launches.extend(calls::attention_backward(gradients, attended, parts, shape));
+    assert_orderly(&machine, launches);
+}
