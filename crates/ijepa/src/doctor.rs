@@ -101,7 +101,7 @@ impl Gpu {
     }
 
     fn lines(&self) -> Vec<String> {
-        let Gpu { name, capability, memory_bytes, ops, wrong, product_gflops, count, nccl, .. } = self;
+        let Gpu { name, capability, memory_bytes, ops, wrong, product_gflops, count, nccl, nccl_problem } = self;
         let mut lines = vec![
             format!("gpu       {name}, compute capability {capability}, {}", bytes(*memory_bytes as u64)),
             format!("gpu ops   {} of {ops} agree with the CPU, forward and backward", ops - wrong.len()),
@@ -110,7 +110,10 @@ impl Gpu {
                 Some(version) => {
                     format!("gpus      {count} in sight; NCCL {version}, over which several train, sums on this one")
                 }
-                None => format!("gpus      {count} in sight; NCCL, over which several would train, is not usable"),
+                None => {
+                    let why = nccl_problem.as_deref().unwrap_or_default();
+                    format!("gpus      {count} in sight; several could not train: {why}")
+                }
             },
         ];
         lines.extend(wrong.iter().map(|wrong| format!("gpu wrong {wrong}")));
@@ -203,8 +206,8 @@ fn advice(findings: &Findings) -> Vec<String> {
     if findings.instructions == ["portable"] {
         advice.push("no vector instructions that the kernels know: expect training to be slow on this CPU".to_owned());
     }
-    if let Some(Gpu { count: 2.., nccl_problem: Some(problem), .. }) = &findings.gpu {
-        advice.push(format!("several GPUs are here, and cannot train together: {problem}"));
+    if let Some(Gpu { count: 2.., nccl: None, .. }) = &findings.gpu {
+        advice.push("several GPUs are here, and cannot train together: the line `gpus` says why".to_owned());
     }
     if findings.nvidia_driver && findings.gpu.is_none() {
         advice.push("an NVIDIA driver is here: `ijepa doctor --device cuda` tries it, and `pretrain --device cuda` trains on it".to_owned());

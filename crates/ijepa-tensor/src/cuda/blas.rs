@@ -17,7 +17,7 @@ use std::fmt;
 use std::mem::ManuallyDrop;
 use std::path::Path;
 
-/// Names under which the library is looked for after the path in the variable `IJEPA_CUBLASLT`.
+/// Names under which the library is looked for, unless the variable `IJEPA_CUBLASLT` holds its path.
 const NAMES: [&str; 4] = ["libcublasLt.so.13", "libcublasLt.so.12", "libcublasLt.so", "cublasLt64_13.dll"];
 
 /// Scratch that algorithms may use, as cuBLAS takes it on Hopper.
@@ -54,7 +54,7 @@ impl fmt::Display for Error {
         match self {
             Error::Absent { tried } => write!(
                 f,
-                "cuBLASLt was not found: {}; the CUDA toolkit brings it, and so does `pip install nvidia-cublas`, whose file IJEPA_CUBLASLT must name",
+                "cuBLASLt was not found: {}; the CUDA toolkit brings it, and so does `pip install nvidia-cublas` for the python3 on PATH; IJEPA_CUBLASLT may name the file",
                 tried.join("; ")
             ),
             Error::Function { name, reason } => {

@@ -76,7 +76,7 @@ impl fmt::Display for Error {
             Error::Absent { tried } => write!(
                 f,
                 "NCCL, over which several GPUs train together, was not found: {}; version {major}.{minor}.{patch} or later is expected: \
-                 install libnccl2, or `pip install nvidia-nccl-cu12` and name its libnccl.so.2 in IJEPA_NCCL_LIB",
+                 install libnccl2, or `pip install nvidia-nccl-cu12` for the python3 on PATH; IJEPA_NCCL_LIB may name the file",
                 tried.join("; ")
             ),
             Error::Function { library, name, reason } => write!(

@@ -7,7 +7,7 @@ use std::ffi::{CStr, CString, c_char, c_int, c_void};
 use std::fmt;
 use std::path::Path;
 
-/// Names under which the library is looked for after the path in the variable `IJEPA_NVRTC`.
+/// Names under which the library is looked for, unless the variable `IJEPA_NVRTC` holds its path.
 const NAMES: [&str; 4] = ["libnvrtc.so.13", "libnvrtc.so.12", "libnvrtc.so", "nvrtc64_130_0.dll"];
 
 /// Why there is no code.

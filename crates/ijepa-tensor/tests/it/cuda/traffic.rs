@@ -48,7 +48,7 @@ fn kernels_over_rows_move_whole_sectors() {
     let backwards: Vec<u32> = (0..ROWS as u32).rev().collect();
     let (starts, order) = calls::inverse(&backwards, ROWS);
     let [index, starts, order] = [&backwards, &starts, &order].map(|list| machine.buffer(list));
-    let stats = machine.buffer(&vec![0.5f32; 2 * ROWS]);
+    let stats = machine.buffer(&[0.5f32; 2 * ROWS]);
     let (norm, summed) = (layer_norm::Shape { rows: ROWS, width: WIDTH, eps: 1e-6 }, Summed::all(ROWS, WIDTH));
     let parts = machine.empty_f32(calls::layer_norm_parts(norm).max(summed.parts()));
     let affine = (table.at(), table.at().bytes(4 * WIDTH));
