@@ -188,12 +188,12 @@ impl Classifier {
         all
     }
 
-    /// The loss of a batch, and its gradients added to `grads`, a blob laid out as `params`; `at_once` images in memory at a time,
-    /// the gradients of which add up.
+    /// The loss of a batch, and its gradients in `grads`, a blob laid out as `params`, added to what is there (`add`) or in its place; `at_once`
+    /// images in memory at a time, the gradients of which add up.
     pub fn loss_and_gradients(
         &self,
         pool: &Pool,
-        (params, grads): (&Buf, &mut Buf),
+        (params, grads, add): (&Buf, &mut Buf, bool),
         batch: Batch,
         drop_path: DropPath,
         at_once: usize,
@@ -207,7 +207,7 @@ impl Classifier {
             let count = images.len() / image_len;
             let drop_path = DropPath { first: drop_path.first + (number * at_once) as u64, ..drop_path };
             let scales = (drop_path.rate > 0.0).then(|| drop_path.scales(self.encoder.config.depth, count));
-            let mut tape = Tape::training(pool, params.view(), grads.view_mut());
+            let mut tape = Tape::training(pool, params.view(), grads.view_mut()).replacing(!add && number == 0);
             let uploaded = pool.upload(images);
             let seen = uploaded.as_ref().map_or(View::Cpu(images), Buf::view);
             let scores = self.scores(&mut tape, seen, count, scales.as_deref());

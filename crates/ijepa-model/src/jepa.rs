@@ -157,12 +157,12 @@ impl Jepa {
         self.predictor.forward(tape, &tokens, context, targets, images)
     }
 
-    /// The loss of a batch (1, 1), and `share` times its gradients added to `grads`, a blob laid out as `params`: the batch's share of the
-    /// images of its step. A GPU may still be at it. `complete` is told from where on gradients are complete, as in [`Tape::backward_from`].
+    /// The loss of a batch (1, 1), and `share` times its gradients in `grads`, a blob laid out as `params`: the batch's share of the
+    /// images of its step. They are added to what is there (`add`), or replace it. A GPU may still be at it. `complete` is told from where on gradients are complete, as in [`Tape::backward_from`].
     pub fn loss_and_gradients(
         &self,
         pool: &Pool,
-        (params, grads): (&Buf, &mut Buf),
+        (params, grads, add): (&Buf, &mut Buf, bool),
         batch: Batch,
         targets: &Var,
         share: f32,
@@ -170,7 +170,8 @@ impl Jepa {
     ) -> Var {
         let mut tape = Tape::training(pool, params.view(), grads.view_mut())
             .in_precision(self.precision)
-            .recomputing(self.recompute);
+            .recomputing(self.recompute)
+            .replacing(!add);
         let predictions = self.predict(&mut tape, batch);
         let loss = tape.smooth_l1(&predictions, targets);
         drop(predictions);

@@ -5,6 +5,7 @@
 
 use crate::cuda::launch::{Bf16, Pointer};
 use crate::cuda::{Array, Device, Kind, Slice, calls};
+use crate::threads;
 use memmap2::MmapMut;
 use std::ops::Range;
 use std::rc::Rc;
@@ -331,6 +332,17 @@ impl<'a> ViewMut<'a> {
         match (self, other) {
             (ViewMut::Cuda(to), View::Cuda(from)) => to.copy_from(from),
             (to, from) => to.cpu().copy_from_slice(from.cpu()),
+        }
+    }
+
+    /// All values become 0.
+    ///
+    /// # Panics
+    /// When they are rounded ones of a GPU.
+    pub fn clear(self) {
+        match self {
+            ViewMut::Cpu(values) => threads::for_rows(values, 1, |_, values| values.fill(0.0)),
+            ViewMut::Cuda(slice) => slice.device().run(calls::fill_f32(slice.f32(), 0.0, slice.len())),
         }
     }
 

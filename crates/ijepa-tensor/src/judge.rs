@@ -66,12 +66,12 @@ pub fn run_on(
             blob.resize(blob.len().next_multiple_of(16), 0.0);
         }
     }
-    let zeros = vec![0.0; blob.len()];
+    let nothing = vec![f32::NAN; blob.len()];
     let (params, mut grads) = match device {
-        Some(device) => (Buf::parameters_on(device, &blob), Buf::on(device, &zeros)),
-        None => (Buf::from_slice(&blob), Buf::from_slice(&zeros)),
+        Some(device) => (Buf::parameters_on(device, &blob), Buf::on(device, &nothing)),
+        None => (Buf::from_slice(&blob), Buf::from_slice(&nothing)),
     };
-    let mut tape = Tape::training(&pool, params.view(), grads.view_mut()).in_precision(precision);
+    let mut tape = Tape::training(&pool, params.view(), grads.view_mut()).in_precision(precision).replacing(true);
     let mut next_slot = slots.iter();
     let operands: Vec<Operand> = case
         .inputs()

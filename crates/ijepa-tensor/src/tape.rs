@@ -10,6 +10,7 @@ use crate::buf::{Buf, View, ViewMut};
 use crate::cuda::{Device, Kind};
 use crate::gemm::Precision;
 use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
 use std::ops::Range;
 use std::rc::Rc;
 
@@ -216,6 +217,8 @@ pub struct Tape<'p> {
     pool: Pool,
     params: View<'p>,
     grads: Option<ViewMut<'p>>,
+    /// Slots whose gradients this tape has begun, with their ends, where it replaces what `grads` held.
+    begun: Option<BTreeMap<usize, usize>>,
     records: Vec<Record<'p>>,
     /// End of the parameters that were read since the last record.
     read: Cell<usize>,
@@ -233,7 +236,7 @@ impl<'p> Tape<'p> {
         Tape::new(pool, params, None)
     }
 
-    /// A tape whose backward adds to `grads`, a blob laid out as `params`.
+    /// A tape whose backward adds to `grads`, a blob laid out as `params`; see [`Tape::replacing`].
     ///
     /// # Panics
     /// When the blobs differ in length.
@@ -246,7 +249,8 @@ impl<'p> Tape<'p> {
         let (records, read, gradients) = (Vec::new(), Cell::new(0), Vec::new());
         let (precision, recompute) = (Precision::F32, false);
         let complete_from = params.len();
-        Tape { pool: pool.clone(), params, grads, records, read, complete_from, gradients, precision, recompute }
+        let (pool, begun) = (pool.clone(), None);
+        Tape { pool, params, grads, begun, records, read, complete_from, gradients, precision, recompute }
     }
 
     /// The same tape, its linear layers multiplying in `precision`, forward and backward.
@@ -258,6 +262,13 @@ impl<'p> Tape<'p> {
     /// What linear layers multiply in.
     pub(crate) fn precision(&self) -> Precision {
         self.precision
+    }
+
+    /// The same tape, whose backward replaces what `grads` hold, or adds to it. Who replaces need not clear, which saves large networks two passes
+    /// over their gradients.
+    pub fn replacing(mut self, replace: bool) -> Tape<'p> {
+        self.begun = replace.then(BTreeMap::new);
+        self
     }
 
     /// The same tape, whose [`Tape::segment`]s keep only their input for the way back, or all that it needs.
@@ -337,6 +348,9 @@ impl<'p> Tape<'p> {
             (record.backward)(self);
             let reach = self.records.last().map_or(0, |record| record.reach);
             if let Some(grads) = self.grads.as_mut().filter(|_| reach < self.complete_from) {
+                if let Some(begun) = &self.begun {
+                    clear_between(grads, begun, reach..self.complete_from);
+                }
                 complete(grads.reborrow(), reach);
                 self.complete_from = reach;
             }
@@ -388,14 +402,15 @@ impl<'p> Tape<'p> {
         }
     }
 
-    /// The gradient of a parameter, to be added to.
-    pub(crate) fn param_grad(&mut self, slot: Slot) -> ViewMut<'_> {
+    /// The gradient of a parameter, for the op to write (`false`) or to add to (`true`).
+    pub(crate) fn param_grad(&mut self, slot: Slot) -> (ViewMut<'_>, bool) {
         let (range, complete_from) = (slot.range(), self.complete_from);
         assert!(
             range.end <= complete_from,
             "a gradient at {range:?} is added to, those from {complete_from} on were complete"
         );
-        self.grads.as_mut().expect("backward runs on a training tape").range(range)
+        let add = self.begun.as_mut().is_none_or(|begun| begun.insert(range.start, range.end).is_some());
+        (self.grads.as_mut().expect("backward runs on a training tape").range(range), add)
     }
 
     /// Hands an op's result to the caller.
@@ -449,5 +464,16 @@ impl Drop for Tape<'_> {
         for gradient in self.gradients.drain(..).flatten() {
             self.pool.put(gradient);
         }
+    }
+}
+
+/// Zeros in a part of a blob, but for the slots that were begun.
+fn clear_between(grads: &mut ViewMut, begun: &BTreeMap<usize, usize>, part: Range<usize>) {
+    let mut next = part.start;
+    for (&start, &end) in begun.range(part.clone()).chain([(&part.end, &part.end)]) {
+        if next < start {
+            grads.range(next..start).clear();
+        }
+        next = end;
     }
 }

@@ -10,7 +10,7 @@ use ijepa_data::Dataset;
 use ijepa_model::checkpoint::{Meta, Source};
 use ijepa_model::jepa::{Batch, Jepa, State};
 use ijepa_model::optimiser;
-use ijepa_tensor::ops::{adamw, statistics};
+use ijepa_tensor::ops::statistics;
 use ijepa_tensor::{Buf, Pool, Var, ViewMut};
 
 use crate::batches::Batches;
@@ -133,7 +133,6 @@ fn gradients(
     feed: &mut Feed,
     log: &mut Log,
 ) -> Result<Option<Own>> {
-    adamw::clear(grads.view_mut());
     let mut reduction = world.reduction(buckets);
     let (mut own, mut loss) = (None, 0.0);
     for batch in 0..run.shares.accumulate {
@@ -148,7 +147,7 @@ fn gradients(
         };
 
         let targets = model.targets(pool, state.target.view(), seen); // 1. what the target encoder sees, no gradient
-        let part = model.loss_and_gradients(pool, (&state.params, grads), seen, &targets, share, sum); // 2. guess it from the context
+        let part = model.loss_and_gradients(pool, (&state.params, grads, batch > 0), seen, &targets, share, sum); // 2. guess it from the context
         feed.look_ahead(world);
         loss += f64::from(share) * f64::from(part.to_vec()[0]);
         own = Some(Own {

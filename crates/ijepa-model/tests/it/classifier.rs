@@ -37,7 +37,7 @@ fn gradient(model: &Classifier, params: &Buf, rate: f64, at_once: usize) -> (f64
     let mut grads = Buf::zeros(model.layout.len);
     let (images, targets) = (images(), targets());
     let batch = Batch { images: View::Cpu(&images), targets: &targets };
-    let loss = model.loss_and_gradients(&Pool::new(), (params, &mut grads), batch, drop_path(rate), at_once);
+    let loss = model.loss_and_gradients(&Pool::new(), (params, &mut grads, false), batch, drop_path(rate), at_once);
     (loss, grads)
 }
 
@@ -86,7 +86,7 @@ fn an_image_without_weight_changes_nothing() {
     kept.drain(CLASSES..2 * CLASSES);
     let mut without = Buf::zeros(model.layout.len);
     let batch = Batch { images: View::Cpu(&others), targets: &kept };
-    let same = model.loss_and_gradients(&Pool::new(), (&params, &mut without), batch, drop_path(0.0), 1);
+    let same = model.loss_and_gradients(&Pool::new(), (&params, &mut without, false), batch, drop_path(0.0), 1);
     assert_eq!((loss, grads.as_slice()), (same, without.as_slice()));
 }
 
@@ -170,7 +170,7 @@ fn after_three_steps_of_a_shape_no_buffer_is_allocated() {
     let (images, targets) = (images(), targets());
     let mut step = || {
         let batch = Batch { images: View::Cpu(&images), targets: &targets };
-        model.loss_and_gradients(&pool, (&params, &mut grads), batch, drop_path(0.5), 4);
+        model.loss_and_gradients(&pool, (&params, &mut grads, false), batch, drop_path(0.5), 4);
         pool.allocations()
     };
     let third = (0..3).map(|_| step()).last().expect("three steps");

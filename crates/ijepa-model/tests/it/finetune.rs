@@ -100,7 +100,7 @@ fn ten_steps_follow_pytorch() {
         let batch = Batch { images: View::Cpu(&images), targets: &targets };
         let drop_path = DropPath { rate: 0.0, seed: 0, step: i as u64, first: 0 };
         // Three images at a time, of four: gradients add up.
-        let loss = model.loss_and_gradients(&pool, (&state.params, &mut grads), batch, drop_path, 3);
+        let loss = model.loss_and_gradients(&pool, (&state.params, &mut grads, false), batch, drop_path, 3);
         close(&format!("loss of step {i}"), loss, number(&step["loss"]), if i < 3 { 1e-5 } else { 1e-4 });
         if i == 0 {
             let norms = step["grad_norms"].as_object().expect("a table");

@@ -141,9 +141,9 @@ fn ten_steps(model: &Jepa) {
         let masks = Masks { batch: shape[0], context, targets };
         let batch = Batch { images: View::Cpu(&images), masks: &masks };
         let wanted = model.targets(&pool, state.target.view(), batch);
-        grads.as_mut_slice().fill(0.0);
-        let loss =
-            model.loss_and_gradients(&pool, (&state.params, &mut grads), batch, &wanted, 1.0, |_, _| {}).to_vec()[0];
+        let loss = model
+            .loss_and_gradients(&pool, (&state.params, &mut grads, false), batch, &wanted, 1.0, |_, _| {})
+            .to_vec()[0];
         close(&format!("loss of step {i}"), f64::from(loss), number(&step["loss"]), if i < 3 { 1e-5 } else { 1e-4 });
 
         if i == 0 {

@@ -88,7 +88,7 @@ fn the_gradient_is_the_slope_of_the_loss() {
     let batch = Batch { images: View::Cpu(&images), masks: &masks };
     let targets = model.targets(&pool, state.target.view(), batch);
     let mut grads = Buf::zeros(model.layout.len);
-    model.loss_and_gradients(&pool, (&state.params, &mut grads), batch, &targets, 1.0, |_, _| {});
+    model.loss_and_gradients(&pool, (&state.params, &mut grads, false), batch, &targets, 1.0, |_, _| {});
 
     // Along the gradient itself the slope is its squared norm.
     let square: f64 = grads.as_slice().iter().map(|&g| f64::from(g) * f64::from(g)).sum();
@@ -101,7 +101,9 @@ fn the_gradient_is_the_slope_of_the_loss() {
         }
         let mut unused = Buf::zeros(model.layout.len);
         f64::from(
-            model.loss_and_gradients(&pool, (&state.params, &mut unused), batch, &targets, 1.0, |_, _| {}).to_vec()[0],
+            model
+                .loss_and_gradients(&pool, (&state.params, &mut unused, false), batch, &targets, 1.0, |_, _| {})
+                .to_vec()[0],
         )
     };
     let slope = (loss_at(step) - loss_at(-step)) / (2.0 * step);
@@ -125,7 +127,7 @@ fn settles(model: &Jepa) {
     let mut step = || {
         let batch = Batch { images: View::Cpu(&images), masks: &masks };
         let targets = model.targets(&pool, state.target.view(), batch);
-        model.loss_and_gradients(&pool, (&state.params, &mut grads), batch, &targets, 1.0, |_, _| {});
+        model.loss_and_gradients(&pool, (&state.params, &mut grads, false), batch, &targets, 1.0, |_, _| {});
         drop(targets);
         pool.allocations()
     };
@@ -142,8 +144,9 @@ fn loss_gradients_and_bytes(model: &Jepa, batch: Batch) -> (u32, Vec<u32>, usize
     let mut grads = Buf::zeros(model.layout.len);
     let targets = model.targets(&Pool::new(), state.target.view(), batch);
     let pool = Pool::new();
-    let loss =
-        model.loss_and_gradients(&pool, (&state.params, &mut grads), batch, &targets, 1.0, |_, _| {}).to_vec()[0];
+    let loss = model
+        .loss_and_gradients(&pool, (&state.params, &mut grads, false), batch, &targets, 1.0, |_, _| {})
+        .to_vec()[0];
     (loss.to_bits(), grads.as_slice().iter().map(|g| g.to_bits()).collect(), pool.allocated_bytes())
 }
 
@@ -197,7 +200,7 @@ fn recomputing_blocks_takes_a_third_of_the_memory_of_eight_blocks_or_less() {
 fn parts_of_a_batch_with_their_shares_add_up_to_its_gradient() {
     let (model, masks, images, pool) = (model(), masks(), images(), Pool::new());
     let state = model.init(3, 0.2);
-    let gradients = |rows: std::ops::Range<usize>, share: f32, grads: &mut Buf| {
+    let gradients = |rows: std::ops::Range<usize>, share: f32, (grads, add): (&mut Buf, bool)| {
         let of = |sets: &[IndexSet]| -> Vec<IndexSet> {
             let part = |set: &IndexSet| set.indices[rows.start * set.per_image..rows.end * set.per_image].to_vec();
             sets.iter().map(|set| IndexSet { per_image: set.per_image, indices: part(set) }).collect()
@@ -206,11 +209,13 @@ fn parts_of_a_batch_with_their_shares_add_up_to_its_gradient() {
         let image = images.len() / IMAGES;
         let batch = Batch { images: View::Cpu(&images[rows.start * image..rows.end * image]), masks: &masks };
         let targets = model.targets(&pool, state.target.view(), batch);
-        model.loss_and_gradients(&pool, (&state.params, grads), batch, &targets, share, |_, _| {}).to_vec()[0] * share
+        model.loss_and_gradients(&pool, (&state.params, grads, add), batch, &targets, share, |_, _| {}).to_vec()[0]
+            * share
     };
-    let (mut whole, mut parts) = (Buf::zeros(model.layout.len), Buf::zeros(model.layout.len));
-    let loss = gradients(0..3, 1.0, &mut whole);
-    let sum = gradients(0..2, 2.0 / 3.0, &mut parts) + gradients(2..3, 1.0 / 3.0, &mut parts);
+    // What is there before the first part does not count, wherever no parameter lies.
+    let [mut whole, mut parts] = [(); 2].map(|()| Buf::from_slice(&vec![f32::NAN; model.layout.len]));
+    let loss = gradients(0..3, 1.0, (&mut whole, false));
+    let sum = gradients(0..2, 2.0 / 3.0, (&mut parts, false)) + gradients(2..3, 1.0 / 3.0, (&mut parts, true));
     assert!((sum / loss - 1.0).abs() < 1e-5, "{sum} {loss}");
     let largest = whole.as_slice().iter().fold(0.0f32, |most, g| most.max(g.abs()));
     for (part, whole) in parts.as_slice().iter().zip(whole.as_slice()) {
@@ -229,7 +234,7 @@ fn what_is_said_to_be_complete_on_the_way_back_does_not_change_any_more() {
         let mut grads = Buf::zeros(model.layout.len);
         let mut seen: Vec<(usize, Vec<f32>)> = Vec::new();
         let look = |grads: ijepa_tensor::ViewMut, from: usize| seen.push((from, grads.cpu()[from..].to_vec()));
-        let _loss = model.loss_and_gradients(&pool, (&state.params, &mut grads), batch, &targets, 1.0, look);
+        let _loss = model.loss_and_gradients(&pool, (&state.params, &mut grads, false), batch, &targets, 1.0, look);
         assert!(seen.windows(2).all(|pair| pair[0].0 > pair[1].0), "it goes towards the beginning");
         assert_eq!(seen.last().expect("it was told").0, 0, "in the end all are complete");
         // At least a place for each block, and one within the first tenth of the way.

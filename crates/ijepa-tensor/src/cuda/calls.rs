@@ -88,22 +88,21 @@ pub fn layer_norm_backward(
     Launch { shared, ..plain("layer_norm_backward", (shape.rows.div_ceil(stripe), 1, 1), warps * WARP, arguments) }
 }
 
-/// dweight += and dbias +=, from the parts of [`layer_norm_backward`].
-pub fn layer_norm_sums(
-    dweight: Pointer<f32>,
-    dbias: Pointer<f32>,
-    parts: Pointer<f32>,
-    shape: layer_norm::Shape,
-) -> [Launch; 2] {
+/// What makes dweight, and what makes dbias, = or += (`true`), from the parts of [`layer_norm_backward`].
+pub fn layer_norm_sums(parts: Pointer<f32>, shape: layer_norm::Shape) -> [impl Fn((Pointer<f32>, bool)) -> Launch; 2] {
     let (count, width) = (shape.rows.div_ceil(norm_stripe(shape.rows)), shape.width);
-    [
-        add_parts(dweight, parts, count, 2 * width, width),
-        add_parts(dbias, parts.bytes(width * size_of::<f32>()), count, 2 * width, width),
-    ]
+    [parts, parts.bytes(width * size_of::<f32>())]
+        .map(|parts| move |out| add_parts(out, parts, count, 2 * width, width))
 }
 
-fn add_parts(out: Pointer<f32>, parts: Pointer<f32>, count: usize, stride: usize, width: usize) -> Launch {
-    let arguments = vec![out.into(), parts.into(), int(count), int(stride), int(width)];
+fn add_parts(
+    (out, add): (Pointer<f32>, bool),
+    parts: Pointer<f32>,
+    count: usize,
+    stride: usize,
+    width: usize,
+) -> Launch {
+    let arguments = vec![out.into(), int(add.into()), parts.into(), int(count), int(stride), int(width)];
     let shared = blocks(WARPS * WARP * size_of::<f32>());
     Launch { shared, ..plain("add_parts", (width.div_ceil(WARP), 1, 1), WARPS * WARP, arguments) }
 }
@@ -137,8 +136,8 @@ impl Summed {
     }
 }
 
-/// out (width) += the sum of rows of x: [`crate::ops::linear::backward_bias`], [`assemble::backward_mask`].
-pub fn column_sums(out: Pointer<f32>, parts: Pointer<f32>, x: Pointer<Bf16>, rows: Summed) -> [Launch; 2] {
+/// out (width) = or += (`true`) the sum of rows of x: [`crate::ops::linear::backward_bias`], [`assemble::backward_mask`].
+pub fn column_sums(out: (Pointer<f32>, bool), parts: Pointer<f32>, x: Pointer<Bf16>, rows: Summed) -> [Launch; 2] {
     let Summed { count, run, skip, width } = rows;
     let stripe = rows.stripe();
     let stripes = count.div_ceil(stripe);

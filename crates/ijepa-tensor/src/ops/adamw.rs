@@ -6,7 +6,6 @@
 use crate::buf::{View, ViewMut};
 use crate::cuda::calls;
 use crate::tape::Slot;
-use crate::threads;
 use crate::vector::vectorised;
 use rayon::prelude::*;
 
@@ -204,15 +203,6 @@ vectorised! {
             *average = *average * old + *param * new;
         }
     }
-}
-
-/// grads (len) = 0.
-pub fn clear(grads: ViewMut) {
-    if let ViewMut::Cuda(slice) = grads {
-        return slice.device().run(calls::fill_f32(slice.f32(), 0.0, slice.len()));
-    }
-    let grads = grads.cpu();
-    threads::for_rows(grads, 1, |_, grads| grads.fill(0.0));
 }
 
 /// The plain statement, in f64.

@@ -114,12 +114,15 @@ pub fn backward_context(dz: ViewMut, accumulate: bool, dy: View, shape: Shape) {
     });
 }
 
-/// dmask (d) += the sum of dy over all mask tokens.
-pub fn backward_mask(dmask: ViewMut, dy: View, shape: Shape) {
+/// dmask (d) = or += (`add`) the sum of dy over all mask tokens.
+pub fn backward_mask((mut dmask, add): (ViewMut, bool), dy: View, shape: Shape) {
     if let Some(device) = dy.device() {
         let rows = calls::assembled_masks(shape);
         let parts = device.take(rows.parts() * size_of::<f32>());
-        return device.run_all(calls::column_sums(dmask.f32(), parts.at(), dy.bf16(), rows));
+        return device.run_all(calls::column_sums((dmask.f32(), add), parts.at(), dy.bf16(), rows));
+    }
+    if !add {
+        dmask.reborrow().clear();
     }
     let (dmask, dy) = (dmask.cpu(), dy.cpu());
     let Shape { context, width, .. } = shape;

@@ -66,15 +66,25 @@ impl<'p> Tape<'p> {
             let (stats, weight) = (stats.view().f32(), weight.map(View::f32));
             device.run(calls::layer_norm_backward(to, accumulate, parts.at(), from, read, stats, weight, shape));
             if let Some(affine) = affine {
-                let (weight, bias) = (self.param_grad(affine.weight).f32(), self.param_grad(affine.bias).f32());
-                device.run_all(calls::layer_norm_sums(weight, bias, parts.at(), shape));
+                for (slot, sums) in
+                    [affine.weight, affine.bias].into_iter().zip(calls::layer_norm_sums(parts.at(), shape))
+                {
+                    let (gradient, add) = self.param_grad(slot);
+                    device.run(sums((gradient.f32(), add)));
+                }
             }
         } else {
             let mut sums = self.take(2 * shape.width);
             backward(dx.view_mut(), accumulate, sums.view_mut(), dy.view(), x.view(), stats.view(), weight, shape);
             if let Some(affine) = affine {
-                add::forward(self.param_grad(affine.weight), sums.view().range(0..shape.width));
-                add::forward(self.param_grad(affine.bias), sums.view().range(shape.width..2 * shape.width));
+                let (weight, bias) = (0..shape.width, shape.width..2 * shape.width);
+                for (slot, part) in [(affine.weight, weight), (affine.bias, bias)] {
+                    let (gradient, add) = self.param_grad(slot);
+                    match add {
+                        true => add::forward(gradient, sums.view().range(part)),
+                        false => gradient.copy_from(sums.view().range(part)),
+                    }
+                }
             }
             self.put(sums);
         }
@@ -229,13 +239,16 @@ fn part_rows(rows: usize) -> usize {
     rows.div_ceil(16).max(64)
 }
 
-/// db (width) += Σ_r dy.
-pub fn backward_bias(db: ViewMut, dy: View, shape: Shape) {
+/// db (width) = or += (`add`) Σ_r dy.
+pub fn backward_bias((mut db, add): (ViewMut, bool), dy: View, shape: Shape) {
     let Shape { rows, width, .. } = shape;
     if let Some(device) = dy.device() {
         let all = calls::Summed::all(rows, width);
         let parts = device.take(all.parts() * size_of::<f32>());
-        return device.run_all(calls::column_sums(db.f32(), parts.at(), dy.bf16(), all));
+        return device.run_all(calls::column_sums((db.f32(), add), parts.at(), dy.bf16(), all));
+    }
+    if !add {
+        db.reborrow().clear();
     }
     let (db, dy) = (db.cpu(), dy.cpu());
     let part = part_rows(rows);

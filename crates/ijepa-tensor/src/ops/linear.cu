@@ -22,8 +22,8 @@ KERNEL column_parts(float* parts, const bf16* x, int count, int width, int run, 
     }
 }
 
-// out (width) += the sum of `count` parts, `stride` values apart. A block of COLUMN_WARPS warps for 32 columns.
-KERNEL add_parts(float* out, const float* parts, int count, int stride, int width) {
+// out (width) = or += (`add`) the sum of `count` parts, `stride` values apart. A block of COLUMN_WARPS warps for 32 columns.
+KERNEL add_parts(float* out, int add, const float* parts, int count, int stride, int width) {
     DYNAMIC_SHARED(float, scratch);
     const int column = blockIdx.x * WARP + lane();
     float sum = 0.0f;
@@ -34,6 +34,6 @@ KERNEL add_parts(float* out, const float* parts, int count, int stride, int widt
     __syncthreads();
     if (warp() == 0 && column < width) {
         for (int other = 1; other < COLUMN_WARPS; other++) sum += scratch[other * WARP + lane()];
-        out[column] += sum;
+        out[column] = add ? out[column] + sum : sum;
     }
 }

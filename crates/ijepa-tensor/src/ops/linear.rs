@@ -280,10 +280,10 @@ pub fn backward_input(
     fused(dx, dy, weight, product, Fused { gelu, precision, ..Fused::default() });
 }
 
-/// dweight (out, in) += dyᵀ · x.
-pub fn backward_weight(dweight: ViewMut, dy: View, x: Input, shape: Shape, precision: Precision) {
+/// dweight (out, in) = or += (`add`) dyᵀ · x.
+pub fn backward_weight((dweight, add): (ViewMut, bool), dy: View, x: Input, shape: Shape, precision: Precision) {
     let Shape { rows, inputs, outputs } = shape;
-    let product = Gemm { m: outputs, n: inputs, k: rows, a: Layout::Transposed, b: Layout::Plain, accumulate: true };
+    let product = Gemm { m: outputs, n: inputs, k: rows, a: Layout::Transposed, b: Layout::Plain, accumulate: add };
     if let Some(device) = dy.device() {
         let (out, a, b) = (Out::F32(dweight.f32()), dy.bf16(), x.bf16());
         return device.multiply(Product { out, a, b, bias: None, added: None, shape: product });
@@ -293,8 +293,8 @@ pub fn backward_weight(dweight: ViewMut, dy: View, x: Input, shape: Shape, preci
     fused(dweight, dy, x, product, Fused { map_b, precision, ..Fused::default() });
 }
 
-/// dbias (out) += Σ_r dy.
-pub fn backward_bias(dbias: ViewMut, dy: View, shape: Shape) {
+/// dbias (out) = or += (`add`) Σ_r dy.
+pub fn backward_bias(dbias: (ViewMut, bool), dy: View, shape: Shape) {
     layer_norm::backward_bias(dbias, dy, layer_norm::Shape { rows: shape.rows, width: shape.outputs, eps: 0.0 });
 }
 

@@ -187,7 +187,7 @@ impl Bench {
         });
         self.push(group, "fc2 dw".to_owned(), flop, Bound::Compute, || {
             let x = linear::Input::Plain(View::Cpu(&x));
-            linear::backward_weight(dweight.view_mut(), View::Cpu(&dy), x, shape, Precision::F32);
+            linear::backward_weight((dweight.view_mut(), true), View::Cpu(&dy), x, shape, Precision::F32);
         });
     }
 

@@ -8,7 +8,6 @@ use ijepa_model::jepa::{Batch, Jepa};
 use ijepa_model::optimiser;
 use ijepa_model::schedule::Schedule;
 use ijepa_tensor::cuda::{Device, Uploads};
-use ijepa_tensor::ops::adamw;
 use ijepa_tensor::{Pool, Precision, View, instruction_set, roof, threads};
 use serde::Serialize;
 
@@ -195,8 +194,7 @@ fn step_ms(subject: &Subject, steps: usize, precisions: (Precision, Precision), 
         let masks = masks.next().expect("there are masks, again and again");
         let batch = Batch { images: uploads.as_ref().map_or(View::Cpu(&images), Uploads::view), masks };
         let targets = model.targets(&pool, state.target.view(), batch);
-        adamw::clear(grads.view_mut());
-        let loss = model.loss_and_gradients(&pool, (&state.params, &mut grads), batch, &targets, 1.0, |_, _| {});
+        let loss = model.loss_and_gradients(&pool, (&state.params, &mut grads, false), batch, &targets, 1.0, |_, _| {});
         upload(&mut uploads);
         loss.to_vec();
         optimiser::step(&model, &mut state, &grads, &schedule);

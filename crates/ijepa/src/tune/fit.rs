@@ -7,7 +7,6 @@ use ijepa_data::key::{Key, Purpose};
 use ijepa_data::transform::Mixup;
 use ijepa_data::{StreamConfig, StreamLoader, TuneTransform};
 use ijepa_model::classifier::{Batch, DropPath, Rates, State};
-use ijepa_tensor::ops::adamw;
 use ijepa_tensor::{Pool, View};
 
 use super::course::{Course, Length, Shared};
@@ -52,10 +51,9 @@ impl Fit<'_> {
             course.unreadable(&data.unreadable);
             let images = &mut data.views[0];
             let targets = mixed(recipe.mixing(), images, &task.labels(&data.indices), &self.shared, (seed, step)); // 1. mix images and labels
-            adamw::clear(grads.view_mut());
             let seen = Batch { images: View::Cpu(images), targets: &targets };
             let drop_path = DropPath { rate: recipe.drop_path, seed, step, first: 0 };
-            let loss = model.loss_and_gradients(&pool, (&state.params, &mut grads), seen, drop_path, at_once); // 2. name them
+            let loss = model.loss_and_gradients(&pool, (&state.params, &mut grads, false), seen, drop_path, at_once); // 2. name them
             course.check(loss, state)?;
             let rates = Rates {
                 learning_rate: schedule.lr(step),

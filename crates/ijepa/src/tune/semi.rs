@@ -9,7 +9,6 @@ use ijepa_data::TuneTransform;
 use ijepa_data::key::{Key, Purpose, shuffle};
 use ijepa_data::transform::{Mix, Mixup};
 use ijepa_model::classifier::{Batch, DropPath, Rates, State};
-use ijepa_tensor::ops::adamw;
 use ijepa_tensor::{Pool, View};
 
 use super::course::{Course, Length, Shared};
@@ -92,11 +91,10 @@ impl SemiFit<'_> {
 
             let x_targets =
                 mixed(recipe.mixing(), &mut x.views[0], &task.labels(&x.indices), &self.shared, (seed, step));
-            adamw::clear(grads.view_mut());
             let mut learn = |images: &[f32], targets: &[f32], first: usize| {
                 let drop_path = DropPath { rate: recipe.drop_path, seed, step, first: first as u64 };
                 let seen = Batch { images: View::Cpu(images), targets };
-                model.loss_and_gradients(&pool, (&state.params, &mut grads), seen, drop_path, at_once)
+                model.loss_and_gradients(&pool, (&state.params, &mut grads, first > 0), seen, drop_path, at_once)
             };
             let loss = learn(&x.views[0], &x_targets, 0) + learn(&images, &targets, batch); // 3. the student learns from both
             course.check(loss, state)?;

@@ -44,6 +44,6 @@ fn a_launch_that_does_not_fit_the_text_is_refused() {
         let launch = Launch { kernel: kernel.into(), grid: [1; 3], threads: 64, shared: 0, arguments };
         machine.try_run(&launch).expect_err("it does not fit").to_string()
     };
-    assert!(launch("add_parts", vec![y.at().into()]).contains("takes FFiii, is given F"));
+    assert!(launch("add_parts", vec![y.at().into()]).contains("takes FiFiii, is given F"));
     assert!(launch("no_such_kernel", vec![]).contains("has no kernel no_such_kernel"));
 }

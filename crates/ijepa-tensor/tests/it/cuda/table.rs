@@ -68,11 +68,12 @@ impl Run<'_> {
         Some(Gradient { values: gradient.floats(), start: if self.accumulate { 0.5 } else { 0.0 } })
     }
 
-    /// A gradient of a parameter, which is added to.
-    fn sums(&self, len: usize, launches: impl FnOnce(Pointer<f32>) -> Vec<Launch>) -> Option<Gradient> {
-        let gradient = self.machine.buffer(&vec![START; len]);
-        self.machine.run(launches(gradient.at()));
-        Some(Gradient { values: gradient.read(), start: START })
+    /// A gradient of a parameter, which is written or added to.
+    fn sums(&self, len: usize, launches: impl FnOnce((Pointer<f32>, bool)) -> Vec<Launch>) -> Option<Gradient> {
+        let (start, held) = if self.accumulate { (START, START) } else { (0.0, f32::NAN) };
+        let gradient = self.machine.buffer(&vec![held; len]);
+        self.machine.run(launches((gradient.at(), self.accumulate)));
+        Some(Gradient { values: gradient.read(), start })
     }
 
     fn column_sums(&self, x: &Memory<Half>, rows: Summed) -> Option<Gradient> {
@@ -129,10 +130,8 @@ impl Run<'_> {
         )]);
         let mut gradients = vec![self.close(&dx)];
         if affine {
-            let dweight = self.machine.buffer(&vec![START; shape.width]);
-            let dbias = self.machine.buffer(&vec![START; shape.width]);
-            self.machine.run(calls::layer_norm_sums(dweight.at(), dbias.at(), parts.at(), shape));
-            gradients.extend([dweight, dbias].map(|sum| Some(Gradient { values: sum.read(), start: START })));
+            let launches = calls::layer_norm_sums(parts.at(), shape);
+            gradients.extend(launches.map(|launch| self.sums(shape.width, |out| vec![launch(out)])));
         }
         gradients
     }

@@ -67,7 +67,7 @@ fn kernels_over_rows_move_whole_sectors() {
         calls::smooth_l1_backward(y.at(), stats.at(), y.at(), x.at(), size),
         calls::add_forward(y.at(), x.at(), ROWS * WIDTH),
     ];
-    launches.extend(calls::column_sums(table.at(), parts.at(), x.at(), summed));
+    launches.extend(calls::column_sums((table.at(), true), parts.at(), x.at(), summed));
     assert_orderly(&machine, launches);
 }
 
