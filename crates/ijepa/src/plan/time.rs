@@ -46,21 +46,21 @@ pub(crate) const LINK_SHARE: f64 = 0.80;
 /// 224), decoded, cut, resized and normalised. Measured by us on Zen 4 (docs/LOG.md).
 pub(crate) const IMAGE_SECONDS: (f64, f64) = (25e-6, 26e-9);
 
-/// Bytes that AdamW and the moving average read and write for a parameter, on a CPU; clearing and the norm of gradients go with it.
-const CPU_OPTIMISER: f64 = 44.0;
-/// On a GPU: AdamW moves parameters and moments (28), the moving average follows, and both have rounded copies (14); clearing and the norm of
-/// gradients (8). Where parameters that others have moved arrive, they are read once more (4).
-const GPU_OPTIMISER: [f64; 4] = [28.0, 14.0, 8.0, 4.0];
+/// Bytes that AdamW and the moving average read and write for a parameter, on a CPU; the norm of gradients goes with it.
+const CPU_OPTIMISER: f64 = 40.0;
+/// On a GPU: AdamW moves parameters and moments (28), the moving average follows, and both have rounded copies (14); the norm of
+/// gradients (4). Where parameters that others have moved arrive, they are read once more (4).
+const GPU_OPTIMISER: [f64; 4] = [28.0, 14.0, 4.0, 4.0];
 
 /// Bytes for a parameter on one of the devices, and those that are read and written while parameters arrive from others.
 fn optimiser_bytes(device: &Device, shard_optimizer: bool) -> (f64, f64) {
-    let [moved, followed, cleared, read] = GPU_OPTIMISER;
+    let [moved, followed, measured, read] = GPU_OPTIMISER;
     match device {
         Device::Cpu(_) => (CPU_OPTIMISER, 0.0),
         Device::Gpus(gpus) if shard_optimizer && gpus.count > 1 => {
-            (moved / gpus.count as f64 + cleared, followed + read)
+            (moved / gpus.count as f64 + measured, followed + read)
         }
-        Device::Gpus(_) => (moved + followed + cleared, 0.0),
+        Device::Gpus(_) => (moved + followed + measured, 0.0),
     }
 }
 
