@@ -409,7 +409,17 @@ impl<'p> Tape<'p> {
             range.end <= complete_from,
             "a gradient at {range:?} is added to, those from {complete_from} on were complete"
         );
-        let add = self.begun.as_mut().is_none_or(|begun| begun.insert(range.start, range.end).is_some());
+        let add = match &mut self.begun {
+            None => true,
+            Some(begun) => {
+                let below = begun.range(..range.end).next_back().map(|(&start, &end)| start..end);
+                assert!(
+                    below.as_ref().is_none_or(|below| *below == range || below.end <= range.start),
+                    "gradients of {below:?} and of {range:?} on a tape that replaces what was there"
+                );
+                begun.insert(range.start, range.end).is_some()
+            }
+        };
         (self.grads.as_mut().expect("backward runs on a training tape").range(range), add)
     }
 

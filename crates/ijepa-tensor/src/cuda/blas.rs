@@ -14,11 +14,11 @@ use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::ffi::{CStr, c_char, c_int, c_void};
 use std::fmt;
-use std::mem::ManuallyDrop;
+use std::mem::{ManuallyDrop, offset_of};
 use std::path::Path;
 
 /// Names under which the library is looked for, unless the variable `IJEPA_CUBLASLT` holds its path.
-const NAMES: [&str; 4] = ["libcublasLt.so.13", "libcublasLt.so.12", "libcublasLt.so", "cublasLt64_13.dll"];
+const NAMES: [&str; 3] = ["libcublasLt.so.13", "libcublasLt.so.12", "cublasLt64_13.dll"];
 
 /// Scratch that algorithms may use, as cuBLAS takes it on Hopper.
 pub(super) const WORKSPACE_BYTES: usize = 32 << 20;
@@ -143,6 +143,9 @@ pub(crate) struct Product {
     pub(crate) shape: Gemm,
 }
 
+const _: () =
+    assert!(size_of::<Choice>() == 96 && offset_of!(Choice, workspace_bytes) == 64 && offset_of!(Choice, state) == 72);
+
 /// What a plan depends on.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 struct Key {
@@ -179,19 +182,10 @@ impl Blas {
     /// # Errors
     /// When it is nowhere, or does not start.
     pub(super) fn open() -> Result<Blas, Error> {
-        let mut tried = Vec::new();
-        for name in library::names("IJEPA_CUBLASLT", &NAMES) {
-            // SAFETY: it is NVIDIA's.
-            match unsafe { library::open(&name) } {
-                // One may be too new for the driver, and the next one not.
-                Ok(library) => match Blas::of(library) {
-                    Ok(blas) => return Ok(blas),
-                    Err(error) => tried.push(format!("{}: {error}", name.display())),
-                },
-                Err(said) => tried.push(said),
-            }
-        }
-        Err(Error::Absent { tried })
+        // SAFETY: it is NVIDIA's.
+        let found =
+            unsafe { library::first("IJEPA_CUBLASLT", &NAMES, &library::folders(), |library, _| Blas::of(library)) };
+        found.unwrap_or_else(|tried| Err(Error::Absent { tried }))
     }
 
     /// Opens a library that has its functions.

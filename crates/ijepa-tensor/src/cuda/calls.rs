@@ -88,11 +88,17 @@ pub fn layer_norm_backward(
     Launch { shared, ..plain("layer_norm_backward", (shape.rows.div_ceil(stripe), 1, 1), warps * WARP, arguments) }
 }
 
-/// What makes dweight, and what makes dbias, = or += (`true`), from the parts of [`layer_norm_backward`].
-pub fn layer_norm_sums(parts: Pointer<f32>, shape: layer_norm::Shape) -> [impl Fn((Pointer<f32>, bool)) -> Launch; 2] {
+/// dweight and dbias = or += (`true`), from the parts of [`layer_norm_backward`].
+pub fn layer_norm_sums(
+    [dweight, dbias]: [(Pointer<f32>, bool); 2],
+    parts: Pointer<f32>,
+    shape: layer_norm::Shape,
+) -> [Launch; 2] {
     let (count, width) = (shape.rows.div_ceil(norm_stripe(shape.rows)), shape.width);
-    [parts, parts.bytes(width * size_of::<f32>())]
-        .map(|parts| move |out| add_parts(out, parts, count, 2 * width, width))
+    [
+        add_parts(dweight, parts, count, 2 * width, width),
+        add_parts(dbias, parts.bytes(width * size_of::<f32>()), count, 2 * width, width),
+    ]
 }
 
 fn add_parts(
@@ -194,6 +200,7 @@ fn attention(
 ) -> Launch {
     let head = shape.width / shape.heads;
     assert!(head <= WIDEST_HEAD, "attention with heads of {head}: kernels know at most {WIDEST_HEAD}");
+    assert!(shape.queries > 0 && shape.tokens > 0, "attention of nothing: {shape:?}");
     let padded = head.next_multiple_of(16);
     let mut arguments = pointers.to_vec();
     arguments.extend(strides.iter().map(|&stride| int(stride)));

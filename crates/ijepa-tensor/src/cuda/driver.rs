@@ -15,7 +15,7 @@ use std::path::Path;
 use std::rc::Rc;
 
 /// Names under which the library is looked for, without a path in the variable `IJEPA_CUDA_DRIVER`.
-const NAMES: [&str; 3] = ["libcuda.so.1", "libcuda.so", "nvcuda.dll"];
+const NAMES: [&str; 2] = ["libcuda.so.1", "nvcuda.dll"];
 
 /// Shared memory that a kernel may have: more than it has without asking (48 kB), less than any card from sm_80 on has for a block.
 const SHARED_BYTES: u32 = 56 << 10;
@@ -157,15 +157,12 @@ impl Driver {
     /// # Errors
     /// When there is none, or it does not start.
     pub fn open() -> Result<Rc<Driver>, Error> {
-        let mut tried = Vec::new();
-        for name in library::names("IJEPA_CUDA_DRIVER", &NAMES) {
-            // SAFETY: it is NVIDIA's.
-            match unsafe { library::open(&name) } {
-                Ok(library) => return Driver::of(library),
-                Err(said) => tried.push(said),
-            }
+        // SAFETY: it is NVIDIA's. It comes with the system; elsewhere are libraries that only name its functions.
+        let found = unsafe { library::first("IJEPA_CUDA_DRIVER", &NAMES, &[], |library, _| Ok(library)) };
+        match found {
+            Ok(library) => library.and_then(Driver::of),
+            Err(tried) => Err(Error::Absent { tried }),
         }
-        Err(Error::Absent { tried })
     }
 
     /// Opens a library that has the driver's functions.

@@ -1,48 +1,106 @@
-//! How is a library of NVIDIA's opened, and what is said when it cannot be?
+//! How is a library of NVIDIA's found and opened, and what is said when it cannot be?
 
 use libloading::Library;
 use std::error::Error;
 use std::ffi::{OsStr, OsString};
+use std::fmt::Display;
 use std::path::{Path, PathBuf};
 
-/// Names to try: what a variable of the environment holds; or else the usual ones, as the system finds them, and then the files of these names
-/// in [`folders`].
-pub(super) fn names(variable: &str, usual: &[&str]) -> Vec<OsString> {
+/// The first library that will do: the one that a variable of the environment names; or else one of the usual names, as the system finds it, and
+/// then in `folders`. One that is there and will not do, as it is too old or too new for the driver, is passed over, unless it was named.
+///
+/// # Errors
+/// What was tried, and what the system or the library said.
+///
+/// # Safety
+/// A library of such a name is NVIDIA's: its initialisers have no conditions.
+pub(super) unsafe fn first<T, E: Display>(
+    variable: &str,
+    usual: &[&str],
+    folders: &[PathBuf],
+    make: impl Fn(Library, &OsStr) -> Result<T, E>,
+) -> Result<Result<T, E>, Vec<String>> {
+    // SAFETY: the caller's.
+    let open = |name: &OsStr| unsafe { open(name) };
     if let Some(name) = std::env::var_os(variable) {
-        return vec![name];
+        return open(&name).map(|library| make(library, &name)).map_err(|said| vec![said]);
     }
-    let folders = folders(|name| std::env::var_os(name));
-    let files = usual.iter().flat_map(|name| folders.iter().map(move |folder| folder.join(name)));
-    usual.iter().map(OsString::from).chain(files.filter(|file| file.exists()).map(PathBuf::into_os_string)).collect()
-}
-
-/// Where NVIDIA's libraries lie if the system does not look there: in a toolkit's folder, and among the packages of the Python that is in use.
-fn folders(variable: impl Fn(&str) -> Option<OsString>) -> Vec<PathBuf> {
-    let named = |name| variable(name).filter(|value| !value.is_empty()).map(PathBuf::from);
-    let toolkits = ["CUDA_HOME", "CUDA_PATH"].into_iter().filter_map(named).chain([PathBuf::from("/usr/local/cuda")]);
-    let mut folders: Vec<PathBuf> = toolkits.map(|toolkit| toolkit.join("lib64")).collect();
-    let path = variable("PATH").unwrap_or_default();
-    let pythons = std::env::split_paths(&path).filter(|folder| folder.join("python3").exists());
-    let prefixes = ["VIRTUAL_ENV", "CONDA_PREFIX"].into_iter().filter_map(named);
-    let prefixes = prefixes.chain(pythons.filter_map(|folder| folder.parent().map(Path::to_path_buf)));
-    let prefixes = prefixes.chain(named("HOME").map(|home| home.join(".local"))).chain([PathBuf::from("/usr/local")]);
-    for python in prefixes.flat_map(|prefix| inside(&prefix.join("lib"), "python3")) {
-        for packages in ["site-packages", "dist-packages"] {
-            folders.extend(
-                inside(&python.join(packages).join("nvidia"), "").into_iter().map(|package| package.join("lib")),
-            );
+    let mut tried = Vec::new();
+    let files = files(usual, folders);
+    let found = files.len();
+    for name in usual.iter().map(OsString::from).chain(files) {
+        match open(&name).map(|library| make(library, &name)) {
+            Ok(Ok(made)) => return Ok(Ok(made)),
+            Ok(Err(error)) => tried.push(format!("{}: {error}", name.display())),
+            Err(said) => tried.push(said),
         }
     }
+    if found == 0 && !folders.is_empty() {
+        let folders = folders.iter().map(|folder| folder.display().to_string()).collect::<Vec<_>>().join(", ");
+        tried.push(format!("nothing of these names in {folders}"));
+    }
+    Err(tried)
+}
+
+/// Those of these names that there are, folder by folder.
+fn files(names: &[&str], folders: &[PathBuf]) -> Vec<OsString> {
+    let files = folders.iter().flat_map(|folder| names.iter().map(|name| folder.join(name)));
+    files.filter(|file| file.exists()).map(PathBuf::into_os_string).collect()
+}
+
+/// Where NVIDIA's libraries lie if the system does not look there.
+pub(super) fn folders() -> Vec<PathBuf> {
+    folders_of(|name| std::env::var_os(name))
+}
+
+/// Folders of a toolkit, of a conda environment, and of packages of the Python in use, such as there are.
+fn folders_of(variable: impl Fn(&str) -> Option<OsString>) -> Vec<PathBuf> {
+    let named = |name| variable(name).map(PathBuf::from).filter(|path| path.is_absolute());
+    let path = variable("PATH").unwrap_or_default();
+    let on_path: Vec<PathBuf> = std::env::split_paths(&path)
+        .filter(|folder| folder.is_absolute() && folder.join("python3").exists())
+        .filter_map(|folder| folder.parent().map(Path::to_path_buf))
+        .collect();
+    let in_use = on_path.first().and_then(|prefix| python_of(prefix));
+
+    let toolkits = [named("CUDA_HOME"), named("CUDA_PATH"), Some("/usr/local/cuda".into())];
+    let mut folders: Vec<PathBuf> = toolkits.into_iter().flatten().map(|toolkit| toolkit.join("lib64")).collect();
+    folders.extend(named("CONDA_PREFIX").map(|prefix| prefix.join("lib")));
+    let mut prefixes: Vec<PathBuf> = [named("VIRTUAL_ENV"), named("CONDA_PREFIX")].into_iter().flatten().collect();
+    prefixes.extend(on_path);
+    prefixes.extend([named("HOME").map(|home| home.join(".local")), Some("/usr/local".into())].into_iter().flatten());
+    for prefix in prefixes {
+        let own = python_of(&prefix).or_else(|| in_use.clone());
+        for python in own.into_iter().chain(["python3".to_owned()]) {
+            for (lib, packages) in [("lib", "site-packages"), ("lib", "dist-packages"), ("lib64", "site-packages")] {
+                folders.extend(libraries_in(&prefix.join(lib).join(&python).join(packages).join("nvidia")));
+            }
+        }
+    }
+    let mut seen = Vec::new();
+    folders.retain(|folder| match folder.canonicalize() {
+        Ok(real) if !seen.contains(&real) => {
+            seen.push(real);
+            true
+        }
+        _ => false,
+    });
     folders
 }
 
-/// What a folder holds under names that begin like this, in their order; nothing where there is no such folder.
-fn inside(folder: &Path, beginning: &str) -> Vec<PathBuf> {
-    let entries = folder.read_dir().into_iter().flatten().flatten();
-    let entries = entries.filter(|entry| entry.file_name().to_string_lossy().starts_with(beginning));
-    let mut paths: Vec<PathBuf> = entries.map(|entry| entry.path()).collect();
-    paths.sort();
-    paths
+/// What the Python of an installation calls its folder: `python3.12`.
+fn python_of(prefix: &Path) -> Option<String> {
+    let program = prefix.join("bin/python3").canonicalize().ok()?;
+    let name = program.file_name()?.to_str()?;
+    name.starts_with("python3.").then(|| name.to_owned())
+}
+
+/// The folders of libraries of NVIDIA's packages, in the order of their names.
+fn libraries_in(packages: &Path) -> Vec<PathBuf> {
+    let entries = packages.read_dir().into_iter().flatten().flatten();
+    let mut folders: Vec<PathBuf> = entries.map(|entry| entry.path().join("lib")).collect();
+    folders.sort();
+    folders
 }
 
 /// Opens a library.
@@ -104,27 +162,37 @@ macro_rules! result {
 
 pub(super) use {functions, result};
 
-#[cfg(test)]
+#[cfg(all(test, unix))]
 mod tests {
     use super::*;
 
     #[test]
-    fn packages_of_the_python_in_use_and_toolkits_are_looked_through() {
+    fn packages_of_the_python_in_use_come_before_those_of_others_and_folder_by_folder() {
         let root = std::env::temp_dir().join(format!("ijepa-library-{}", std::process::id()));
-        let packages = root.join("env/lib/python3.12/site-packages/nvidia");
-        for folder in ["cu13/lib", "nccl/lib"] {
-            std::fs::create_dir_all(packages.join(folder)).expect("a scratch folder");
-        }
-        std::fs::create_dir_all(root.join("env/bin")).expect("a scratch folder");
-        std::fs::write(root.join("env/bin/python3"), "").expect("a scratch file");
-        let text = |path: &Path| Some(path.as_os_str().to_owned());
-        for (name, value) in [("PATH", root.join("env/bin")), ("VIRTUAL_ENV", root.join("env"))] {
-            let found = folders(|asked| if asked == name { text(&value) } else { None });
-            let expected = [packages.join("cu13/lib"), packages.join("nccl/lib")];
-            assert!(expected.iter().all(|folder| found.contains(folder)), "{name}: {found:?}");
-        }
-        let found = folders(|asked| if asked == "CUDA_HOME" { text(&root) } else { None });
-        assert_eq!(found[..2], [root.join("lib64"), PathBuf::from("/usr/local/cuda/lib64")]);
+        let make = |path: &str| std::fs::create_dir_all(root.join(path)).expect("a scratch folder");
+        let write = |path: &str| std::fs::write(root.join(path), "").expect("a scratch file");
+        let (own, other) = ("env/lib/python3.9/site-packages/nvidia", "env/lib/python3.12/site-packages/nvidia");
+        let user = "home/.local/lib/python3.9/site-packages/nvidia";
+        [own, other, user].iter().for_each(|packages| make(&format!("{packages}/cublas/lib")));
+        ["env/bin", "toolkit/lib64", "relative/bin"].iter().for_each(|path| make(path));
+        write("env/bin/python3.9");
+        std::os::unix::fs::symlink("python3.9", root.join("env/bin/python3")).expect("a scratch link");
+        write(&format!("{own}/cublas/lib/libx.so.12"));
+        write(&format!("{user}/cublas/lib/libx.so.13"));
+
+        let value = |name: &str| match name {
+            "PATH" => Some(format!("relative/bin:{0}/env/bin:{0}/env/bin", root.display()).into()),
+            "VIRTUAL_ENV" => Some(root.join("env").into_os_string()),
+            "HOME" => Some(root.join("home").into_os_string()),
+            "CUDA_HOME" => Some(root.join("toolkit").into_os_string()),
+            _ => None,
+        };
+        let found = folders_of(value);
+        let ours: Vec<&PathBuf> = found.iter().filter(|folder| folder.starts_with(&root)).collect();
+        let [own, user] = [own, user].map(|packages| root.join(packages).join("cublas/lib"));
+        assert_eq!(ours, [&root.join("toolkit/lib64"), &own, &user]);
+        let files = files(&["libx.so.13", "libx.so.12"], &found);
+        assert_eq!(files, [own.join("libx.so.12"), user.join("libx.so.13")]);
         std::fs::remove_dir_all(&root).expect("the scratch folder goes");
     }
 }

@@ -4,7 +4,7 @@
 use super::driver;
 use super::library::{self, functions};
 use libloading::Library;
-use std::ffi::{CStr, c_char, c_int, c_void};
+use std::ffi::{CStr, OsStr, c_char, c_int, c_void};
 use std::fmt;
 use std::mem::ManuallyDrop;
 use std::path::Path;
@@ -12,7 +12,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 /// Names under which the library is looked for, unless the variable `IJEPA_NCCL_LIB` holds its path.
-const NAMES: [&str; 2] = ["libnccl.so.2", "libnccl.so"];
+const NAMES: [&str; 1] = ["libnccl.so.2"];
 /// The oldest version that is used: the first one for CUDA 12.
 const OLDEST: (i32, i32, i32) = (2, 16, 2);
 
@@ -76,7 +76,7 @@ impl fmt::Display for Error {
             Error::Absent { tried } => write!(
                 f,
                 "NCCL, over which several GPUs train together, was not found: {}; version {major}.{minor}.{patch} or later is expected: \
-                 install libnccl2, or `pip install nvidia-nccl-cu12` for the python3 on PATH; IJEPA_NCCL_LIB may name the file",
+                 install libnccl2, or `pip install nvidia-nccl-cu13` (or -cu12) for the python3 on PATH; IJEPA_NCCL_LIB may name the file",
                 tried.join("; ")
             ),
             Error::Function { library, name, reason } => write!(
@@ -160,15 +160,10 @@ impl Nccl {
     /// # Errors
     /// When it is nowhere, too old, or not what its name says.
     pub fn open() -> Result<Rc<Nccl>, Error> {
-        let mut tried = Vec::new();
-        for name in library::names("IJEPA_NCCL_LIB", &NAMES) {
-            // SAFETY: it is NVIDIA's.
-            match unsafe { library::open(&name) } {
-                Ok(library) => return Nccl::of(library, &name.to_string_lossy()),
-                Err(said) => tried.push(said),
-            }
-        }
-        Err(Error::Absent { tried })
+        let make = |library, name: &OsStr| Nccl::of(library, &name.to_string_lossy());
+        // SAFETY: it is NVIDIA's.
+        let found = unsafe { library::first("IJEPA_NCCL_LIB", &NAMES, &library::folders(), make) };
+        found.unwrap_or_else(|tried| Err(Error::Absent { tried }))
     }
 
     /// Opens a library that has NCCL's functions.

@@ -3,12 +3,12 @@
 
 use super::{HEADERS, Source, library};
 use libloading::{Library, Symbol};
-use std::ffi::{CStr, CString, c_char, c_int, c_void};
+use std::ffi::{CStr, CString, OsStr, c_char, c_int, c_void};
 use std::fmt;
 use std::path::Path;
 
 /// Names under which the library is looked for, unless the variable `IJEPA_NVRTC` holds its path.
-const NAMES: [&str; 4] = ["libnvrtc.so.13", "libnvrtc.so.12", "libnvrtc.so", "nvrtc64_130_0.dll"];
+const NAMES: [&str; 3] = ["libnvrtc.so.13", "libnvrtc.so.12", "nvrtc64_130_0.dll"];
 
 /// Why there is no code.
 #[derive(Clone, Debug)]
@@ -78,16 +78,10 @@ impl Nvrtc {
     /// # Errors
     /// When it is nowhere.
     pub fn open() -> Result<Nvrtc, Error> {
-        let mut tried = Vec::new();
-        for name in library::names("IJEPA_NVRTC", &NAMES) {
-            let _beside = libraries_beside(Path::new(&name));
-            // SAFETY: it is NVIDIA's.
-            match unsafe { library::open(&name) } {
-                Ok(library) => return Ok(Nvrtc { library, _beside }),
-                Err(said) => tried.push(said),
-            }
-        }
-        Err(Error::Absent { tried })
+        let make = |library, name: &OsStr| Ok(Nvrtc { library, _beside: libraries_beside(Path::new(name)) });
+        // SAFETY: it is NVIDIA's.
+        let found = unsafe { library::first("IJEPA_NVRTC", &NAMES, &library::folders(), make) };
+        found.unwrap_or_else(|tried| Err(Error::Absent { tried }))
     }
 
     /// Version of the library, such as (13, 0).

@@ -31,7 +31,11 @@ DEVICE Head head_of(const bf16* q, int q_stride, const bf16* kv, int kv_stride, 
 template <int E>
 DEVICE bf16* place(bf16* shared, int number) { return shared + number % 2 * 2 * Size<E>::VALUE; }
 
-// The place that nobody reads any more while the last of `count` rows are computed on.
+// What lies behind both.
+template <int E>
+DEVICE float* behind(bf16* shared) { return reinterpret_cast<float*>(shared + 4 * Size<E>::VALUE); }
+
+// The place that the last of `count` rows (1 or more) do not lie in: nobody reads it any more once all have arrived for these.
 template <int E>
 DEVICE bf16* free_place(bf16* shared, int count) { return place<E>(shared, (count + TILE - 1) / TILE); }
 
@@ -101,6 +105,7 @@ DEVICE void forward(bf16* out, float* sums, const bf16* q, int q_stride, const b
     fill(largest, __uint_as_float(0xff800000u));
     const float scale = LOG2_E / sqrtf(static_cast<float>(head));
     for (int key = 0; key < n; key += TILE) {
+        // Also the first time: until then others read their queries where the next keys go.
         arrive();
         if (key + TILE < n) load_keys<E>(place<E>(shared, key / TILE + 1), key + TILE, at, kv_stride, n, head);
         if (first + warp() * 16 >= t) continue;
@@ -171,7 +176,7 @@ DEVICE void backward_queries(bf16* dq, float* means, int dq_stride, const bf16* 
     const size_t begin = (static_cast<size_t>(blockIdx.z) * t + first) * width + blockIdx.y * head;
     const size_t row = (static_cast<size_t>(blockIdx.z) * heads + blockIdx.y) * t + first;
     bf16* const queries = place<E>(shared, 1);
-    float* const means_here = reinterpret_cast<float*>(shared + 4 * Size<E>::VALUE);
+    float* const means_here = behind<E>(shared);
     load_tile<E>(queries, at.q + static_cast<size_t>(first) * q_stride, q_stride, t - first, head);
     load_tile<E>(queries + Size<E>::VALUE, dout + begin, width, t - first, head);
     load_keys<E>(place<E>(shared, 0), 0, at, kv_stride, n, head);
@@ -216,7 +221,7 @@ DEVICE void backward_queries(bf16* dq, float* means, int dq_stride, const bf16* 
 // Log sums and means of TILE queries each, behind the tiles of both places.
 template <int E>
 DEVICE float* row_values(bf16* shared, int number) {
-    return reinterpret_cast<float*>(shared + 4 * Size<E>::VALUE) + number % 2 * 2 * TILE;
+    return behind<E>(shared) + number % 2 * 2 * TILE;
 }
 
 // What backward_keys reads of one head of one sequence beside its keys.
@@ -287,25 +292,25 @@ DEVICE void backward_keys(bf16* dkv, int dkv_stride, const bf16* dout, const flo
 
 // For each padded width of a head, blocks of TILE_WARPS warps, (tiles, heads, sequences) of them:
 // forward: out (b·t, d) =, sums (b, h, t) = log Σ_j e^(s·q·k_j); q (b·t, ·) and kv (b·n, ·), k before v, in rows `stride` apart;
-// backward_queries: dq =, means (b, h, t) = sums of dout∘out; dout and out (b·t, d), `sums` of the forward pass; backward_keys: dkv =, with these means.
-// So many blocks at once leave a thread the registers that it needs.
-#define ATTENTION(E, BLOCKS, BLOCKS_OF_KEYS)                                                                                                    \
-    ATTENTION_KERNEL(BLOCKS) attention_forward_##E(bf16* out, float* sums, const bf16* q, const bf16* kv, int q_stride,         \
-                                                   int kv_stride, int t, int n, int heads, int head) {                          \
-        DYNAMIC_SHARED(bf16, shared);                                                                                           \
-        forward<E>(out, sums, q, q_stride, kv, kv_stride, t, n, heads, head, shared);                                           \
-    }                                                                                                                           \
-    ATTENTION_KERNEL(BLOCKS) attention_backward_queries_##E(bf16* dq, float* means, const bf16* dout, const bf16* out,          \
-                                                            const float* sums, const bf16* q, const bf16* kv, int dq_stride,    \
-                                                            int q_stride, int kv_stride, int t, int n, int heads, int head) {   \
-        DYNAMIC_SHARED(bf16, shared);                                                                                           \
-        backward_queries<E>(dq, means, dq_stride, dout, out, sums, q, q_stride, kv, kv_stride, t, n, heads, head, shared);      \
-    }                                                                                                                           \
-    ATTENTION_KERNEL(BLOCKS_OF_KEYS) attention_backward_keys_##E(bf16* dkv, const bf16* dout, const float* sums, const float* means,    \
-                                                         const bf16* q, const bf16* kv, int dkv_stride, int q_stride,           \
-                                                         int kv_stride, int t, int n, int heads, int head) {                    \
-        DYNAMIC_SHARED(bf16, shared);                                                                                           \
-        backward_keys<E>(dkv, dkv_stride, dout, sums, means, q, q_stride, kv, kv_stride, t, n, heads, head, shared);            \
+// backward_queries: dq =, means (b, h, t) = sums of dout∘out; dout and out (b·t, d), `sums` of the forward pass;
+// backward_keys: dkv =, with these means. BLOCKS at a time on a multiprocessor leave a thread 65536 / (128·BLOCKS) registers.
+#define ATTENTION(E, BLOCKS, BLOCKS_OF_KEYS)                                                                                         \
+    ATTENTION_KERNEL(BLOCKS) attention_forward_##E(bf16* out, float* sums, const bf16* q, const bf16* kv, int q_stride,              \
+                                                   int kv_stride, int t, int n, int heads, int head) {                               \
+        DYNAMIC_SHARED(bf16, shared);                                                                                                \
+        forward<E>(out, sums, q, q_stride, kv, kv_stride, t, n, heads, head, shared);                                                \
+    }                                                                                                                                \
+    ATTENTION_KERNEL(BLOCKS) attention_backward_queries_##E(bf16* dq, float* means, const bf16* dout, const bf16* out,               \
+                                                            const float* sums, const bf16* q, const bf16* kv, int dq_stride,         \
+                                                            int q_stride, int kv_stride, int t, int n, int heads, int head) {        \
+        DYNAMIC_SHARED(bf16, shared);                                                                                                \
+        backward_queries<E>(dq, means, dq_stride, dout, out, sums, q, q_stride, kv, kv_stride, t, n, heads, head, shared);           \
+    }                                                                                                                                \
+    ATTENTION_KERNEL(BLOCKS_OF_KEYS) attention_backward_keys_##E(bf16* dkv, const bf16* dout, const float* sums, const float* means, \
+                                                         const bf16* q, const bf16* kv, int dkv_stride, int q_stride,                \
+                                                         int kv_stride, int t, int n, int heads, int head) {                         \
+        DYNAMIC_SHARED(bf16, shared);                                                                                                \
+        backward_keys<E>(dkv, dkv_stride, dout, sums, means, q, q_stride, kv, kv_stride, t, n, heads, head, shared);                 \
     }
 #define ATTENTION_KERNEL(BLOCKS) KERNEL __launch_bounds__(TILE_WARPS * WARP, BLOCKS)
 

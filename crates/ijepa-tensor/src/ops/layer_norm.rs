@@ -66,12 +66,11 @@ impl<'p> Tape<'p> {
             let (stats, weight) = (stats.view().f32(), weight.map(View::f32));
             device.run(calls::layer_norm_backward(to, accumulate, parts.at(), from, read, stats, weight, shape));
             if let Some(affine) = affine {
-                for (slot, sums) in
-                    [affine.weight, affine.bias].into_iter().zip(calls::layer_norm_sums(parts.at(), shape))
-                {
+                let sums = [affine.weight, affine.bias].map(|slot| {
                     let (gradient, add) = self.param_grad(slot);
-                    device.run(sums((gradient.f32(), add)));
-                }
+                    (gradient.f32(), add)
+                });
+                device.run_all(calls::layer_norm_sums(sums, parts.at(), shape));
             }
         } else {
             let mut sums = self.take(2 * shape.width);

@@ -91,12 +91,12 @@ impl SemiFit<'_> {
 
             let x_targets =
                 mixed(recipe.mixing(), &mut x.views[0], &task.labels(&x.indices), &self.shared, (seed, step));
-            let mut learn = |images: &[f32], targets: &[f32], first: usize| {
+            let mut learn = |images: &[f32], targets: &[f32], (first, add): (usize, bool)| {
                 let drop_path = DropPath { rate: recipe.drop_path, seed, step, first: first as u64 };
                 let seen = Batch { images: View::Cpu(images), targets };
-                model.loss_and_gradients(&pool, (&state.params, &mut grads, first > 0), seen, drop_path, at_once)
+                model.loss_and_gradients(&pool, (&state.params, &mut grads, add), seen, drop_path, at_once)
             };
-            let loss = learn(&x.views[0], &x_targets, 0) + learn(&images, &targets, batch); // 3. the student learns from both
+            let loss = learn(&x.views[0], &x_targets, (0, false)) + learn(&images, &targets, (batch, true)); // 3. the student learns from both
             course.check(loss, state)?;
             let rates = Rates {
                 learning_rate: schedule.lr(step),

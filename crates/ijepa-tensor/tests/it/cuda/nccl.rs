@@ -294,6 +294,6 @@ fn a_library_that_is_missing_too_old_or_not_nccl_is_named() {
     }
     if std::env::var_os("IJEPA_NCCL_LIB").is_none() && Nccl::open().is_err() {
         let usual = opened(&[]);
-        assert!(usual.contains("libnccl.so.2: ") && usual.contains("; libnccl.so: "), "{usual}");
+        assert!(usual.contains("libnccl.so.2: "), "{usual}");
     }
 }

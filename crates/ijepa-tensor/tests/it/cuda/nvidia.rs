@@ -52,7 +52,8 @@ const NUMBERS: [(&str, &str); 27] = [
     ("IN_PROGRESS", "ncclInProgress"),
 ];
 
-/// Whether two functions are called in the same way: as many arguments, each a pointer, a whole number, a struct, of one size.
+/// Whether two functions are called in the same way: as many arguments, each a whole number or a struct of one size, or a pointer; numbers that pointers
+/// lead to have one size too.
 const CALLED_ALIKE: &str = "
 #include <cublasLt.h>
 #include <cuda.h>
@@ -60,7 +61,13 @@ const CALLED_ALIKE: &str = "
 #include <stddef.h>
 #include <type_traits>
 template <class T> constexpr int KIND = std::is_pointer_v<T> ? 1 : std::is_integral_v<T> || std::is_enum_v<T> ? 2 : std::is_class_v<T> ? 3 : 4;
-template <class A, class B> constexpr bool SAME = KIND<A> == KIND<B> && sizeof(A) == sizeof(B);
+template <class T> using Target = std::remove_pointer_t<T>;
+template <class T> constexpr bool NUMBER = std::is_arithmetic_v<T> || std::is_enum_v<T>;
+template <class A, class B> constexpr bool LEAD_TO_SAME = [] {
+    if constexpr (NUMBER<Target<A>> && NUMBER<Target<B>>) return sizeof(Target<A>) == sizeof(Target<B>);
+    else return std::is_pointer_v<Target<A>> == std::is_pointer_v<Target<B>>;
+}();
+template <class A, class B> constexpr bool SAME = KIND<A> == KIND<B> && sizeof(A) == sizeof(B) && LEAD_TO_SAME<A, B>;
 template <class F, class G> constexpr bool ALIKE = false;
 template <class R, class... A, class S, class... B> constexpr bool ALIKE<R(A...), S(B...)> = [] {
     if constexpr (sizeof...(A) != sizeof...(B)) return false;
@@ -152,7 +159,13 @@ fn in_cpp(name: &str) -> &'static str {
         "usize" => "size_t",
         "Id" => "Id",
         "Handle" => "void*",
-        name if name.starts_with('*') => "void*",
+        "*mut c_int" => "int*",
+        "*mut usize" => "size_t*",
+        "*mut u64" => "unsigned long long*",
+        "*const f32" => "const float*",
+        "*mut c_char" | "*const c_char" => "char*",
+        "*mut Handle" | "*mut *mut c_void" | "*mut *const c_char" => "void**",
+        "*mut c_void" | "*const c_void" | "*mut Id" | "*mut Choice" | "*const Algorithm" => "void*",
         name => panic!("the type {name} of a signature"),
     }
 }
@@ -209,6 +222,7 @@ fn every_number_is_that_of_nvidias_headers_and_cublaslt_takes_them() {
         }
         let (_, theirs) = NUMBERS.iter().find(|(ours, _)| *ours == name).unwrap_or_else(|| panic!("{module}: {name}"));
         met.push(name);
+        assert_eq!(value.split(',').count(), theirs.split(',').count(), "{name}");
         for (ours, theirs) in value.split(',').zip(theirs.split(',')) {
             writeln!(text, "static_assert(int({ours}) == int({theirs}), \"{name}\");").expect("memory");
         }
@@ -253,6 +267,8 @@ fn the_ptx_inside_the_program_is_assembled_for_four_generations_of_cards_and_spi
                 .expect("the assembler starts");
             let said = String::from_utf8_lossy(&output.stderr);
             assert!(output.status.success(), "{}, {target}: {said}", source.name);
+            let compiled = said.lines().filter(|line| line.contains("Compiling entry function")).count();
+            assert_eq!(compiled, source.kernels.len(), "{}, {target}: {said}", source.name);
             let spills = said.lines().filter(|line| line.contains("bytes stack frame"));
             let spills: Vec<&str> =
                 spills.filter(|line| line.split(',').any(|part| !part.trim().starts_with("0 bytes"))).collect();

@@ -68,9 +68,14 @@ impl Run<'_> {
         Some(Gradient { values: gradient.floats(), start: if self.accumulate { 0.5 } else { 0.0 } })
     }
 
+    /// What gradients of parameters start from, and hold before: nothing of value where they are written.
+    fn held(&self) -> (f32, f32) {
+        if self.accumulate { (START, START) } else { (0.0, f32::NAN) }
+    }
+
     /// A gradient of a parameter, which is written or added to.
     fn sums(&self, len: usize, launches: impl FnOnce((Pointer<f32>, bool)) -> Vec<Launch>) -> Option<Gradient> {
-        let (start, held) = if self.accumulate { (START, START) } else { (0.0, f32::NAN) };
+        let (start, held) = self.held();
         let gradient = self.machine.buffer(&vec![held; len]);
         self.machine.run(launches((gradient.at(), self.accumulate)));
         Some(Gradient { values: gradient.read(), start })
@@ -130,8 +135,11 @@ impl Run<'_> {
         )]);
         let mut gradients = vec![self.close(&dx)];
         if affine {
-            let launches = calls::layer_norm_sums(parts.at(), shape);
-            gradients.extend(launches.map(|launch| self.sums(shape.width, |out| vec![launch(out)])));
+            let (start, held) = self.held();
+            let sums = [(); 2].map(|()| self.machine.buffer(&vec![held; shape.width]));
+            let [weight, bias] = [0, 1].map(|i| (sums[i].at(), self.accumulate));
+            self.machine.run(calls::layer_norm_sums([weight, bias], parts.at(), shape));
+            gradients.extend(sums.map(|sum| Some(Gradient { values: sum.read(), start })));
         }
         gradients
     }

@@ -9,8 +9,7 @@
 #include <algorithm>
 #include <map>
 #include <string>
-#include <unordered_map>
-#include <utility>
+#include <tuple>
 #include <vector>
 
 namespace {
@@ -40,8 +39,7 @@ struct Key {
     u32 number;
     bool write, shared;
     bool operator<(const Key& other) const {
-        return std::make_pair(std::make_pair(place, warp), std::make_pair(number, write * 2 + shared)) <
-               std::make_pair(std::make_pair(other.place, other.warp), std::make_pair(other.number, other.write * 2 + other.shared));
+        return std::tie(warp, place, number, write, shared) < std::tie(other.warp, other.place, other.number, other.write, other.shared);
     }
 };
 
@@ -72,7 +70,8 @@ bool started;
 std::string said;
 Counts* counts;
 std::map<Key, Request> open_requests;
-std::map<std::pair<u32, const void*>, u32> numbers;
+// How often a thread has done it: thread, place, whether it writes, whether to shared memory.
+std::map<std::tuple<u32, const void*, bool, bool>, u32> numbers;
 
 u64 distinct(std::vector<u64>& values) {
     std::sort(values.begin(), values.end());
@@ -135,9 +134,7 @@ const char* shim_traffic() {
 void traffic_begin(const char* kernel) { counts = &table.kernels[kernel]; }
 
 void traffic_access(u32 thread, const void* place, u64 address, u32 size, bool write, bool shared) {
-    // A place may read and write.
-    const void* own = static_cast<const char*>(place) + (write ? 1 : 0) + (shared ? 2 : 0);
-    const Key key = {thread / LANES, place, numbers[{thread, own}]++, write, shared};
+    const Key key = {thread / LANES, place, numbers[{thread, place, write, shared}]++, write, shared};
     Request& request = open_requests[key];
     request.write = write;
     request.shared = shared;
