@@ -26,7 +26,8 @@ fn gpu() -> Option<Vec<(&'static str, String)>> {
     if let Some(library) = &*LIBRARY {
         let library = library.to_str().expect("the path is UTF-8").to_owned();
         let names = ["IJEPA_CUDA_DRIVER", "IJEPA_CUBLASLT", "IJEPA_NCCL_LIB"];
-        let gpus = [("SHIM_GPUS", "2".to_owned())];
+        // As a driver has them: the kernels of the PTX inside the program.
+        let gpus = [("SHIM_GPUS", "2".to_owned()), ("SHIM_PTX", "1".to_owned())];
         return Some(names.map(|name| (name, library.clone())).into_iter().chain(gpus).collect());
     }
     let skipped = "skipped: no C++ compiler: CXX, c++, g++ and clang++ were tried";

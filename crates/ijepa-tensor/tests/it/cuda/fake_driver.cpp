@@ -14,6 +14,7 @@
 #include <mutex>
 #include <vector>
 
+#include "ptx.h"
 #include "shim.h"
 
 extern "C" {
@@ -24,7 +25,7 @@ const char* shim_kinds(const char* name);
 
 namespace {
 
-const int INVALID_VALUE = 1, OUT_OF_MEMORY = 2, NOT_FOUND = 500, NOT_READY = 600, LAUNCH_FAILED = 719;
+const int INVALID_VALUE = 1, OUT_OF_MEMORY = 2, NOT_FOUND = 500, NOT_READY = 600, INVALID_PTX = 218, LAUNCH_FAILED = 719;
 const size_t DEVICE_BYTES = size_t(1) << 30;
 const char* problem = "";
 // Types of the next launch's arguments, which the driver does not see, or null where nobody has said; the order of threads.
@@ -247,8 +248,13 @@ int cuMemcpyHtoDAsync_v2(u64 to, const void* from, size_t bytes, void* stream) {
 int cuMemcpyDtoHAsync_v2(void* to, u64 from, size_t bytes, void* stream) {
     return copy(to, reinterpret_cast<const void*>(from), bytes, stream);
 }
-int cuModuleLoadData(void** module, const void*) {
+int cuModuleLoadData(void** module, const void* code) {
     static int all;
+    const char* wrong = ptx_is_wanted() ? ptx_load(static_cast<const char*>(code)) : nullptr;
+    if (wrong != nullptr) {
+        problem = wrong;
+        return INVALID_PTX;
+    }
     *module = &all;
     return 0;
 }
@@ -279,13 +285,15 @@ int cuLaunchKernel(void* function, u32 x, u32 y, u32 z, u32 threads, u32 threads
         memcpy(&values.back(), arguments[values.size() - 1], *kind == 'i' || *kind == 'f' ? 4 : 8);
     }
     const u64 seed = order_seed;
+    const bool of_ptx = ptx_is_wanted();
     expected_kinds = nullptr;
     const auto asked = find(stream);
     return put(stream, [=]() mutable {
         std::vector<void*> places;
         for (u64& value : values) places.push_back(&value);
         const u32 grid[3] = {x, y, z};
-        const char* wrong = shim_launch(name, kinds, grid, threads, shared, places.data(), seed);
+        const char* wrong = of_ptx ? ptx_launch(name, grid, threads, shared, places.data())
+                                   : shim_launch(name, kinds, grid, threads, shared, places.data(), seed);
         if (wrong == nullptr) return;
         problem = wrong;
         asked->failed = LAUNCH_FAILED;

@@ -5,7 +5,7 @@
 use ijepa_tensor::cuda::driver::{self, Driver, Function, Gpu};
 use ijepa_tensor::cuda::launch::{Bf16, Element, Launch, Pointer};
 use ijepa_tensor::cuda::nvrtc::Nvrtc;
-use ijepa_tensor::cuda::{Device, SOURCES, calls};
+use ijepa_tensor::cuda::{Device, Error, SOURCES, calls, code};
 use libloading::{Library, Symbol};
 use std::collections::{BTreeMap, HashMap};
 use std::ffi::{CStr, CString, c_char};
@@ -19,6 +19,8 @@ pub(super) struct Machine {
     gpu: Rc<Gpu>,
     functions: HashMap<&'static str, Function>,
     shim: Option<Rc<Library>>,
+    /// Whether its kernels are those of PTX.
+    pub(super) of_ptx: bool,
     /// Decides in which order threads and blocks run on the CPU; 0 lets them run in theirs.
     pub(super) seed: u64,
     _turn: MutexGuard<'static, ()>,
@@ -30,7 +32,17 @@ pub(super) fn machine() -> Option<Machine> {
     if wants_gpu() {
         return Some(real(turn));
     }
-    Some(simulated(shim()?, turn))
+    Some(simulated(shim()?, turn, false))
+}
+
+/// The machine; and then, where it is the CPU, once more with the PTX inside the program in the place of the kernels' text, instruction by instruction.
+pub(super) fn machines() -> impl Iterator<Item = Machine> {
+    fn of_ptx() -> Option<Machine> {
+        let (turn, path) = (turn(), if wants_gpu() { None } else { shim() }?);
+        Some(simulated(path, turn, true))
+    }
+    // The second one when the first is gone: one test at a time has one.
+    [machine, of_ptx].into_iter().filter_map(|make| make())
 }
 
 /// The same as the engine sees it.
@@ -38,10 +50,30 @@ pub(super) fn device() -> Option<(Rc<Device>, MutexGuard<'static, ()>)> {
     let turn = turn();
     let device = match wants_gpu() {
         true => Device::open(0),
-        // SAFETY: the shim's functions stand for NVIDIA's.
-        false => unsafe { Device::open_at(shim()?) },
+        false => simulated_device(shim()?, false),
     };
     Some((device.unwrap_or_else(|error| panic!("{error}")), turn))
+}
+
+/// What the engine sees where kernels are those of the PTX that it loads; nothing on a GPU, where they always are.
+pub(super) fn device_of_ptx() -> Option<(Rc<Device>, MutexGuard<'static, ()>)> {
+    let (turn, path) = (turn(), if wants_gpu() { None } else { shim() }?);
+    Some((simulated_device(path, true).unwrap_or_else(|error| panic!("{error}")), turn))
+}
+
+fn simulated_device(path: &Path, of_ptx: bool) -> Result<Rc<Device>, Error> {
+    interpret(path, of_ptx);
+    // SAFETY: the shim's functions stand for NVIDIA's.
+    unsafe { Device::open_at(path) }
+}
+
+/// Whether kernels that this thread starts from now on are those of the PTX that it loads.
+fn interpret(path: &Path, of_ptx: bool) {
+    // SAFETY: the library's initialisers only fill its own tables, and the signature is that of ptx.cpp.
+    unsafe {
+        let shim = Library::new(path).expect("what was built can be opened");
+        shim.get::<unsafe extern "C" fn(bool)>("shim_ptx").expect("the shim has it")(of_ptx);
+    }
 }
 
 /// In which order streams do their work from now on, on this thread: see `streams.h`. A GPU has its own.
@@ -92,18 +124,23 @@ fn real(turn: MutexGuard<'static, ()>) -> Machine {
         let function = |&name: &&'static str| (name, module.function(name).unwrap_or_else(|error| panic!("{error}")));
         functions.extend(source.kernels.iter().map(function));
     }
-    Machine { gpu, functions, shim: None, seed: 0, _turn: turn }
+    Machine { gpu, functions, shim: None, of_ptx: false, seed: 0, _turn: turn }
 }
 
-fn simulated(path: &Path, turn: MutexGuard<'static, ()>) -> Machine {
+fn simulated(path: &Path, turn: MutexGuard<'static, ()>, of_ptx: bool) -> Machine {
+    interpret(path, of_ptx);
     // SAFETY: the library's initialisers only fill its own table of kernels, and its functions stand for the driver's.
     let (shim, driver) = unsafe { (Library::new(path).expect("what was built can be opened"), Driver::open_at(path)) };
     let driver = driver.expect("the shim has all functions");
     let gpu = Gpu::open(&driver, 0).expect("the shim has a GPU");
-    let module = gpu.module(&[0]).expect("any code will do");
+    // Without PTX any code will do: the shim has the kernels.
+    let code = if of_ptx { code::embedded().1 } else { vec![vec![0]] };
+    let load = |code: &Vec<u8>| gpu.module(code).unwrap_or_else(|error| panic!("{error}"));
+    let modules: Vec<_> = code.iter().map(load).collect();
+    let module = modules.last().expect("there is code");
     let names = SOURCES.iter().flat_map(|source| source.kernels).chain(&super::shim::FAULTY);
     let functions = names.map(|&name| (name, module.function(name).expect("the shim has it"))).collect();
-    Machine { gpu, functions, shim: Some(Rc::new(shim)), seed: 0, _turn: turn }
+    Machine { gpu, functions, shim: Some(Rc::new(shim)), of_ptx, seed: 0, _turn: turn }
 }
 
 impl Machine {

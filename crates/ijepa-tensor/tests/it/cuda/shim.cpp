@@ -17,6 +17,8 @@
 #include <string>
 #include <vector>
 
+extern "C" const char* shim_outside(const void* pointer, size_t size, bool write);
+
 namespace {
 
 const u32 LANES = 32;
@@ -183,15 +185,8 @@ void check(const void* place, const void* pointer, size_t size, bool write) {
         check_shared(address - shared, size, write);
         return;
     }
-    for (const Guarded& buffer : guarded) {
-        if (address + size <= buffer.begin - buffer.guard || address >= buffer.end + buffer.guard) continue;
-        if (address < buffer.begin || address + size > buffer.end) {
-            const long long at = static_cast<long long>(address) - static_cast<long long>(buffer.begin);
-            report(std::string(write ? "writes" : "reads") + " byte " + std::to_string(at) + " of a buffer of " +
-                   std::to_string(buffer.end - buffer.begin));
-        }
-        break;
-    }
+    const char* wrong = shim_outside(pointer, size, write);
+    if (wrong != nullptr) report(wrong);
     // Fibers have their own variables beside.
     const uintptr_t stack = reinterpret_cast<uintptr_t>(fibers[current].context.uc_stack.ss_sp);
     if (counted && address - stack >= STACK_BYTES) traffic_access(current, place, address, static_cast<u32>(size), write, false);
@@ -394,6 +389,20 @@ void shim_forget(const void* begin) {
     const uintptr_t address = reinterpret_cast<uintptr_t>(begin);
     guarded.erase(std::remove_if(guarded.begin(), guarded.end(), [=](const Guarded& it) { return it.begin == address; }),
                   guarded.end());
+}
+
+// What an access does wrong that touches what lies around a buffer, or null.
+const char* shim_outside(const void* pointer, size_t size, bool write) {
+    static std::string said;
+    const uintptr_t address = reinterpret_cast<uintptr_t>(pointer);
+    for (const Guarded& buffer : guarded) {
+        if (address + size <= buffer.begin - buffer.guard || address >= buffer.end + buffer.guard) continue;
+        if (address >= buffer.begin && address + size <= buffer.end) break;
+        const long long at = static_cast<long long>(address) - static_cast<long long>(buffer.begin);
+        said = std::string(write ? "writes" : "reads") + " byte " + std::to_string(at) + " of a buffer of " + std::to_string(buffer.end - buffer.begin);
+        return said.c_str();
+    }
+    return nullptr;
 }
 
 // The name of a kernel as it is kept here, or null.

@@ -5,14 +5,20 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-const SHIM_HEADER: &str = include_str!("shim.h");
-const SHIM: &str = include_str!("shim.cpp");
-const TRAFFIC_HEADER: &str = include_str!("traffic.h");
-const TRAFFIC: &str = include_str!("traffic.cpp");
-const STREAMS: &str = include_str!("streams.h");
-const FAKE_DRIVER: &str = include_str!("fake_driver.cpp");
-const FAKE_CUBLASLT: &str = include_str!("fake_cublaslt.cpp");
-const FAKE_NCCL: &str = include_str!("fake_nccl.cpp");
+/// What stands for a GPU and NVIDIA's libraries, beside the kernels.
+const FILES: [(&str, &str); 11] = [
+    ("shim.h", include_str!("shim.h")),
+    ("traffic.h", include_str!("traffic.h")),
+    ("ptx.h", include_str!("ptx.h")),
+    ("ptx_functions.h", include_str!("ptx_functions.h")),
+    ("streams.h", include_str!("streams.h")),
+    ("shim.cpp", include_str!("shim.cpp")),
+    ("traffic.cpp", include_str!("traffic.cpp")),
+    ("ptx.cpp", include_str!("ptx.cpp")),
+    ("fake_driver.cpp", include_str!("fake_driver.cpp")),
+    ("fake_cublaslt.cpp", include_str!("fake_cublaslt.cpp")),
+    ("fake_nccl.cpp", include_str!("fake_nccl.cpp")),
+];
 /// Kernels that do what they must not.
 const FAULTS: &str = include_str!("faults.cu");
 pub(super) const FAULTY: [&str; 10] = [
@@ -32,20 +38,7 @@ pub(super) const FAULTY: [&str; 10] = [
 pub(super) fn build() -> Option<PathBuf> {
     let compiler = compiler()?;
     let mut hasher = DefaultHasher::new();
-    (
-        SHIM_HEADER,
-        SHIM,
-        TRAFFIC_HEADER,
-        TRAFFIC,
-        STREAMS,
-        FAKE_DRIVER,
-        FAKE_CUBLASLT,
-        FAKE_NCCL,
-        FAULTS,
-        FAULTY,
-        &compiler,
-    )
-        .hash(&mut hasher);
+    (FILES, FAULTS, FAULTY, &compiler).hash(&mut hasher);
     HEADERS.hash(&mut hasher);
     SOURCES.iter().for_each(|source| (source.name, source.text, source.kernels).hash(&mut hasher));
     let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("kernels-{:016x}", hasher.finish()));
@@ -68,17 +61,9 @@ pub(super) fn compiler() -> Option<String> {
 fn compile(compiler: &str, folder: &Path, library: &Path) {
     let write = |name: &str, text: &str| std::fs::write(folder.join(name), text).expect("target is writable");
     std::fs::create_dir_all(folder).expect("target is writable");
-    HEADERS.iter().for_each(|(name, text)| write(name, text));
-    write("shim.h", SHIM_HEADER);
-    write("shim.cpp", SHIM);
-    write("traffic.h", TRAFFIC_HEADER);
-    write("traffic.cpp", TRAFFIC);
-    write("streams.h", STREAMS);
-    write("fake_driver.cpp", FAKE_DRIVER);
-    write("fake_cublaslt.cpp", FAKE_CUBLASLT);
-    write("fake_nccl.cpp", FAKE_NCCL);
-    let mut objects: Vec<_> =
-        ["shim", "traffic", "fake_driver", "fake_cublaslt", "fake_nccl"].map(|name| (name.to_owned(), false)).into();
+    HEADERS.iter().chain(&FILES).for_each(|(name, text)| write(name, text));
+    let own = FILES.iter().filter_map(|(name, _)| name.strip_suffix(".cpp"));
+    let mut objects: Vec<(String, bool)> = own.map(|name| (name.to_owned(), false)).collect();
     let faults = ("faults", FAULTS, &FAULTY[..]);
     for (name, text, kernels) in SOURCES.iter().map(|it| (it.name, it.text, it.kernels)).chain([faults]) {
         let registered: String = kernels.iter().map(|kernel| format!("REGISTER({kernel})\n")).collect();

@@ -1,6 +1,6 @@
 //! The engine on a GPU: the tape over the op table, and memory that goes round.
 
-use super::machine::device;
+use super::machine::{device, device_of_ptx};
 use crate::{Outcome, inputs, run_on};
 use ijepa_tensor::cases::Case;
 use ijepa_tensor::cuda::{driver, guarded};
@@ -10,11 +10,13 @@ use ijepa_tensor::{Pool, Precision};
 
 #[test]
 fn the_tape_gives_on_a_gpu_what_it_gives_on_the_cpu() {
-    let Some((device, _turn)) = device() else { return };
-    for (case, distance) in distances(&device) {
-        let distance = distance.unwrap_or_else(|error| panic!("{case:?}: {error}"));
-        let Distance { output, gradients } = &distance;
-        assert!(distance.is_rounding(), "{case:?}: off by {output:e}, gradients by {gradients:e}");
+    for device in [device, device_of_ptx] {
+        let Some((device, _turn)) = device() else { continue };
+        for (case, distance) in distances(&device) {
+            let distance = distance.unwrap_or_else(|error| panic!("{case:?}: {error}"));
+            let Distance { output, gradients } = &distance;
+            assert!(distance.is_rounding(), "{case:?}: off by {output:e}, gradients by {gradients:e}");
+        }
     }
 }
 
