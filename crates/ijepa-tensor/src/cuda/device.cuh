@@ -48,6 +48,17 @@ DEVICE bf16 narrow(float value) {
 DEVICE float low_half(u32 pair) { return __uint_as_float(pair << 16); }
 DEVICE float high_half(u32 pair) { return __uint_as_float(pair & 0xffff0000u); }
 
+// 2^x, off by two units in the last place at most, and 0 where that is below 2^-126: one instruction where exp2f needs four.
+DEVICE float power_of_two(float x) {
+#ifdef IJEPA_SHIM
+    return x < -126.0f ? 0.0f : exp2f(x);
+#else
+    float result;
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(result) : "f"(x));
+    return result;
+#endif
+}
+
 // N values at a time: 8 where rows begin at multiples of 16 bytes, else 1.
 template <int N>
 struct Lanes;

@@ -57,24 +57,27 @@ DEVICE float quad_sum(float value) {
     return value + __shfl_xor_sync(ALL_LANES, value, 2);
 }
 
-// Scores (16, TILE) of this warp's queries, those of keys from `keys` on left out, become e^(score − largest so far); `out` and
+// Scores (16, TILE) of this warp's queries, those of keys from `keys` on left out, become 2^(scale·(score − largest so far)); `out` and
 // `total` are scaled to the new largest.
 template <int E>
 DEVICE void soften(float (&scores)[KEYS][2][4], float (&out)[E / 8][4], float (&largest)[2], float (&total)[2], int keys, float scale) {
-    const float nothing = __uint_as_float(0xff800000u);  // −∞
+    if (keys < TILE) {
+#pragma unroll
+        for (int i = 0; i < KEYS * 8; i++) {
+            const int key = i / 4 * 8 + lane() % 4 * 2 + i % 2;
+            if (key >= keys) scores[i / 8][i / 4 % 2][i % 4] = __uint_as_float(0xff800000u);  // −∞
+        }
+    }
     float next[2] = {largest[0], largest[1]};
 #pragma unroll
-    for (int i = 0; i < KEYS * 8; i++) {
-        float& score = scores[i / 8][i / 4 % 2][i % 4];
-        const int key = i / 4 * 8 + lane() % 4 * 2 + i % 2;
-        score = key < keys ? score * scale : nothing;
-        next[i / 2 % 2] = fmaxf(next[i / 2 % 2], score);
-    }
+    for (int i = 0; i < KEYS * 8; i++) next[i / 2 % 2] = fmaxf(next[i / 2 % 2], scores[i / 8][i / 4 % 2][i % 4]);
+    float shift[2];
 #pragma unroll
     for (int half = 0; half < 2; half++) {
         next[half] = quad_max(next[half]);
-        const float factor = exp2f(largest[half] - next[half]);
+        const float factor = power_of_two((largest[half] - next[half]) * scale);
         largest[half] = next[half];
+        shift[half] = next[half] * scale;
         total[half] *= factor;
 #pragma unroll
         for (int k = 0; k < E / 8; k++) {
@@ -85,7 +88,7 @@ DEVICE void soften(float (&scores)[KEYS][2][4], float (&out)[E / 8][4], float (&
 #pragma unroll
     for (int i = 0; i < KEYS * 8; i++) {
         float& score = scores[i / 8][i / 4 % 2][i % 4];
-        score = exp2f(score - largest[i / 2 % 2]);
+        score = power_of_two(score * scale - shift[i / 2 % 2]);
         total[i / 2 % 2] += score;
     }
 }
@@ -130,8 +133,8 @@ DEVICE void forward(bf16* out, float* sums, const bf16* q, int q_stride, const b
     const int row = first + warp() * 16 + lane() / 4;
     float* sum = sums + (static_cast<size_t>(blockIdx.z) * heads + blockIdx.y) * t;
     if (lane() % 4 == 0) {
-        if (row < t) sum[row] = largest[0] * LN_2 + logf(total[0]);
-        if (row + 8 < t) sum[row + 8] = largest[1] * LN_2 + logf(total[1]);
+        if (row < t) sum[row] = largest[0] * scale * LN_2 + logf(total[0]);
+        if (row + 8 < t) sum[row + 8] = largest[1] * scale * LN_2 + logf(total[1]);
     }
 }
 
@@ -140,7 +143,7 @@ DEVICE void score_gradients(float (&scores)[2][4], float (&ds)[2][4], const floa
                             float scale) {
 #pragma unroll
     for (int i = 0; i < 8; i++) {
-        const float p = exp2f(scores[i / 4][i % 4] * scale - log_sum[i / 4][i % 4]);
+        const float p = power_of_two(scores[i / 4][i % 4] * scale - log_sum[i / 4][i % 4]);
         scores[i / 4][i % 4] = p;
         ds[i / 4][i % 4] = p * (ds[i / 4][i % 4] - mean[i / 4][i % 4]);
     }
@@ -205,9 +208,11 @@ DEVICE void backward_queries(bf16* dq, float* means, int dq_stride, const bf16* 
             multiply_rows<E>(scores, query, keys, k);
             multiply_rows<E>(ds, gradient, keys + Size<E>::VALUE, k);
             score_gradients(scores, ds, log_sum, mean, scale * LOG2_E);
+            if (key + k + 16 > n) {
 #pragma unroll
-            for (int i = 0; i < 8; i++) {
-                if (key + k + i / 4 * 8 + lane() % 4 * 2 + i % 2 >= n) ds[i / 4][i % 4] = 0.0f;
+                for (int i = 0; i < 8; i++) {
+                    if (key + k + i / 4 * 8 + lane() % 4 * 2 + i % 2 >= n) ds[i / 4][i % 4] = 0.0f;
+                }
             }
             u32 left[4];
             as_left(left, ds);
