@@ -347,14 +347,20 @@ impl<'p> Tape<'p> {
             self.read.set(0);
             (record.backward)(self);
             let reach = self.records.last().map_or(0, |record| record.reach);
-            if let Some(grads) = self.grads.as_mut().filter(|_| reach < self.complete_from) {
-                if let Some(begun) = &self.begun {
-                    clear_between(grads, begun, reach..self.complete_from);
-                }
-                complete(grads.reborrow(), reach);
-                self.complete_from = reach;
-            }
+            self.complete(reach, &mut complete);
         }
+        // Where nothing was recorded, no gradient was begun.
+        self.complete(0, &mut complete);
+    }
+
+    /// Gradients from here on are complete: zeros where no op has begun any.
+    fn complete(&mut self, from: usize, tell: &mut impl FnMut(ViewMut, usize)) {
+        let Some(grads) = self.grads.as_mut().filter(|_| from < self.complete_from) else { return };
+        if let Some(begun) = &self.begun {
+            clear_between(grads, begun, from..self.complete_from);
+        }
+        tell(grads.reborrow(), from);
+        self.complete_from = from;
     }
 
     /// The gradient of an input, once the backward pass has run.
@@ -405,6 +411,7 @@ impl<'p> Tape<'p> {
     /// The gradient of a parameter, for the op to write (`false`) or to add to (`true`).
     pub(crate) fn param_grad(&mut self, slot: Slot) -> (ViewMut<'_>, bool) {
         let (range, complete_from) = (slot.range(), self.complete_from);
+        assert!(!range.is_empty(), "a parameter without values");
         assert!(
             range.end <= complete_from,
             "a gradient at {range:?} is added to, those from {complete_from} on were complete"

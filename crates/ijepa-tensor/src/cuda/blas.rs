@@ -54,7 +54,7 @@ impl fmt::Display for Error {
         match self {
             Error::Absent { tried } => write!(
                 f,
-                "cuBLASLt was not found: {}; the CUDA toolkit brings it, and so does `pip install nvidia-cublas` for the python3 on PATH; IJEPA_CUBLASLT may name the file",
+                "no cuBLASLt that will do was found: {}; the CUDA toolkit brings it, and so does `pip install nvidia-cublas` for the python3 on PATH; IJEPA_CUBLASLT may name the file",
                 tried.join("; ")
             ),
             Error::Function { name, reason } => {

@@ -7,7 +7,7 @@ use std::fmt::Display;
 use std::path::{Path, PathBuf};
 
 /// The first library that will do: the one that a variable of the environment names; or else one of the usual names, as the system finds it, and
-/// then in `folders`. One that is there and will not do, as it is too old or too new for the driver, is passed over, unless it was named.
+/// then in `folders`. One that is there and will not do is passed over, unless it was named.
 ///
 /// # Errors
 /// What was tried, and what the system or the library said.
@@ -22,7 +22,7 @@ pub(super) unsafe fn first<T, E: Display>(
 ) -> Result<Result<T, E>, Vec<String>> {
     // SAFETY: the caller's.
     let open = |name: &OsStr| unsafe { open(name) };
-    if let Some(name) = std::env::var_os(variable) {
+    if let Some(name) = std::env::var_os(variable).filter(|name| !name.is_empty()) {
         return open(&name).map(|library| make(library, &name)).map_err(|said| vec![said]);
     }
     let mut tried = Vec::new();
@@ -61,7 +61,7 @@ fn folders_of(variable: impl Fn(&str) -> Option<OsString>) -> Vec<PathBuf> {
         .filter(|folder| folder.is_absolute() && folder.join("python3").exists())
         .filter_map(|folder| folder.parent().map(Path::to_path_buf))
         .collect();
-    let in_use = on_path.first().and_then(|prefix| python_of(prefix));
+    let in_use = on_path.iter().find_map(|prefix| python_of(prefix));
 
     let toolkits = [named("CUDA_HOME"), named("CUDA_PATH"), Some("/usr/local/cuda".into())];
     let mut folders: Vec<PathBuf> = toolkits.into_iter().flatten().map(|toolkit| toolkit.join("lib64")).collect();

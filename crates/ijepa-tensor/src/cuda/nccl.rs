@@ -75,7 +75,7 @@ impl fmt::Display for Error {
         match self {
             Error::Absent { tried } => write!(
                 f,
-                "NCCL, over which several GPUs train together, was not found: {}; version {major}.{minor}.{patch} or later is expected: \
+                "no NCCL that will do, over which several GPUs train together, was found: {}; version {major}.{minor}.{patch} or later is expected: \
                  install libnccl2, or `pip install nvidia-nccl-cu13` (or -cu12) for the python3 on PATH; IJEPA_NCCL_LIB may name the file",
                 tried.join("; ")
             ),

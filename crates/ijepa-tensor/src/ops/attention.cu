@@ -47,6 +47,8 @@ DEVICE void load_keys(bf16* keys, int key, Head at, int kv_stride, int n, int he
     load_tile<E>(keys + Size<E>::VALUE, at.v + begin, kv_stride, n - key, head);
 }
 
+DEVICE float scale_of(int head) { return 1.0f / sqrtf(static_cast<float>(head)); }
+
 DEVICE float quad_max(float value) {
     value = fmaxf(value, __shfl_xor_sync(ALL_LANES, value, 1));
     return fmaxf(value, __shfl_xor_sync(ALL_LANES, value, 2));
@@ -57,10 +59,10 @@ DEVICE float quad_sum(float value) {
     return value + __shfl_xor_sync(ALL_LANES, value, 2);
 }
 
-// Scores (16, TILE) of this warp's queries, those of keys from `keys` on left out, become 2^(scale·(score − largest so far)); `out` and
-// `total` are scaled to the new largest.
+// Scores (16, TILE) of this warp's queries, those of keys from `keys` on left out, become 2^(scale·score − shift), where `shift` is the largest
+// power so far; `out` and `total` are scaled to the new one.
 template <int E>
-DEVICE void soften(float (&scores)[KEYS][2][4], float (&out)[E / 8][4], float (&largest)[2], float (&total)[2], int keys, float scale) {
+DEVICE void soften(float (&scores)[KEYS][2][4], float (&out)[E / 8][4], float (&shift)[2], float (&total)[2], int keys, float scale) {
     if (keys < TILE) {
 #pragma unroll
         for (int i = 0; i < KEYS * 8; i++) {
@@ -68,16 +70,14 @@ DEVICE void soften(float (&scores)[KEYS][2][4], float (&out)[E / 8][4], float (&
             if (key >= keys) scores[i / 8][i / 4 % 2][i % 4] = __uint_as_float(0xff800000u);  // −∞
         }
     }
-    float next[2] = {largest[0], largest[1]};
+    float largest[2] = {scores[0][0][0], scores[0][0][2]};
 #pragma unroll
-    for (int i = 0; i < KEYS * 8; i++) next[i / 2 % 2] = fmaxf(next[i / 2 % 2], scores[i / 8][i / 4 % 2][i % 4]);
-    float shift[2];
+    for (int i = 0; i < KEYS * 8; i++) largest[i / 2 % 2] = fmaxf(largest[i / 2 % 2], scores[i / 8][i / 4 % 2][i % 4]);
 #pragma unroll
     for (int half = 0; half < 2; half++) {
-        next[half] = quad_max(next[half]);
-        const float factor = power_of_two((largest[half] - next[half]) * scale);
-        largest[half] = next[half];
-        shift[half] = next[half] * scale;
+        const float next = fmaxf(shift[half], quad_max(largest[half]) * scale);
+        const float factor = power_of_two(shift[half] - next);
+        shift[half] = next;
         total[half] *= factor;
 #pragma unroll
         for (int k = 0; k < E / 8; k++) {
@@ -104,9 +104,9 @@ DEVICE void forward(bf16* out, float* sums, const bf16* q, int q_stride, const b
     u32 query[E / 16][4];
     load_left<E>(query, place<E>(shared, 1));
     float result[E / 8][4] = {};
-    float largest[2], total[2] = {0.0f, 0.0f};
-    fill(largest, __uint_as_float(0xff800000u));
-    const float scale = LOG2_E / sqrtf(static_cast<float>(head));
+    float shift[2], total[2] = {0.0f, 0.0f};
+    fill(shift, __uint_as_float(0xff800000u));
+    const float scale = scale_of(head) * LOG2_E;
     for (int key = 0; key < n; key += TILE) {
         // Also the first time: until then others read their queries where the next keys go.
         arrive();
@@ -118,7 +118,7 @@ DEVICE void forward(bf16* out, float* sums, const bf16* q, int q_stride, const b
         for (int k = 0; k < KEYS; k++) {
             if (key + k * 16 < n) multiply_rows<E>(scores[k], query, keys, k * 16);
         }
-        soften<E>(scores, result, largest, total, n - key, scale);
+        soften<E>(scores, result, shift, total, n - key, scale);
 #pragma unroll
         for (int k = 0; k < KEYS; k++) {
             u32 left[4];
@@ -133,8 +133,8 @@ DEVICE void forward(bf16* out, float* sums, const bf16* q, int q_stride, const b
     const int row = first + warp() * 16 + lane() / 4;
     float* sum = sums + (static_cast<size_t>(blockIdx.z) * heads + blockIdx.y) * t;
     if (lane() % 4 == 0) {
-        if (row < t) sum[row] = largest[0] * scale * LN_2 + logf(total[0]);
-        if (row + 8 < t) sum[row + 8] = largest[1] * scale * LN_2 + logf(total[1]);
+        if (row < t) sum[row] = shift[0] * LN_2 + logf(total[0]);
+        if (row + 8 < t) sum[row + 8] = shift[1] * LN_2 + logf(total[1]);
     }
 }
 
@@ -196,7 +196,7 @@ DEVICE void backward_queries(bf16* dq, float* means, int dq_stride, const bf16* 
         log_sum[i / 4][i % 4] = own < t - first ? sums[row + own] * LOG2_E : 0.0f;
         mean[i / 4][i % 4] = means_here[own];
     }
-    const float scale = 1.0f / sqrtf(static_cast<float>(head));
+    const float scale = scale_of(head);
     float result[E / 8][4] = {};
     for (int key = 0; key < n; key += TILE) {
         arrive();
@@ -263,7 +263,7 @@ DEVICE void backward_keys(bf16* dkv, int dkv_stride, const bf16* dout, const flo
     u32 key[E / 16][4], value[E / 16][4];
     load_left<E>(key, place<E>(shared, 1));
     load_left<E>(value, place<E>(shared, 1) + Size<E>::VALUE);
-    const float scale = 1.0f / sqrtf(static_cast<float>(head));
+    const float scale = scale_of(head);
     float dkey[E / 8][4] = {}, dvalue[E / 8][4] = {};
     for (int query = 0; query < t; query += TILE) {
         arrive();

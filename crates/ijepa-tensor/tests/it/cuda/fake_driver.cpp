@@ -67,6 +67,8 @@ struct Event {
 // Each thread that uses a GPU does so alone: only the list is common.
 std::mutex listing;
 std::vector<std::shared_ptr<Stream>> streams;
+// Memory of the GPU: addresses, and bytes.
+std::map<u64, size_t> allocated;
 
 std::shared_ptr<Stream> find(const void* handle) {
     const std::lock_guard<std::mutex> lock(listing);
@@ -113,6 +115,14 @@ bool shim_enqueue(void* handle, std::function<bool()> work) {
     return true;
 }
 
+bool shim_is_memory(u64 address, size_t size) {
+    const std::lock_guard<std::mutex> lock(listing);
+    const auto above = allocated.upper_bound(address);
+    if (above == allocated.begin()) return false;
+    const auto& [begin, bytes] = *std::prev(above);
+    return address - begin <= bytes && size <= bytes - (address - begin);
+}
+
 extern "C" {
 
 void shim_expect(const char* kinds, u64 seed) {
@@ -125,7 +135,7 @@ void shim_streams(const char* order) { order_of_streams = order; }
 
 int cuInit(u32) { return 0; }
 int cuGetErrorString(int code, const char** text) {
-    *text = code == LAUNCH_FAILED ? problem : code == NOT_FOUND ? "not found" : code == OUT_OF_MEMORY ? "out of memory" : "invalid value";
+    *text = code == LAUNCH_FAILED || code == INVALID_PTX ? problem : code == NOT_FOUND ? "not found" : code == OUT_OF_MEMORY ? "out of memory" : "invalid value";
     return 0;
 }
 // As many as SHIM_GPUS says: each process has one, whatever its number.
@@ -217,6 +227,8 @@ int cuMemAlloc_v2(u64* address, size_t bytes) {
     if (bytes == 0) return INVALID_VALUE;
     if (bytes > DEVICE_BYTES) return OUT_OF_MEMORY;
     *address = reinterpret_cast<u64>(aligned_alloc(256, (bytes + 255) / 256 * 256));
+    const std::lock_guard<std::mutex> lock(listing);
+    allocated[*address] = bytes;
     return 0;
 }
 // After all that may use it, as the driver does.
@@ -228,6 +240,8 @@ int cuMemFree_v2(u64 address) {
             if (is_late(*stream)) all.push_back(stream);
     }
     for (const auto& stream : all) stream->reach(stream->asked);
+    const std::lock_guard<std::mutex> lock(listing);
+    allocated.erase(address);
     free(reinterpret_cast<void*>(address));
     return 0;
 }
@@ -275,6 +289,7 @@ int cuLaunchKernel(void* function, u32 x, u32 y, u32 z, u32 threads, u32 threads
                    void** arguments, void** extra) {
     if (threads_y != 1 || threads_z != 1 || extra != nullptr) return INVALID_VALUE;
     const char* name = static_cast<const char*>(function);
+    if (x == 0 || y == 0 || z == 0 || y > 65535 || z > 65535 || threads == 0 || threads > 1024) return INVALID_VALUE;
     const auto limit = shared_limits.find(name);
     if (shared > (limit == shared_limits.end() ? 48 << 10 : limit->second)) return INVALID_VALUE;
     // The caller's arguments are gone when the kernel runs.
@@ -292,7 +307,7 @@ int cuLaunchKernel(void* function, u32 x, u32 y, u32 z, u32 threads, u32 threads
         std::vector<void*> places;
         for (u64& value : values) places.push_back(&value);
         const u32 grid[3] = {x, y, z};
-        const char* wrong = of_ptx ? ptx_launch(name, grid, threads, shared, places.data())
+        const char* wrong = of_ptx ? ptx_launch(name, shim_kinds(name), grid, threads, shared, places.data())
                                    : shim_launch(name, kinds, grid, threads, shared, places.data(), seed);
         if (wrong == nullptr) return;
         problem = wrong;

@@ -4,7 +4,6 @@
 
 use ijepa_tensor::cuda::driver::{self, Driver, Function, Gpu};
 use ijepa_tensor::cuda::launch::{Bf16, Element, Launch, Pointer};
-use ijepa_tensor::cuda::nvrtc::Nvrtc;
 use ijepa_tensor::cuda::{Device, Error, SOURCES, calls, code};
 use libloading::{Library, Symbol};
 use std::collections::{BTreeMap, HashMap};
@@ -12,7 +11,7 @@ use std::ffi::{CStr, CString, c_char};
 use std::marker::PhantomData;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
-use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Mutex, MutexGuard, Once, OnceLock, PoisonError};
 
 /// A GPU, or what stands for it. One test at a time has it.
 pub(super) struct Machine {
@@ -32,17 +31,22 @@ pub(super) fn machine() -> Option<Machine> {
     if wants_gpu() {
         return Some(real(turn));
     }
-    Some(simulated(shim()?, turn, false))
+    Some(simulated(shim()?, turn, None).expect("the shim takes any code"))
 }
 
 /// The machine; and then, where it is the CPU, once more with the PTX inside the program in the place of the kernels' text, instruction by instruction.
 pub(super) fn machines() -> impl Iterator<Item = Machine> {
     fn of_ptx() -> Option<Machine> {
-        let (turn, path) = (turn(), if wants_gpu() { None } else { shim() }?);
-        Some(simulated(path, turn, true))
+        machine_of(code::embedded().1).map(|machine| machine.unwrap_or_else(|error| panic!("{error}")))
     }
     // The second one when the first is gone: one test at a time has one.
     [machine, of_ptx].into_iter().filter_map(|make| make())
+}
+
+/// The CPU running PTX, a module of each text, unless that is refused.
+pub(super) fn machine_of(ptx: Vec<Vec<u8>>) -> Option<Result<Machine, driver::Error>> {
+    let (turn, path) = (turn(), stand_in()?);
+    Some(simulated(path, turn, Some(ptx)))
 }
 
 /// The same as the engine sees it.
@@ -57,7 +61,7 @@ pub(super) fn device() -> Option<(Rc<Device>, MutexGuard<'static, ()>)> {
 
 /// What the engine sees where kernels are those of the PTX that it loads; nothing on a GPU, where they always are.
 pub(super) fn device_of_ptx() -> Option<(Rc<Device>, MutexGuard<'static, ()>)> {
-    let (turn, path) = (turn(), if wants_gpu() { None } else { shim() }?);
+    let (turn, path) = (turn(), stand_in()?);
     Some((simulated_device(path, true).unwrap_or_else(|error| panic!("{error}")), turn))
 }
 
@@ -78,7 +82,7 @@ fn interpret(path: &Path, of_ptx: bool) {
 
 /// In which order streams do their work from now on, on this thread: see `streams.h`. A GPU has its own.
 pub(super) fn order_streams(order: &'static CStr) {
-    let Some(path) = (if wants_gpu() { None } else { shim() }) else { return };
+    let Some(path) = stand_in() else { return };
     // SAFETY: the library is open already, and the signature is that of fake_driver.cpp; the text lives for ever.
     unsafe {
         let shim = Library::new(path).expect("what was built can be opened");
@@ -98,6 +102,11 @@ fn wants_gpu() -> bool {
     std::env::var_os("IJEPA_CUDA_TEST").is_some_and(|wanted| wanted == "1")
 }
 
+/// The shim, where no GPU is wanted.
+fn stand_in() -> Option<&'static Path> {
+    if wants_gpu() { None } else { shim() }
+}
+
 fn shim() -> Option<&'static Path> {
     static SHIM: OnceLock<Option<PathBuf>> = OnceLock::new();
     let built = SHIM.get_or_init(super::shim::build).as_deref();
@@ -108,39 +117,33 @@ fn shim() -> Option<&'static Path> {
 }
 
 fn real(turn: MutexGuard<'static, ()>) -> Machine {
-    static CODE: OnceLock<Vec<Vec<u8>>> = OnceLock::new();
     let driver = Driver::open().unwrap_or_else(|error| panic!("IJEPA_CUDA_TEST=1: {error}"));
     let gpu = Gpu::open(&driver, 0).unwrap_or_else(|error| panic!("IJEPA_CUDA_TEST=1: {error}"));
-    let code = CODE.get_or_init(|| {
-        eprintln!("on {}, sm_{}{}", gpu.name(), gpu.capability().0, gpu.capability().1);
-        let nvrtc = Nvrtc::open().unwrap_or_else(|error| panic!("IJEPA_CUDA_TEST=1: {error}"));
-        let target = format!("sm_{}{}", gpu.capability().0, gpu.capability().1);
-        let compile = |source| nvrtc.compile(source, &target).unwrap_or_else(|error| panic!("{error}")).bytes;
-        SOURCES.iter().map(|&source| compile(source)).collect()
-    });
+    static SAID: Once = Once::new();
+    SAID.call_once(|| eprintln!("on {}, sm_{}{}", gpu.name(), gpu.capability().0, gpu.capability().1));
     let mut functions = HashMap::new();
-    for (source, code) in SOURCES.iter().zip(code) {
-        let module = gpu.module(code).unwrap_or_else(|error| panic!("{}: {error}", source.name));
+    for (source, code) in SOURCES.iter().zip(code::embedded().1) {
+        let module = gpu.module(&code).unwrap_or_else(|error| panic!("{}: {error}", source.name));
         let function = |&name: &&'static str| (name, module.function(name).unwrap_or_else(|error| panic!("{error}")));
         functions.extend(source.kernels.iter().map(function));
     }
     Machine { gpu, functions, shim: None, of_ptx: false, seed: 0, _turn: turn }
 }
 
-fn simulated(path: &Path, turn: MutexGuard<'static, ()>, of_ptx: bool) -> Machine {
+fn simulated(path: &Path, turn: MutexGuard<'static, ()>, ptx: Option<Vec<Vec<u8>>>) -> Result<Machine, driver::Error> {
+    let of_ptx = ptx.is_some();
     interpret(path, of_ptx);
     // SAFETY: the library's initialisers only fill its own table of kernels, and its functions stand for the driver's.
     let (shim, driver) = unsafe { (Library::new(path).expect("what was built can be opened"), Driver::open_at(path)) };
     let driver = driver.expect("the shim has all functions");
     let gpu = Gpu::open(&driver, 0).expect("the shim has a GPU");
     // Without PTX any code will do: the shim has the kernels.
-    let code = if of_ptx { code::embedded().1 } else { vec![vec![0]] };
-    let load = |code: &Vec<u8>| gpu.module(code).unwrap_or_else(|error| panic!("{error}"));
-    let modules: Vec<_> = code.iter().map(load).collect();
+    let code = ptx.unwrap_or_else(|| vec![vec![0]]);
+    let modules = code.iter().map(|code| gpu.module(code)).collect::<Result<Vec<_>, _>>()?;
     let module = modules.last().expect("there is code");
     let names = SOURCES.iter().flat_map(|source| source.kernels).chain(&super::shim::FAULTY);
     let functions = names.map(|&name| (name, module.function(name).expect("the shim has it"))).collect();
-    Machine { gpu, functions, shim: Some(Rc::new(shim)), of_ptx, seed: 0, _turn: turn }
+    Ok(Machine { gpu, functions, shim: Some(Rc::new(shim)), of_ptx, seed: 0, _turn: turn })
 }
 
 impl Machine {

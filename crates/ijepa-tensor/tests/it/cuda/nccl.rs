@@ -281,7 +281,7 @@ fn an_id_that_nobody_knows_is_refused_with_what_nccl_says() {
 fn a_library_that_is_missing_too_old_or_not_nccl_is_named() {
     let opened = |variables: &[(&str, &str)]| said(process("open", variables)).remove(0);
     let missing = opened(&[("IJEPA_NCCL_LIB", "/nowhere/libnccl.so.2")]);
-    assert!(missing.contains("not found: /nowhere/libnccl.so.2: ") && missing.contains("2.16.2 or later"), "{missing}");
+    assert!(missing.contains("found: /nowhere/libnccl.so.2: ") && missing.contains("2.16.2 or later"), "{missing}");
     let other = opened(&[("IJEPA_NCCL_LIB", "libc.so.6")]);
     assert!(other.starts_with("libc.so.6 lacks nccl") && other.contains("IJEPA_NCCL_LIB"), "{other}");
     if let Some(fake) = fake() {

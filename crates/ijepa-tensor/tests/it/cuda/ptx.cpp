@@ -5,12 +5,15 @@
 
 #include <stdlib.h>
 
+#include <algorithm>
 #include <map>
 #include <string>
 #include <vector>
 
 // In shim.cpp: what an access does wrong that touches what lies around a buffer, or null.
 extern "C" const char* shim_outside(const void* pointer, size_t size, bool write);
+// In fake_driver.cpp: whether all of it is memory of the GPU.
+bool shim_is_memory(u64 address, size_t size);
 
 namespace {
 
@@ -38,6 +41,21 @@ struct Instruction {
 
 // What is more than a function of operands.
 enum { COMPUTES, LOADS, STORES, LOADS_ARGUMENT, COPIES, WAITS_FOR_COPIES, BRANCHES, RETURNS, UNPACKS, MEETS_BLOCK, MEETS_WARP, SHUFFLES, MULTIPLIES, LOADS_BLOCKS };
+
+const std::map<std::string, u32> KINDS = {
+    {"ret", RETURNS},
+    {"bra", BRANCHES},
+    {"bra.uni", BRANCHES},
+    {"bar.sync", MEETS_BLOCK},
+    {"bar.warp.sync", MEETS_WARP},
+    {"shfl.sync.bfly.b32", SHUFFLES},
+    {"mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32", MULTIPLIES},
+    {"ldmatrix.sync.aligned.m8n8.x4.shared.b16", LOADS_BLOCKS},
+    {"ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16", LOADS_BLOCKS},
+    {"cp.async.cg.shared.global", COPIES},
+    {"cp.async.ca.shared.global", COPIES},
+    {"cp.async.wait_all", WAITS_FOR_COPIES},
+};
 
 // Registers that say which thread this is.
 const char* const SPECIAL[] = {"%tid.x", "%ntid.x", "%ctaid.x", "%ctaid.y", "%ctaid.z"};
@@ -80,10 +98,24 @@ std::string problem;
 
 struct Reader {
     Kernel kernel;
+    std::map<std::string, u32> declared;  // how many registers of a name
     std::map<std::string, u32> registers, labels, parameters;
     std::map<u32, std::string> targets;  // of branches, by number of the instruction
 
-    u32 register_of(const std::string& name) { return registers.emplace(name, static_cast<u32>(registers.size())).first->second; }
+    u32 register_of(const std::string& name) {
+        const size_t digits = name.find_first_of("0123456789");
+        const bool special = std::find(std::begin(SPECIAL), std::end(SPECIAL), name) != std::end(SPECIAL);
+        const auto known = declared.find(name.substr(0, digits));
+        const bool there = digits != std::string::npos && known != declared.end() && static_cast<u32>(atoi(name.c_str() + digits)) < known->second;
+        if (!special && !there) throw Failure{"the register " + name};
+        return registers.emplace(name, static_cast<u32>(registers.size())).first->second;
+    }
+
+    // .reg .b32 %r<77>
+    void declare(const std::string& line) {
+        const size_t name = line.find('%'), count = line.find('<');
+        declared[line.substr(name, count - name)] = static_cast<u32>(atoi(line.c_str() + count + 1));
+    }
 
     Operand operand(std::string text) {
         Operand result;
@@ -99,8 +131,8 @@ struct Reader {
             result.value = strtoull(text.c_str() + 2, nullptr, 16);
         } else if (text[0] == '-' || (text[0] >= '0' && text[0] <= '9')) {
             result.value = static_cast<u64>(strtoll(text.c_str(), nullptr, 0));
-        } else if (parameters.count(text)) {
-            result.value += parameters[text];
+        } else if (parameters.count(text) && result.value == 0) {
+            result.value = parameters[text];
         } else if (text != "shared_bytes" && text != "scratch_bytes") {
             throw Failure{"the operand " + text};
         }
@@ -125,12 +157,11 @@ struct Reader {
             at = point == std::string::npos ? point : point + 1;
         }
         if (made.words[0] == "bra") {
-            made.kind = BRANCHES;
-            targets[kernel.code.size()] = rest.substr(rest.find('$'));
+            targets[static_cast<u32>(kernel.code.size())] = rest.substr(rest.find_first_not_of(" \t"));
         } else {
             split(rest, made);
-            decide(made);
         }
+        decide(made, operation);
         kernel.code.push_back(made);
     }
 
@@ -156,18 +187,24 @@ struct Reader {
         finish();
     }
 
-    void decide(Instruction& made) {
+    void decide(Instruction& made, const std::string& operation) {
         const std::string& name = made.words[0];
-        if (name == "ld") made.kind = made.words[1] == "param" ? LOADS_ARGUMENT : LOADS;
-        else if (name == "st") made.kind = STORES;
-        else if (name == "cp") made.kind = made.words[2] == "wait_all" ? WAITS_FOR_COPIES : COPIES;
-        else if (name == "ret") made.kind = RETURNS;
-        else if (name == "bar") made.kind = made.words[1] == "warp" ? MEETS_WARP : MEETS_BLOCK;
-        else if (name == "shfl") made.kind = SHUFFLES;
-        else if (name == "mma") made.kind = MULTIPLIES;
-        else if (name == "ldmatrix") made.kind = LOADS_BLOCKS;
-        else if (name == "mov" && (made.operands[0].size() > 1 || made.operands[1].size() > 1)) made.kind = UNPACKS;
-        else if (name != "bfi" && (made.compute = function_of(made.words)) == nullptr) throw Failure{"the operation " + made.text};
+        const bool packs = name == "mov" && (made.operands[0].size() > 1 || made.operands[1].size() > 1);
+        const auto known = KINDS.find(operation);
+        if (known != KINDS.end()) made.kind = known->second;
+        else if (name == "ld" || name == "st") made.kind = memory(made);
+        else if (packs && operation == "mov.b64") made.kind = UNPACKS;
+        else if (!packs && operation != "bfi.b32") made.compute = function_of(made.words);
+        if (made.kind == COMPUTES && made.compute == nullptr && operation != "bfi.b32") throw Failure{made.text};
+    }
+
+    // Loads and stores of one value or of a vector of 16 bytes or less.
+    u32 memory(const Instruction& made) {
+        const size_t count = made.words.size();
+        const bool vector = count == 4 && (made.words[2] == "v2" || made.words[2] == "v4");
+        if (made.words[0] == "ld" && made.words[1] == "param" && count == 3) return LOADS_ARGUMENT;
+        if ((made.words[1] != "global" && made.words[1] != "shared") || (count != 3 && !vector)) throw Failure{made.text};
+        return made.words[0] == "ld" ? LOADS : STORES;
     }
 };
 
@@ -197,12 +234,17 @@ void read(const char* text) {
         } else if (line[0] == '$') {
             reader.labels[line.substr(0, line.find(':'))] = static_cast<u32>(reader.kernel.code.size());
         } else if (line == "}" && !name.empty()) {
-            for (const auto& [at, label] : reader.targets) reader.kernel.code[at].target = reader.labels.at(label);
+            for (const auto& [at, label] : reader.targets) {
+                if (reader.labels.count(label) == 0) throw Failure{"the label " + label};
+                reader.kernel.code[at].target = reader.labels[label];
+            }
             for (u32 i = 0; i < 5; i++) reader.kernel.special[i] = reader.register_of(SPECIAL[i]);
             reader.kernel.registers = reader.registers.size();
             kernels()[name] = reader.kernel;
             name.clear();
-        } else if (!name.empty() && !line.empty() && line[0] != '.' && line[0] != '{' && line[0] != ')') {
+        } else if (line.compare(0, 4, ".reg") == 0) {
+            reader.declare(line);
+        } else if (!name.empty() && !line.empty() && line[0] != '.' && line != "{" && line != ")") {
             reader.statement(line);
         }
     }
@@ -216,7 +258,7 @@ u64 value(const Thread& thread, const Operand& operand) { return operand.is_regi
 u64 address(const Thread& thread, const Operand& operand) { return operand.is_register ? thread.registers[operand.number] + operand.value : operand.value; }
 
 unsigned char* shared_at(u64 address, u32 size) {
-    if (address + size > shared_memory.size()) throw Failure{"shared memory at byte " + std::to_string(address) + " of " + std::to_string(shared_memory.size())};
+    if (address > shared_memory.size() || size > shared_memory.size() - address) throw Failure{"shared memory at byte " + std::to_string(address) + " of " + std::to_string(shared_memory.size())};
     if (address % size != 0) throw Failure{"shared memory at byte " + std::to_string(address) + ", " + std::to_string(size) + " bytes at once"};
     return shared_memory.data() + address;
 }
@@ -224,6 +266,7 @@ unsigned char* shared_at(u64 address, u32 size) {
 unsigned char* global_at(u64 address, u32 size, bool write) {
     const char* wrong = shim_outside(reinterpret_cast<void*>(address), size, write);
     if (wrong != nullptr) throw Failure{wrong};
+    if (!shim_is_memory(address, size)) throw Failure{"memory at " + std::to_string(address) + ", which is not the GPU's"};
     if (address % size != 0) throw Failure{"memory at " + std::to_string(address) + ", " + std::to_string(size) + " bytes at once"};
     return reinterpret_cast<unsigned char*>(address);
 }
@@ -329,6 +372,9 @@ void shuffle(Thread* lanes, const Instruction& it) {
     for (u32 lane = 0; lane < LANES; lane++) given[lane] = value(lanes[lane], it.operands[it.operands.size() - 4][0]);
     for (u32 lane = 0; lane < LANES; lane++) {
         const u32 distance = static_cast<u32>(value(lanes[lane], it.operands[it.operands.size() - 3][0]));
+        const u32 clamp = static_cast<u32>(value(lanes[lane], it.operands[it.operands.size() - 2][0]));
+        const u32 mask = static_cast<u32>(value(lanes[lane], it.operands[it.operands.size() - 1][0]));
+        if (clamp != 31 || mask != ~0u || distance >= LANES) throw Failure{it.text + ", not of a whole warp"};
         lanes[lane].registers[it.operands[0][0].number] = given[lane ^ distance];
         if (it.operands.size() == 6) lanes[lane].registers[it.operands[1][0].number] = 1;
     }
@@ -408,7 +454,7 @@ void run_warp(Thread* lanes) {
 void run_block() {
     for (u32 number = 0; number < block_threads; number++) {
         Thread& thread = threads_of_block[number];
-        thread.registers.assign(kernel->registers, 0);
+        thread.registers.assign(kernel->registers, ~0ull);
         thread.copies.clear();
         thread.at = 0;
         thread.state = RUNS;
@@ -421,6 +467,9 @@ void run_block() {
         for (u32 number = 0; number < block_threads; number++) done += threads_of_block[number].state == DONE;
         if (done == block_threads) return;
         if (done > 0) throw Failure{"some threads wait at a barrier while others have left"};
+        for (u32 number = 0; number < block_threads; number++) {
+            if (threads_of_block[number].at != threads_of_block[number / LANES * LANES].at) throw Failure{"lanes of a warp are at different barriers"};
+        }
         for (u32 number = 0; number < block_threads; number++) {
             threads_of_block[number].at++;
             threads_of_block[number].state = RUNS;
@@ -447,11 +496,14 @@ const char* ptx_load(const char* text) {
     return nullptr;
 }
 
-const char* ptx_launch(const char* name, const u32* grid, u32 threads, u32 shared, void** arguments) {
+const char* ptx_launch(const char* name, const char* kinds, const u32* grid, u32 threads, u32 shared, void** arguments) {
     problem.clear();
     const auto found = kernels().find(name);
     if (found == kernels().end() || threads % LANES != 0) return "there is no such kernel in the PTX, or half a warp";
     kernel = &found->second;
+    std::vector<u32> sizes;
+    for (const char* kind = kinds; *kind != 0; kind++) sizes.push_back(*kind == 'i' || *kind == 'f' ? 4 : 8);
+    if (sizes != kernel->parameter_sizes) return "the PTX has parameters of other sizes than the text";
     kernel_arguments = arguments;
     block_threads = threads;
     threads_of_block.resize(threads);

@@ -6,5 +6,5 @@
 bool ptx_is_wanted();
 // Reads PTX; what is wrong with it, or null.
 const char* ptx_load(const char* text);
-// Runs a kernel that was read; returns what was wrong, or null.
-const char* ptx_launch(const char* name, const u32* grid, u32 threads, u32 shared, void** arguments);
+// Runs a kernel that was read, with arguments of these types (the letters of launch.rs); returns what was wrong, or null.
+const char* ptx_launch(const char* name, const char* kinds, const u32* grid, u32 threads, u32 shared, void** arguments);

@@ -56,7 +56,7 @@ Compute bitwise(const std::string& name) {
     return nullptr;
 }
 
-// Rounded towards minus infinity: the product is exact in f64.
+// Rounded towards minus infinity: the product is exact in f64, and so is the sum for what the exponential function does with it.
 float fma_down(float a, float b, float c) {
     const double exact = static_cast<double>(a) * b + c;
     const float near = static_cast<float>(exact);
@@ -77,7 +77,8 @@ Compute floating(const std::string& name) {
     if (name == "neg") return [](u64 a, u64, u64) { return bits_of<T>(-as<T>(a)); };
     if (name == "rcp.rn") return [](u64 a, u64, u64) { return bits_of<T>(T(1) / as<T>(a)); };
     if (name == "sqrt.rn") return [](u64 a, u64, u64) { return bits_of<T>(std::sqrt(as<T>(a))); };
-    if (name == "ex2.approx" || name == "ex2.approx.ftz") return [](u64 a, u64, u64) { return bits_of<T>(std::exp2(as<T>(a))); };
+    if (name == "ex2.approx") return [](u64 a, u64, u64) { return bits_of<T>(std::exp2(as<T>(a))); };
+    if (name == "ex2.approx.ftz") return [](u64 a, u64, u64) { return bits_of<T>(as<T>(a) < T(-126) ? T(0) : std::exp2(as<T>(a))); };
     return nullptr;
 }
 
@@ -143,7 +144,7 @@ Compute function_of(const std::vector<std::string>& words) {
     if (name == "mov" || (name == "cvta" && whole == "cvta.to.global")) return [](u64 a, u64, u64) { return a; };
     if (name == "cvt") return converted(joined(words, 1, words.size()));
     if (name == "selp") return [](u64 a, u64 b, u64 p) { return p != 0 ? a : b; };
-    if (name == "setp") return by_type<Comparison>(type, words[1]);
+    if (name == "setp") return words.size() == 3 ? by_type<Comparison>(type, words[1]) : nullptr;
     if (type == "pred") {
         if (name == "and") return [](u64 a, u64 b, u64) -> u64 { return a & b; };
         if (name == "or") return [](u64 a, u64 b, u64) -> u64 { return a | b; };
