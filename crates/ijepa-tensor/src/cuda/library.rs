@@ -66,16 +66,11 @@ fn folders_of(variable: impl Fn(&str) -> Option<OsString>) -> Vec<PathBuf> {
     let toolkits = [named("CUDA_HOME"), named("CUDA_PATH"), Some("/usr/local/cuda".into())];
     let mut folders: Vec<PathBuf> = toolkits.into_iter().flatten().map(|toolkit| toolkit.join("lib64")).collect();
     folders.extend(named("CONDA_PREFIX").map(|prefix| prefix.join("lib")));
-    let mut prefixes: Vec<PathBuf> = [named("VIRTUAL_ENV"), named("CONDA_PREFIX")].into_iter().flatten().collect();
-    prefixes.extend(on_path);
-    prefixes.extend([named("HOME").map(|home| home.join(".local")), Some("/usr/local".into())].into_iter().flatten());
-    for prefix in prefixes {
-        let own = python_of(&prefix).or_else(|| in_use.clone());
-        for python in own.into_iter().chain(["python3".to_owned()]) {
-            for (lib, packages) in [("lib", "site-packages"), ("lib", "dist-packages"), ("lib64", "site-packages")] {
-                folders.extend(libraries_in(&prefix.join(lib).join(&python).join(packages).join("nvidia")));
-            }
-        }
+    let environments = [named("VIRTUAL_ENV"), named("CONDA_PREFIX")].into_iter().flatten();
+    let of_user = [named("HOME").map(|home| home.join(".local")), Some("/usr/local".into())].into_iter().flatten();
+    for prefix in environments.chain(on_path).chain(of_user) {
+        let python = python_of(&prefix).or_else(|| in_use.clone());
+        folders.extend(libraries_of(&prefix, python.as_deref()));
     }
     let mut seen = Vec::new();
     folders.retain(|folder| match folder.canonicalize() {
@@ -86,6 +81,15 @@ fn folders_of(variable: impl Fn(&str) -> Option<OsString>) -> Vec<PathBuf> {
         _ => false,
     });
     folders
+}
+
+/// The folders of libraries of NVIDIA's packages that an installation has for a Python, as pip, Debian and Fedora lay them out.
+fn libraries_of(prefix: &Path, python: Option<&str>) -> Vec<PathBuf> {
+    let pythons = python.into_iter().chain(["python3"]);
+    let places = [("lib", "site-packages"), ("lib", "dist-packages"), ("lib64", "site-packages")];
+    let nvidia = pythons
+        .flat_map(|python| places.map(|(lib, packages)| prefix.join(lib).join(python).join(packages).join("nvidia")));
+    nvidia.flat_map(|packages| libraries_in(&packages)).collect()
 }
 
 /// What the Python of an installation calls its folder: `python3.12`.

@@ -194,8 +194,8 @@ struct Reader {
         if (known != KINDS.end()) made.kind = known->second;
         else if (name == "ld" || name == "st") made.kind = memory(made);
         else if (packs && operation == "mov.b64") made.kind = UNPACKS;
-        else if (!packs && operation != "bfi.b32") made.compute = function_of(made.words);
-        if (made.kind == COMPUTES && made.compute == nullptr && operation != "bfi.b32") throw Failure{made.text};
+        else if (!packs && made.operands.size() <= 5) made.compute = function_of(made.words);
+        if (made.kind == COMPUTES && made.compute == nullptr) throw Failure{made.text};
     }
 
     // Loads and stores of one value or of a vector of 16 bytes or less.
@@ -318,17 +318,9 @@ void unpack(Thread& thread, const Instruction& it) {
 }
 
 void compute(Thread& thread, const Instruction& it) {
-    u64 input[5] = {};
+    u64 input[4] = {};
     for (size_t i = 1; i < it.operands.size(); i++) input[i - 1] = value(thread, it.operands[i][0]);
-    u64& result = thread.registers[it.operands[0][0].number];
-    if (it.compute != nullptr) {
-        result = it.compute(input[0], input[1], input[2]);
-        return;
-    }
-    // bfi: so many of the first operand's lowest bits, put into the second.
-    const u32 first = static_cast<u32>(input[2]), count = static_cast<u32>(input[3]);
-    const u32 mask = (count >= 32 ? ~0u : (1u << count) - 1) << first;
-    result = (static_cast<u32>(input[1]) & ~mask) | (static_cast<u32>(input[0]) << first & mask);
+    thread.registers[it.operands[0][0].number] = it.compute(input[0], input[1], input[2], input[3]);
 }
 
 // Up to what a thread does together with others.
