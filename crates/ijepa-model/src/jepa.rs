@@ -158,7 +158,8 @@ impl Jepa {
     }
 
     /// The loss of a batch (1, 1), and `share` times its gradients in `grads`, a blob laid out as `params`: the batch's share of the
-    /// images of its step. They are added to what is there (`add`), or replace it. A GPU may still be at it. `complete` is told from where on gradients are complete, as in [`Tape::backward_from`].
+    /// images of its step. They are added to what is there (`add`), or replace it. A GPU may still be at it. `complete` is told from where on
+    /// gradients are complete, as in [`Tape::backward_from`].
     pub fn loss_and_gradients(
         &self,
         pool: &Pool,

@@ -126,8 +126,9 @@ const int MOST_THREADS = 24 * WARP;
 
 // dx (rows, width) = or += (the gradient that passes by the norm); parts (blocks, 2, width) = each block's sums over its
 // `stripe` rows of dy·x̂ and dy, for add_parts. A thread has one column, or 8 where the width is a multiple of 8.
-KERNEL __launch_bounds__(MOST_THREADS) layer_norm_backward(bf16* dx, float* parts, const bf16* dy, const bf16* x, const float* stats, const float* weight,
-                           int accumulate, int rows, int width, int stripe) {
+KERNEL __launch_bounds__(MOST_THREADS)
+    layer_norm_backward(bf16* dx, float* parts, const bf16* dy, const bf16* x, const float* stats, const float* weight, int accumulate,
+                        int rows, int width, int stripe) {
     DYNAMIC_SHARED(float, scratch);
     if (packed(width)) {
         backward_rows<8>(dx, accumulate, parts, dy, x, stats, weight, rows, width, stripe, scratch);

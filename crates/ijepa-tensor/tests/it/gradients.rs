@@ -5,7 +5,9 @@
 
 use crate::{inputs, run, values};
 use ijepa_tensor::cases::cases;
+use ijepa_tensor::ops::linear::Linear;
 use ijepa_tensor::scalar::Dual;
+use ijepa_tensor::{Buf, Pool, Slot, Tape};
 
 #[test]
 fn every_backward_is_the_adjoint_of_its_forward() {
@@ -75,4 +77,43 @@ fn fixed_tables_get_no_gradient() {
             assert!(gradient.iter().flatten().all(|&g| g == 0.0), "{case:?}: input {i}");
         }
     }
+}
+
+/// Weights (4, 4) and biases (4) of two layers, the second bias `overlap` values before its place.
+fn layers(overlap: usize) -> [Linear; 2] {
+    let slot = |offset, len| Slot { offset, len };
+    [Linear { weight: slot(0, 16), bias: slot(16, 4) }, Linear { weight: slot(32, 16), bias: slot(48 - overlap, 4) }]
+}
+
+/// One step over these layers on gradients that hold `held`; what they hold then.
+fn step(layers: &[Linear], held: &[f32], replace: bool) -> Vec<f32> {
+    let (pool, params) = (Pool::new(), Buf::from_slice(&values(64, 1)));
+    let mut grads = Buf::from_slice(held);
+    let mut tape = Tape::training(&pool, params.view(), grads.view_mut()).replacing(replace);
+    let mut y = tape.input(&values(12, 2), 3, 4);
+    for &layer in layers {
+        y = tape.linear(&y, layer);
+    }
+    tape.backward(&y);
+    drop((y, tape));
+    grads.to_vec()
+}
+
+#[test]
+fn a_tape_that_replaces_leaves_nothing_of_the_last_step_and_one_that_adds_all_of_it() {
+    let layers = layers(0);
+    let both = step(&layers, &[0.0; 64], false);
+    assert_eq!(step(&layers, &[f32::NAN; 64], true), both);
+    let added = step(&layers, &[0.5; 64], false);
+    assert!(added.iter().zip(&both).all(|(added, new)| (added - new - 0.5).abs() < 1e-6));
+    // The second layer has no part in the next step, and the first one two.
+    let next = step(&[layers[0], layers[0]], &both, true);
+    assert_eq!(next, step(&[layers[0], layers[0]], &[0.0; 64], false));
+    assert!(next[20..].iter().all(|gradient| *gradient == 0.0));
+}
+
+#[test]
+#[should_panic(expected = "on a tape that replaces what was there")]
+fn gradients_of_parts_that_overlap_are_refused_where_a_tape_replaces() {
+    step(&layers(1), &[0.0; 64], true);
 }

@@ -4,8 +4,8 @@ use crate::values;
 use ijepa_tensor::ops::adamw;
 use ijepa_tensor::{Buf, Slot};
 
-#[test]
-fn adamw_and_the_moving_average_follow_their_statement_for_ten_steps() {
+/// Values, those with an average, and three segments: values 100 to 150 are not learnt, and have no moments; the average ends inside the last.
+pub(crate) fn segments() -> (usize, usize, [adamw::Segment; 3]) {
     let (len, averaged) = (40_001, 30_000);
     let segment = |range: std::ops::Range<usize>, weight_decay, rate| adamw::Segment {
         slot: Slot { offset: range.start, len: range.len() },
@@ -13,8 +13,13 @@ fn adamw_and_the_moving_average_follow_their_statement_for_ten_steps() {
         weight_decay,
         rate,
     };
-    // Values 100 to 150 are not learnt, and have no moments; the average ends inside the last segment.
     let segments = [segment(0..100, 0.05, 1.0), segment(150..20_000, 0.0, 0.75), segment(20_000..len, 0.05, 0.1)];
+    (len, averaged, segments)
+}
+
+#[test]
+fn adamw_and_the_moving_average_follow_their_statement_for_ten_steps() {
+    let (len, averaged, segments) = segments();
     let mut params = Buf::from_slice(&values(len, 1));
     let (mut m, mut v) = (Buf::zeros(len - 50), Buf::zeros(len - 50));
     let mut average = Buf::from_slice(&params.as_slice()[..averaged]);

@@ -115,6 +115,8 @@ bool shim_enqueue(void* handle, std::function<bool()> work) {
     return true;
 }
 
+extern "C" {
+
 bool shim_is_memory(u64 address, size_t size) {
     const std::lock_guard<std::mutex> lock(listing);
     const auto above = allocated.upper_bound(address);
@@ -122,8 +124,6 @@ bool shim_is_memory(u64 address, size_t size) {
     const auto& [begin, bytes] = *std::prev(above);
     return address - begin <= bytes && size <= bytes - (address - begin);
 }
-
-extern "C" {
 
 void shim_expect(const char* kinds, u64 seed) {
     expected_kinds = kinds;

@@ -1,11 +1,12 @@
 //! Kernels that have no row in the op table, and what the fused ones do beyond it.
 
-use super::machine::{machines, narrow, rounded, widen};
+use super::machine::{Half, Machine, Memory, machines, narrow, rounded, widen};
+use crate::optimiser::segments;
 use crate::values;
+use ijepa_tensor::View;
 use ijepa_tensor::cuda::calls::{self, Blobs};
 use ijepa_tensor::ops::{adamw, gelu, patchify, statistics};
 use ijepa_tensor::scalar::Dual;
-use ijepa_tensor::{Slot, View};
 
 /// One rounding to bf16, and the noise of f32.
 #[track_caller]
@@ -42,23 +43,49 @@ fn gelu_is_the_exact_form_far_into_its_tail() {
     }
 }
 
+/// What the optimiser's kernel moves.
+pub(super) struct State {
+    params: Memory<f32>,
+    moments: [Memory<f32>; 2],
+    average: Memory<f32>,
+    params_bf16: Memory<Half>,
+    average_bf16: Memory<Half>,
+    averaged: usize,
+}
+
+impl State {
+    pub(super) fn new(machine: &Machine, params: &[f32], moments: usize, averaged: usize) -> State {
+        let average = &params[..averaged];
+        State {
+            params: machine.buffer(params),
+            moments: [(); 2].map(|()| machine.buffer(&vec![0.0; moments])),
+            average: machine.buffer(average),
+            params_bf16: machine.bf16(params),
+            average_bf16: machine.bf16(average),
+            averaged,
+        }
+    }
+
+    pub(super) fn blobs(&self) -> Blobs {
+        let [m, v] = self.moments.each_ref().map(Memory::at);
+        Blobs {
+            params: self.params.at(),
+            m,
+            v,
+            average: self.average.at(),
+            params_bf16: self.params_bf16.at(),
+            average_bf16: self.average_bf16.at(),
+            averaged: self.averaged,
+        }
+    }
+}
+
 #[test]
 fn adamw_follows_its_statement_for_ten_steps_and_leaves_the_copies_that_products_read() {
     for machine in machines() {
-        let (len, averaged) = (40_001, 30_000);
-        let segment = |range: std::ops::Range<usize>, weight_decay, rate| adamw::Segment {
-            slot: Slot { offset: range.start, len: range.len() },
-            moments: range.start - if range.start < 150 { 0 } else { 50 },
-            weight_decay,
-            rate,
-        };
-        // Values 100 to 150 are not learnt, and have no moments; the average ends inside the last segment.
-        let segments = [segment(0..100, 0.05, 1.0), segment(150..20_000, 0.0, 0.75), segment(20_000..len, 0.05, 0.1)];
+        let (len, averaged, segments) = segments();
         let start = values(len, 1);
-        let params = machine.buffer(&start);
-        let [m, v] = [(); 2].map(|()| machine.buffer(&vec![0.0f32; len - 50]));
-        let average = machine.buffer(&start[..averaged]);
-        let (params_bf16, average_bf16) = (machine.bf16(&start), machine.bf16(&start[..averaged]));
+        let state = State::new(&machine, &start, len - 50, averaged);
         let (pieces, count) = (calls::pieces(&segments), calls::pieces(&segments).len());
         let pieces = machine.buffer(&pieces);
         let mut exact: Vec<_> = start.iter().map(|&p| (f64::from(p), 0.0, 0.0, f64::from(p))).collect();
@@ -66,17 +93,8 @@ fn adamw_follows_its_statement_for_ten_steps_and_leaves_the_copies_that_products
             let grads = values(len, 100 + number);
             let learning_rate = 1e-2 / number as f64;
             let step = adamw::Step { number, learning_rate, beta1: 0.9, beta2: 0.999, eps: 1e-8, momentum: 0.9 };
-            let blobs = Blobs {
-                params: params.at(),
-                m: m.at(),
-                v: v.at(),
-                average: average.at(),
-                params_bf16: params_bf16.at(),
-                average_bf16: average_bf16.at(),
-                averaged,
-            };
             let grads_at = machine.buffer(&grads);
-            machine.run([calls::adamw(blobs, grads_at.at(), (pieces.at(), count), step)]);
+            machine.run([calls::adamw(state.blobs(), grads_at.at(), (pieces.at(), count), step)]);
             for segment in segments {
                 for i in segment.slot.range() {
                     let g = f64::from(grads[i]);
@@ -84,12 +102,12 @@ fn adamw_follows_its_statement_for_ten_steps_and_leaves_the_copies_that_products
                 }
             }
         }
-        let (moved, before) = (params.read(), average.read());
+        let (moved, before) = (state.params.read(), state.average.read());
         // As after an exchange: the copies are stale.
         let stale = machine.bf16(&vec![0.0; len]);
-        let average_at = (average.at(), average_bf16.at(), averaged);
-        machine.run([calls::follow(average_at, (params.at(), stale.at()), (pieces.at(), count), 0.75)]);
-        let (stale, followed) = (stale.floats(), average.read());
+        let average_at = (state.average.at(), state.average_bf16.at(), averaged);
+        machine.run([calls::follow(average_at, (state.params.at(), stale.at()), (pieces.at(), count), 0.75)]);
+        let (stale, followed) = (stale.floats(), state.average.read());
         for i in segments.iter().flat_map(|segment| segment.slot.range()) {
             assert_eq!(stale[i], rounded(&moved[i..=i])[0]);
             if i < averaged {
@@ -97,7 +115,7 @@ fn adamw_follows_its_statement_for_ten_steps_and_leaves_the_copies_that_products
             }
         }
         assert_eq!((&stale[100..150], &followed[100..150]), (&[0.0; 50][..], &before[100..150]));
-        assert_eq!(average_bf16.floats(), rounded(&followed));
+        assert_eq!(state.average_bf16.floats(), rounded(&followed));
 
         let (params, average) = (moved, before);
         for (i, exact) in exact.iter().enumerate() {
@@ -107,7 +125,7 @@ fn adamw_follows_its_statement_for_ten_steps_and_leaves_the_copies_that_products
             }
         }
         assert_eq!(params[100..150], start[100..150]);
-        assert_eq!(params_bf16.floats(), rounded(&params));
+        assert_eq!(state.params_bf16.floats(), rounded(&params));
     }
 }
 

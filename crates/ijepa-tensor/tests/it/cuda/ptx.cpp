@@ -10,11 +10,6 @@
 #include <string>
 #include <vector>
 
-// In shim.cpp: what an access does wrong that touches what lies around a buffer, or null.
-extern "C" const char* shim_outside(const void* pointer, size_t size, bool write);
-// In fake_driver.cpp: whether all of it is memory of the GPU.
-bool shim_is_memory(u64 address, size_t size);
-
 namespace {
 
 const u32 LANES = 32;
@@ -40,7 +35,10 @@ struct Instruction {
 };
 
 // What is more than a function of operands.
-enum { COMPUTES, LOADS, STORES, LOADS_ARGUMENT, COPIES, WAITS_FOR_COPIES, BRANCHES, RETURNS, UNPACKS, MEETS_BLOCK, MEETS_WARP, SHUFFLES, MULTIPLIES, LOADS_BLOCKS };
+enum {
+    COMPUTES, LOADS, STORES, LOADS_ARGUMENT, COPIES, WAITS_FOR_COPIES, BRANCHES, RETURNS, UNPACKS,
+    MEETS_BLOCK, MEETS_WARP, SHUFFLES, MULTIPLIES, LOADS_BLOCKS
+};
 
 const std::map<std::string, u32> KINDS = {
     {"ret", RETURNS},

@@ -17,8 +17,6 @@
 #include <string>
 #include <vector>
 
-extern "C" const char* shim_outside(const void* pointer, size_t size, bool write);
-
 namespace {
 
 const u32 LANES = 32;

@@ -45,6 +45,9 @@ void shim_multiply_add(float* sum, const u32* a, u32 b0, u32 b1);
 void shim_copy_later(void* to, const void* from, u32 bytes, bool there);
 void shim_copies_done();
 void shim_load_blocks(u32* block, const void* row, bool transposed);
+// What an access does wrong that touches what lies around a buffer, or null; and whether all of it is memory of the GPU.
+const char* shim_outside(const void* pointer, size_t size, bool write);
+bool shim_is_memory(u64 address, size_t size);
 void shim_register(const char* name, const char* kinds, void (*call)(void**));
 }
 

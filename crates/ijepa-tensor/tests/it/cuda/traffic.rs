@@ -1,9 +1,10 @@
 //! In what order do kernels read and write? That is counted without a GPU, on rows as wide as ViT-H/14's.
 
+use super::kernels::State;
 use super::machine::{Machine, Traffic, machine};
 use crate::values;
 use ijepa_tensor::Slot;
-use ijepa_tensor::cuda::calls::{self, Attended, Blobs, Summed};
+use ijepa_tensor::cuda::calls::{self, Attended, Summed};
 use ijepa_tensor::cuda::launch::Launch;
 use ijepa_tensor::ops::{adamw, assemble, attention, layer_norm};
 use std::collections::BTreeMap;
@@ -83,22 +84,13 @@ fn kernels_over_rows_move_whole_sectors() {
 fn the_optimiser_moves_whole_sectors_and_each_value_once() {
     let Some(machine) = machine().filter(Machine::watches) else { return };
     let len = 40_000;
-    let [params, m, v, average, grads] = [(); 5].map(|()| machine.buffer(&vec![0.5f32; len]));
-    let [params_bf16, average_bf16] = [(); 2].map(|()| machine.empty_bf16(len));
+    let grads = machine.buffer(&vec![0.5f32; len]);
+    let state = State::new(&machine, &vec![0.5; len], len, len);
     let segment = adamw::Segment { slot: Slot { offset: 0, len }, moments: 0, weight_decay: 0.05, rate: 1.0 };
     let pieces = calls::pieces(&[segment]);
     let list = machine.buffer(&pieces);
     let step = adamw::Step { number: 1, learning_rate: 1e-3, beta1: 0.9, beta2: 0.999, eps: 1e-8, momentum: 0.996 };
-    let blobs = Blobs {
-        params: params.at(),
-        m: m.at(),
-        v: v.at(),
-        average: average.at(),
-        params_bf16: params_bf16.at(),
-        average_bf16: average_bf16.at(),
-        averaged: len,
-    };
-    let launch = calls::adamw(blobs, grads.at(), (list.at(), pieces.len()), step);
+    let launch = calls::adamw(state.blobs(), grads.at(), (list.at(), pieces.len()), step);
     let [read, written] = assert_orderly(&machine, [launch], &[])["adamw"].bytes;
     let least = 20 * len as u64; // five values are read, four written, and two halves
     assert!(read < least + least / 50 && written == least, "{read} and {written} bytes, {least} are enough");
